@@ -1,0 +1,12 @@
+"""Errors that a person can act on: each is one line that names the thing and the way out."""
+
+
+class UserError(Exception):
+    """Bad usage or bad input. Commands print it as one line on stderr and exit with code 2.
+
+    Write the message so that it names what is wrong (a path, a key, a number) and what to do about it.
+    """
+
+
+class CorruptImageError(UserError):
+    """An image file or record that cannot be decoded; the message names its path or record."""

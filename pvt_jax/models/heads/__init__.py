@@ -1,0 +1,1 @@
+"""Heads: from a backbone's features to the prediction of one task."""

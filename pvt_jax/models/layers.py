@@ -1,0 +1,140 @@
+"""Layers that the pyramid transformers share; each follows one equation of the PVT paper (arXiv 2102.12122).
+
+Names of dimensions in shapes: b batch, h and w rows and columns of a map, n query tokens, m key tokens, c channels.
+Every layer stores float32 parameters and computes in ``dtype``; softmax and normalisation statistics are float32.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+# The references call truncated normals with bounds of ±2 absolute, 100 standard deviations away: no truncation.
+normal_002 = nn.initializers.normal(0.02)
+
+
+def uniform_fan_in(fan_in: int) -> Callable:
+    """Initialiser U(-1/√fan_in, 1/√fan_in): PyTorch's default for a convolution's weight and bias, kept by PVT v1."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Exact GELU. Written with erf: ``jax.nn.gelu(approximate=False)`` goes through erfc, which is far slower."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def stochastic_depth_scales(
+    key: PRNGKeyArray, max_rate: float, depth: int, batch: int
+) -> Float[Array, "depth 2 batch"]:
+    """Multipliers of every residual branch of a network: 0 where a sample drops it, 1 / keep elsewhere.
+
+    Rates grow linearly from 0 at the first block to ``max_rate`` at the last ("Deep Networks with Stochastic Depth",
+    arXiv 1603.09382); the attention and the feed-forward branch of a block draw separately. Drawn for the whole
+    network at once, so that the draw does not depend on how the blocks are run (one by one, scanned, recomputed).
+    """
+    keep = 1.0 - jnp.linspace(0.0, max_rate, depth)[:, None, None]
+    return jax.random.bernoulli(key, keep, (depth, 2, batch)) / keep
+
+
+def resize_position_embedding(
+    table: Float[Array, "1 n c"], source: tuple[int, int], target: tuple[int, int]
+) -> Float[Array, "1 m c"]:
+    """Position embeddings of a ``source`` grid (rows, columns), resampled bilinearly to a ``target`` grid.
+
+    As the reference's ``interpolate(mode="bilinear", align_corners=False)``: half-pixel centres, no antialiasing.
+    """
+    if source == target:
+        return table
+    channels = table.shape[-1]
+    grid = jax.image.resize(table.reshape(1, *source, channels), (1, *target, channels), "bilinear", antialias=False)
+    return grid.reshape(1, target[0] * target[1], channels)
+
+
+class PatchProjection(nn.Module):
+    """Linear map of non-overlapping square patches: a convolution whose kernel equals its stride, without padding.
+
+    [b, h, w, c] → [b, h // patch, w // patch, dim]; rows and columns beyond the last whole patch are dropped, as in
+    the reference. The kernel is stored as a convolution's, [patch, patch, c, dim]; reshape + matmul computes it,
+    which is faster than the convolution on CPU and the same arithmetic.
+    """
+
+    dim: int
+    patch: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 dim"]:
+        b, h, w, c = x.shape
+        p, rows, columns = self.patch, h // self.patch, w // self.patch
+        init = uniform_fan_in(p * p * c)
+        kernel = self.param("kernel", init, (p, p, c, self.dim))
+        bias = self.param("bias", init, (self.dim,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = x[:, : rows * p, : columns * p].reshape(b, rows, p, columns, p, c)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, columns, p * p * c)
+        return x @ kernel.reshape(p * p * c, self.dim) + bias
+
+
+class SpatialReductionAttention(nn.Module):
+    """Multi-head attention whose keys and values come from a map reduced by ``sr_ratio`` (paper, section 3.3).
+
+    SRA(x) = Concat(head_0 … head_N) W_O, head_j = Attention(Q W_Q, SR(K) W_K, SR(V) W_V),
+    SR(x) = Norm(Reshape(x, sr_ratio) W_S). The cost falls by sr_ratio². With ratio 1 this is ordinary self-attention
+    and ``x`` may hold a class token before the map's tokens.
+    """
+
+    dim: int
+    num_heads: int
+    sr_ratio: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], grid: tuple[int, int]) -> Float[Array, "b n c"]:
+        dense = partial_dense(self.dtype)
+        b, n, _ = x.shape
+        head_dim = self.dim // self.num_heads
+        query = dense(self.dim, name="q")(x).reshape(b, n, self.num_heads, head_dim)
+
+        source = x
+        if self.sr_ratio > 1:
+            source = PatchProjection(self.dim, self.sr_ratio, self.dtype, name="sr")(x.reshape(b, *grid, self.dim))
+            source = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="sr_norm")(source.reshape(b, -1, self.dim))
+        # One matrix gives keys and values; the reference's output order is all keys, then all values.
+        key_value = dense(2 * self.dim, name="kv")(source).reshape(b, -1, 2, self.num_heads, head_dim)
+        key, value = key_value[:, :, 0], key_value[:, :, 1]
+
+        logits = jnp.einsum("bnhd,bmhd->bhnm", query * head_dim**-0.5, key, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+        out = jnp.einsum("bhnm,bmhd->bnhd", weights, value)
+        return dense(self.dim, name="proj")(out.reshape(b, n, self.dim))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between: the position-wise network of a transformer block."""
+
+    dim: int
+    hidden_dim: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        dense = partial_dense(self.dtype)
+        return dense(self.dim, name="fc2")(gelu(dense(self.hidden_dim, name="fc1")(x)))
+
+
+def partial_dense(dtype: DTypeLike) -> Callable[..., nn.Dense]:
+    """``nn.Dense`` with the family's policy bound once: compute type, N(0, 0.02) weights, zero biases."""
+
+    def dense(features: int, name: str) -> nn.Dense:
+        return nn.Dense(features, dtype=dtype, kernel_init=normal_002, name=name)
+
+    return dense
