@@ -1,0 +1,29 @@
+"""The Pyramid Vision Transformer in JAX: models, training and checkpoints. This module is the public API."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pvt_jax.checkpoints.load import load_variables
+    from pvt_jax.models import create_model, list_models
+
+__all__ = ["create_model", "list_models", "load_variables"]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "create_model": "pvt_jax.models",
+    "list_models": "pvt_jax.models",
+    "load_variables": "pvt_jax.checkpoints.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: the commands answer a mistyped flag before the seconds that importing jax takes.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pvt_jax' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

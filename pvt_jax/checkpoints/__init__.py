@@ -1,0 +1,1 @@
+"""Checkpoints: the Orbax layout of a run, and reading variables back."""

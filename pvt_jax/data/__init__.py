@@ -1,0 +1,1 @@
+"""Data: sources, transforms and the input pipeline, on the host. Nothing here imports a model."""

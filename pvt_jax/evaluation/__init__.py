@@ -1,0 +1,1 @@
+"""Evaluation: sums that merge over batches and hosts, padding masked."""

@@ -1,0 +1,91 @@
+"""Train or evaluate: ``python -m pvt_jax.main --config configs/digits.py --workdir runs/digits``."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pvt_jax import config as config_lib
+from pvt_jax.errors import UserError
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Flags, with ``--config.KEY=VALUE`` collected in ``overrides``."""
+    parser = argparse.ArgumentParser(prog="python -m pvt_jax.main", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file, as configs/pvt_tiny.py")
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run; run again on it to resume")
+    parser.add_argument("--mode", choices=("train", "eval"), default="train")
+    parser.add_argument("--step", default="latest", help="with --mode eval: latest, best, or a step number")
+    parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, when run on several hosts")
+    parser.add_argument("--num_processes", type=int, help="how many processes take part")
+    parser.add_argument("--process_id", type=int, help="number of this process, from 0")
+    known, rest = [], []
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--config."):
+            known.append(word)
+            continue
+        key = word.removeprefix("--config.")
+        if "=" not in key and rest and not rest[0].startswith("--"):
+            key += "=" + rest.pop(0)
+        overrides.append(key)
+    flags = parser.parse_args(known)
+    flags.overrides = overrides
+    return flags
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Do what the flags say; the exit code."""
+    config = config_lib.load(flags.config, flags.overrides)
+    step = int(flags.step) if flags.step.isdigit() else flags.step
+    if step not in ("latest", "best") and not isinstance(step, int):
+        raise UserError(f"--step takes latest, best or a number, not {flags.step!r}")
+
+    # Importing jax takes seconds; a mistyped flag or key is answered before.
+    import jax
+
+    from pvt_jax.training import distributed, loop
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("pvt_jax").addHandler(logging.StreamHandler(sys.stderr))
+    distributed.initialize(flags.coordinator_address, flags.num_processes, flags.process_id)
+    if flags.mode == "train":
+        result = loop.train(config, flags.workdir)
+    else:
+        result = loop.evaluate(config, flags.workdir, step)
+    if jax.process_index() == 0:
+        print(_last_line(result, flags), flush=True)
+    return loop.exit_code(result)
+
+
+def _last_line(result: object, flags: argparse.Namespace) -> str:
+    from pvt_jax.training import loop
+
+    assert isinstance(result, loop.Result)
+    if result.stopped_by is not None:
+        return (
+            f"stopped by {loop.stop_reason(result)} and saved at step {result.step} in {flags.workdir}: "
+            "run the same command to go on"
+        )
+    numbers = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
+    return f"done: step {result.step}  {numbers}  in {flags.workdir} (metrics.jsonl, checkpoints/, tensorboard/)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; bad usage and bad input become one line on stderr and exit code 2."""
+    try:
+        return run(parse(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(f"error:{where}: {error.strerror or error}", file=sys.stderr, flush=True)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

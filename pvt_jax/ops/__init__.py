@@ -1,0 +1,1 @@
+"""Pure array functions with static shapes."""

@@ -1,0 +1,345 @@
+"""The one training loop, and evaluation of what it saved."""
+
+import collections
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from pvt_jax.checkpoints.store import CheckpointStore
+from pvt_jax.errors import UserError
+from pvt_jax.tasks import TASKS
+from pvt_jax.training import optimizer as optimizers
+from pvt_jax.training import sharding, workdir
+from pvt_jax.training.preemption import Preemption
+from pvt_jax.training.state import TrainState
+from pvt_jax.training.step import train_step
+from pvt_jax.training.writer import Display, MetricsWriter
+
+# Steps that may run ahead of the host: enough to keep a device busy, few enough to notice trouble soon.
+_IN_FLIGHT = 2
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: the last step, the last evaluation (empty if none), and the signal that stopped it, if any."""
+
+    step: int
+    metrics: dict[str, float]
+    stopped_by: int | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Lengths of a run, in steps."""
+
+    total: int
+    warmup: int
+    evaluate_every: int
+
+    @classmethod
+    def of(cls, config: ConfigDict, examples: int) -> "Schedule":
+        """Epochs turned into steps; an epoch of a set is the number of whole batches in it."""
+        per_epoch = max(examples // config.batch_size, 1)
+        total = config.steps if config.steps is not None else max(round(config.epochs * per_epoch), 1)
+        return cls(
+            total=total,
+            warmup=round(config.optimizer.warmup_epochs * per_epoch),
+            evaluate_every=max(round(config.evaluation.every_epochs * per_epoch), 1),
+        )
+
+
+class Setup:
+    """What training and evaluation both need: the task on the mesh, and the abstract state."""
+
+    def __init__(self, config: ConfigDict):
+        if config.task not in TASKS:
+            raise UserError(f"unknown task {config.task!r}: the tasks are {', '.join(TASKS)}")
+        self.config = config
+        self.task = TASKS[config.task](config)
+        self.mesh = sharding.make_mesh(config.mesh.fsdp)
+        sharding.check_batch(config.batch_size, self.mesh, config.accumulation_steps)
+        self.block = sharding.host_block()
+        self.batch_sharding = sharding.batch_sharding(self.mesh)
+
+    def prepare_state(self, schedule: Schedule) -> None:
+        """Define optimizer and state; nothing is computed yet."""
+        options = self.config.optimizer
+        self.peak_learning_rate = optimizers.scaled_learning_rate(
+            options.learning_rate, options.base_batch_size, self.config.batch_size
+        )
+        self.learning_rate = optimizers.warmup_cosine(
+            self.peak_learning_rate,
+            options.warmup_learning_rate,
+            options.final_learning_rate,
+            schedule.warmup,
+            schedule.total,
+        )
+        self.optimizer = optimizers.adamw(
+            self.learning_rate,
+            b1=options.b1,
+            b2=options.b2,
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+            clip_norm=options.clip_norm,
+        )
+
+        def initial() -> TrainState:
+            variables = self.task.init(jax.random.key(self.config.seed))
+            return TrainState.create(variables, self.optimizer, ema=self.config.ema_decay > 0)
+
+        self.initial = initial
+        abstract = jax.eval_shape(initial)
+        self.state_sharding = sharding.state_sharding(abstract, self.mesh)
+        self.abstract: TrainState = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            abstract,
+            self.state_sharding,
+        )
+
+    def open_store(self, directory: Path) -> CheckpointStore:
+        """The checkpoints of the run in ``directory``."""
+        options = self.config.checkpoint
+        return CheckpointStore(
+            directory / "checkpoints", keep=options.keep, keep_best=options.keep_best, best_metric=self.task.best_metric
+        )
+
+    def restore(self, store: CheckpointStore, step: int | None = None) -> TrainState | None:
+        """The state of the newest whole checkpoint (or of ``step``), on this mesh; None if there is none."""
+        found = store.restore(self.abstract.to_items(), step)
+        if found is None:
+            return None
+        state = self.abstract.from_items(*found)
+        return state.replace(step=jax.device_put(state.step, sharding.replicated(self.mesh)))
+
+    def evaluator(self) -> Callable[[TrainState], dict[str, float]]:
+        """A function from a state to metrics over the whole evaluation set; EMA metrics get the prefix ``ema_``."""
+        step = jax.jit(self.task.evaluate, out_shardings=sharding.replicated(self.mesh))
+
+        def evaluate(state: TrainState) -> dict[str, float]:
+            variables = {"": state.variables()}
+            if state.ema_params:
+                variables["ema_"] = state.variables(ema=True)
+            sums: dict[str, Any] = {prefix: collections.Counter() for prefix in variables}
+            corrupt = 0
+            for batch in self.task.evaluation_batches(self.block, self.mesh.size):
+                corrupt += int(batch.pop("corrupt").sum())
+                on_device = sharding.to_devices(batch, self.batch_sharding)
+                for prefix, values in variables.items():
+                    sums[prefix].update({k: float(v) for k, v in step(values, on_device).items()})
+            metrics = {
+                prefix + name: value
+                for prefix, total in sums.items()
+                for name, value in self.task.metrics(dict(total)).items()
+            }
+            return {**metrics, **({"corrupt_images": corrupt} if corrupt else {})}
+
+        return evaluate
+
+
+def train(config: ConfigDict, directory: Path | str, *, quiet: bool = False) -> Result:
+    """Train as ``config`` says, in ``directory``; run again, it goes on where its last checkpoint stands.
+
+    Args:
+      config: a full config, see ``pvt_jax.config``.
+      directory: the workdir; made if it does not exist.
+      quiet: show nothing on stderr.
+
+    Raises:
+      UserError: bad input, or gradients that are not finite too many times in a row.
+    """
+    directory = Path(directory)
+    setup = Setup(config)
+    workdir.open_for_training(directory, config)
+    description = setup.task.validate_data()
+    schedule = Schedule.of(config, len(setup.task.train_source))
+    setup.prepare_state(schedule)
+    store = setup.open_store(directory)
+    try:
+        state = setup.restore(store)
+        resumed = state is not None
+        if state is None:
+            state = jax.jit(setup.initial, out_shardings=setup.state_sharding)()
+        run = _Run(setup, schedule, store, directory, state, quiet)
+        run.introduce(description, resumed)
+        try:
+            return run.go()
+        finally:
+            run.close()
+    finally:
+        store.close()
+
+
+def evaluate(config: ConfigDict, directory: Path | str, step: int | str = "latest") -> Result:
+    """Evaluate a checkpoint of the run in ``directory``: the ``"latest"``, the ``"best"``, or that of a step number."""
+    directory = Path(directory)
+    setup = Setup(config)
+    workdir.read_config(directory)
+    setup.task.validate_data()
+    setup.prepare_state(Schedule.of(config, len(setup.task.train_source)))
+    store = setup.open_store(directory)
+    try:
+        if isinstance(step, str):
+            wanted = store.best(setup.task.best_metric) if step == "best" else None
+        else:
+            wanted = step
+        if wanted is not None and wanted not in store.steps():
+            raise UserError(f"no checkpoint of step {wanted} in {directory}: there are {store.steps()}")
+        state = setup.restore(store, wanted)
+    finally:
+        store.close()
+    if state is None:
+        raise UserError(f"no checkpoint in {directory}: train first")
+    return Result(int(state.step), setup.evaluator()(state))
+
+
+class _Run:
+    """One process's part of a run, from its first step to its last."""
+
+    def __init__(
+        self, setup: Setup, schedule: Schedule, store: CheckpointStore, directory: Path, state: TrainState, quiet: bool
+    ):
+        self.setup, self.config, self.schedule, self.store, self.state = setup, setup.config, schedule, store, state
+        self.step = self.saved_step = int(state.step)
+        self.metrics: dict[str, float] = {}
+        self.corrupt = 0
+        main_process = jax.process_index() == 0
+        self.writer = MetricsWriter(directory, self.step) if main_process else None
+        self.display = Display(schedule.total, self.step, enabled=main_process and not quiet)
+        self.evaluator = setup.evaluator()
+        self.train_step = jax.jit(
+            partial(
+                train_step,
+                objective=setup.task,
+                optimizer=setup.optimizer,
+                schedule=setup.learning_rate,
+                seed=self.config.seed,
+                accumulation_steps=self.config.accumulation_steps,
+                ema_decay=self.config.ema_decay,
+            ),
+            donate_argnums=0,
+            out_shardings=(setup.state_sharding, sharding.replicated(setup.mesh)),
+        )
+        self.pending: collections.deque[tuple[int, Any]] = collections.deque()
+        self.window_start, self.window_step = time.monotonic(), self.step
+
+    def introduce(self, description: str, resumed: bool) -> None:
+        """Say what is about to happen."""
+        config, parameters = self.config, sum(leaf.size for leaf in jax.tree.leaves(self.setup.abstract.params))
+        self.display.say(description)
+        self.display.say(
+            f"{config.model.name}: {parameters:,} parameters on {self.setup.mesh.size} "
+            f"{jax.devices()[0].device_kind} device(s); global batch {config.batch_size}, peak learning rate "
+            f"{self.setup.peak_learning_rate:.3g} ({config.optimizer.learning_rate:g} at "
+            f"{config.optimizer.base_batch_size}), {self.schedule.total} steps"
+        )
+        if resumed:
+            self.display.say(f"resuming after step {self.step}")
+
+    def go(self) -> Result:
+        """Run to the last step, or to a signal."""
+        batches = self.setup.task.training_batches(self.step, self.setup.block)
+        with Preemption() as preemption:
+            try:
+                while self.step < self.schedule.total:
+                    self._advance(next(batches))
+                    if preemption.requested(self.step):
+                        self._drain()
+                        self._save()
+                        self.store.wait()
+                        return Result(self.step, self.metrics, preemption.signal_number)
+                    self._after_step()
+            except UserError:
+                # What was computed is good; only what should come next is not.
+                self._save()
+                self.store.wait()
+                raise
+            finally:
+                batches.close()
+            if not self.metrics:
+                self._evaluate()
+            self._save(self.metrics)
+            self.store.wait()
+        return Result(self.step, self.metrics)
+
+    def close(self) -> None:
+        """Close files and the display."""
+        self.display.close()
+        if self.writer:
+            self.writer.close()
+
+    def _advance(self, batch: dict[str, np.ndarray]) -> None:
+        self.corrupt += int(batch.pop("corrupt").sum())
+        on_device = sharding.to_devices(batch, self.setup.batch_sharding)
+        self.state, metrics = self.train_step(self.state, on_device)
+        self.step += 1
+        self.pending.append((self.step, metrics))
+        while len(self.pending) > _IN_FLIGHT:
+            self._take()
+
+    def _after_step(self) -> None:
+        options = self.config.checkpoint
+        last = self.step == self.schedule.total
+        if self.step % self.schedule.evaluate_every == 0 or last:
+            self._drain()
+            self._evaluate()
+            self._save(self.metrics)
+        elif self.step % options.every_steps == 0:
+            self._drain()
+            self._save()
+
+    def _take(self) -> None:
+        """Look at the numbers of the oldest step in flight; waits for it."""
+        step, on_device = self.pending.popleft()
+        metrics = {name: float(value) for name, value in on_device.items()}
+        self.display.advance(step)
+        in_a_row = int(metrics.pop("skipped_in_a_row"))
+        if in_a_row >= self.config.max_skipped_in_a_row:
+            raise UserError(
+                f"the gradient was not finite in {in_a_row} updates in a row, up to step {step}: the parameters are "
+                "those from before. Lower optimizer.learning_rate, set optimizer.clip_norm=1.0, or compute in float32"
+            )
+        if step % self.config.log_every_steps and step != self.schedule.total:
+            return
+        seconds = time.monotonic() - self.window_start
+        rate = (step - self.window_step) * self.config.batch_size / max(seconds, 1e-9)
+        self.window_start, self.window_step = time.monotonic(), step
+        metrics = {**metrics, "images_per_second": rate, **({"corrupt_images": self.corrupt} if self.corrupt else {})}
+        self._write(step, "train", metrics)
+        self.display.report(step, metrics)
+
+    def _drain(self) -> None:
+        while self.pending:
+            self._take()
+
+    def _evaluate(self) -> None:
+        self.metrics = self.evaluator(self.state)
+        self._write(self.step, "eval", self.metrics)
+        self.display.say(f"step {self.step}: " + "  ".join(f"{name} {v:.4g}" for name, v in self.metrics.items()))
+        self.window_start, self.window_step = time.monotonic(), self.step
+
+    def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        if self.writer:
+            self.writer.write(step, split, metrics)
+
+    def _save(self, metrics: dict[str, float] | None = None) -> None:
+        if self.step != self.saved_step:
+            self.store.save(self.step, self.state.to_items(), metrics)
+            self.saved_step = self.step
+
+
+def exit_code(result: Result) -> int:
+    """0, or 128 + the number of the signal that stopped the run: 143 for SIGTERM."""
+    return 0 if result.stopped_by is None else 128 + result.stopped_by
+
+
+def stop_reason(result: Result) -> str:
+    """The signal's name, for a person."""
+    return "" if result.stopped_by is None else signal.Signals(result.stopped_by).name

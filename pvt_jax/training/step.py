@@ -1,0 +1,103 @@
+"""The jitted training step, the same for every task."""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pvt_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class Objective(Protocol):
+    """What a step needs of a task."""
+
+    def prepare(self, batch: Batch, key: jax.Array) -> Batch:
+        """Augment a whole batch; every array keeps the batch as its leading axis."""
+        ...
+
+    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        """(mean loss, changed collections such as ``batch_stats``) of a batch or a part of it."""
+        ...
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: Any,
+    seed: int,
+    accumulation_steps: int,
+    ema_decay: float,
+) -> tuple[TrainState, Metrics]:
+    """One update: (state, global batch) → (state, metrics), all scalars.
+
+    Metrics: ``loss``, ``grad_norm`` (before clipping), ``learning_rate``, ``skipped`` (updates skipped so far because
+    their gradient was not finite) and ``skipped_in_a_row``. Skipped updates leave everything but ``step`` as it was.
+    """
+    prepare_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    batch = objective.prepare(batch, prepare_key)
+
+    def loss_of(params: Any, batch_stats: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
+        loss, changed = objective.loss(variables, part, key)
+        return loss, changed.get("batch_stats", batch_stats)
+
+    grad_of = jax.value_and_grad(loss_of, has_aux=True)
+    if accumulation_steps == 1:
+        (loss, batch_stats), grads = grad_of(state.params, state.batch_stats, batch, loss_key)
+    else:
+
+        def accumulate(carry: Any, inputs: Any) -> tuple[Any, None]:
+            loss, batch_stats, grads = carry
+            part, key = inputs
+            (part_loss, batch_stats), part_grads = grad_of(state.params, batch_stats, part, key)
+            return (loss + part_loss, batch_stats, jax.tree.map(jnp.add, grads, part_grads)), None
+
+        start = (jnp.zeros(()), state.batch_stats, jax.tree.map(jnp.zeros_like, state.params))
+        parts = jax.tree.map(lambda x: split_parts(x, accumulation_steps), batch)
+        keys = jax.random.split(loss_key, accumulation_steps)
+        (loss, batch_stats, grads), _ = jax.lax.scan(accumulate, start, (parts, keys))
+        loss, grads = jax.tree.map(lambda x: x / accumulation_steps, (loss, grads))
+
+    # A loss that is not finite must stop the update even where its gradient happens to be.
+    grads = jax.tree.map(lambda g: jnp.where(jnp.isfinite(loss), g, jnp.nan), grads)
+    # Adam's own count: skipped steps do not advance the schedule.
+    learning_rate = schedule(state.step - state.opt_state.total_notfinite)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    finite = opt_state.last_finite
+    params = optax.apply_updates(state.params, updates)
+    ema_params = jax.tree.map(
+        lambda average, new: jnp.where(finite, ema_decay * average + (1.0 - ema_decay) * new, average),
+        state.ema_params,
+        params if state.ema_params else {},
+    )
+    metrics = {
+        "loss": loss,
+        "grad_norm": optax.global_norm(grads),
+        "learning_rate": learning_rate,
+        "skipped": opt_state.total_notfinite,
+        "skipped_in_a_row": opt_state.notfinite_count,
+    }
+    new_state = TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=jax.tree.map(lambda old, new: jnp.where(finite, new, old), state.batch_stats, batch_stats),
+        ema_params=ema_params,
+        opt_state=opt_state,
+    )
+    return new_state, metrics
+
+
+def split_parts(x: jax.Array, parts: int) -> jax.Array:
+    """[b, ...] → [parts, b / parts, ...]; part j takes every ``parts``-th example from j on.
+
+    Taken with this stride, the examples of each device stay on it.
+    """
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
