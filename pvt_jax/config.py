@@ -1,6 +1,6 @@
 """Load, check, describe and compare configs.
 
-A config file defines ``get_config(arg="") -> ConfigDict`` and names only what its experiment chooses; everything else
+A config file defines ``get_config(arg="") -> Config`` and names only what its experiment chooses; everything else
 comes from ``defaults()`` below, which is also the list of all keys. A key that is not there is an error.
 """
 
@@ -16,6 +16,9 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from pvt_jax.errors import UserError
+
+# A ConfigDict whose keys are those of ``defaults``; it checks types when a value is set, no type checker can.
+Config = Any
 
 # Keys under these sections beyond the listed ones are settings of the model's own module, checked when it is made.
 _OPEN_SECTIONS = ("model",)
@@ -35,7 +38,7 @@ _FREE_ON_RESUME = (
 )
 
 
-def defaults() -> ConfigDict:
+def defaults() -> Config:
     """All keys of a config with their default values; the comments are their documentation."""
     return ConfigDict(
         {
@@ -128,7 +131,7 @@ def defaults() -> ConfigDict:
     )
 
 
-def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load(spec: str, overrides: Sequence[str] = ()) -> Config:
     """The full config of a file, with overrides from the command line applied.
 
     Args:
@@ -150,7 +153,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config
 
 
-def resolve(chosen: dict[str, Any]) -> ConfigDict:
+def resolve(chosen: dict[str, Any]) -> Config:
     """``defaults()`` with the nested ``chosen`` values in place; unknown keys raise UserError."""
     config = defaults()
     for key, value in _leaves(chosen):
@@ -158,7 +161,7 @@ def resolve(chosen: dict[str, Any]) -> ConfigDict:
     return config
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Raise UserError for values that no run could use."""
     positive = ["batch_size", "accumulation_steps", "max_skipped_in_a_row", "log_every_steps", "model.num_classes"]
     positive += ["data.repeats", "data.threads", "optimizer.base_batch_size", "mesh.fsdp", "checkpoint.every_steps"]
@@ -179,14 +182,14 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{key} must be one of {', '.join(allowed)}, but is {get(config, key)!r}")
 
 
-def get(config: ConfigDict, key: str) -> Any:
+def get(config: Config, key: str) -> Any:
     """The value at a dotted key."""
     for part in key.split("."):
         config = config[part]
     return config
 
 
-def to_json(config: ConfigDict) -> str:
+def to_json(config: Config) -> str:
     """The config as indented JSON text, keys in their order."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
@@ -212,23 +215,14 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + key, value
 
 
-def _set(config: ConfigDict, key: str, value: Any, *, from_text: bool) -> None:
-    section, parts = config, key.split(".")
-    for depth, part in enumerate(parts):
-        is_open = depth > 0 and parts[0] in _OPEN_SECTIONS
-        if not isinstance(section, ConfigDict) or (part not in section and not is_open):
-            known = [name for name, _ in _leaves(config.to_dict())]
-            nearest = difflib.get_close_matches(key, known, 1, 0.0)[0]
-            raise UserError(f"unknown config key {key!r}: did you mean {nearest!r}?")
-        if depth < len(parts) - 1:
-            section = section[part]
-    last = parts[-1]
+def _set(config: Config, key: str, value: Any, *, from_text: bool) -> None:
+    section, last = _section_of(config, key), key.split(".")[-1]
     if isinstance(section.get(last), ConfigDict):
         raise UserError(f"config key {key!r} is a section: set one of its keys, {', '.join(section[last])}")
-    if key == "model.image_size" and not from_text and isinstance(value, int):
-        value = (value, value)
     if from_text:
         value = _parse(key, value, section.get_type(last) if last in section else None)
+    if key == "model.image_size" and isinstance(value, int):
+        value = (value, value)
     if isinstance(value, list):
         value = tuple(value)
     try:
@@ -239,18 +233,29 @@ def _set(config: ConfigDict, key: str, value: Any, *, from_text: bool) -> None:
         raise UserError(f"config key {key!r} takes a {kind}, not {value!r}") from None
 
 
+def _section_of(config: Config, key: str) -> Any:
+    """The section that holds ``key``; raises UserError if neither it nor an open section knows the key."""
+    section, parts = config, key.split(".")
+    for depth, part in enumerate(parts):
+        is_open = depth > 0 and parts[0] in _OPEN_SECTIONS
+        if not isinstance(section, ConfigDict) or (part not in section and not is_open):
+            known = [name for name, _ in _leaves(config.to_dict())]
+            nearest = difflib.get_close_matches(key, known, 1, 0.0)[0]
+            raise UserError(f"unknown config key {key!r}: did you mean {nearest!r}?")
+        if depth < len(parts) - 1:
+            section = section[part]
+    return section
+
+
 def _parse(key: str, text: str, kind: type | None) -> Any:
     if kind is str:
         return text
     try:
-        value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
         if kind is None:
             return text
         raise UserError(f"config key {key!r} takes a {kind.__name__}, not {text!r}") from None
-    if key == "model.image_size" and isinstance(value, int):
-        return (value, value)
-    return value
 
 
 def _run_config_file(path: Path, argument: str) -> Any:

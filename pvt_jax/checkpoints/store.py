@@ -1,6 +1,6 @@
-"""The checkpoints of a run, written by Orbax: ``WORKDIR/checkpoints/STEP/{params, batch_stats, ema_params, opt_state}``.
+"""The checkpoints of a run, written by Orbax as ``WORKDIR/checkpoints/STEP/ITEM``.
 
-Each item is a tree of plain nested dicts with arrays at the leaves, so that Orbax alone restores it. A step's folder
+Items are ``params``, ``batch_stats``, ``ema_params`` and ``opt_state``, each if it is not empty. Each is a tree of plain nested dicts with arrays at the leaves, so that Orbax alone restores it. A step's folder
 gets its final name only when all of it is on disk.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from pvt_jax.checkpoints.load import compare_shapes
 from pvt_jax.errors import UserError
 
 Items = dict[str, Any]
@@ -38,9 +39,9 @@ class CheckpointStore:
                 )
             )
         with _storage_errors(directory):
-            self._checkpointer = ocp.training.Checkpointer(
-                directory.absolute(),
-                preservation_policy=_policies.AnyPreservationPolicy(policies),
+            self._checkpointer: Any = ocp.training.Checkpointer(
+                str(directory.absolute()),
+                preservation_policy=_policies.AnyPreservationPolicy(policies),  # pyright: ignore[reportArgumentType]
                 cleanup_tmp_directories=True,
             )
 
@@ -81,9 +82,9 @@ class CheckpointStore:
         candidates = self.steps()[::-1] if step is None else [step]
         for candidate in candidates:
             try:
-                problems = _mismatches(self._saved_shapes(candidate, wanted), wanted)
-                restored = None if problems else self._checkpointer.load_checkpointables(candidate, wanted)
-            except Exception as error:  # Orbax raises whatever its readers do: KeyError, ValueError, FileNotFoundError…
+                problems = compare_shapes(self._saved(candidate, wanted), wanted)
+                restored = {} if problems else self._checkpointer.load_checkpointables(candidate, wanted)
+            except Exception as error:  # Orbax raises whatever its readers do.
                 if step is not None:
                     raise UserError(f"checkpoint {self.directory / str(candidate)} cannot be read: {error}") from error
                 self._put_aside(candidate, error)
@@ -116,12 +117,12 @@ class CheckpointStore:
     def _aside(self) -> Path:
         return self.directory.parent / "checkpoints_damaged"
 
-    def _saved_shapes(self, step: int, wanted: Items) -> dict[str, tuple[int, ...]]:
+    def _saved(self, step: int, wanted: Items) -> Items:
         saved = self._checkpointer.checkpointables_metadata(step).metadata
         for name in wanted:
             if saved.get(name) is None:
                 raise FileNotFoundError(f"its item {name} is not whole")
-        return _shapes({name: tree for name, tree in saved.items() if name != "metrics"})
+        return {name: saved[name] for name in wanted}
 
     def _put_aside(self, step: int, error: Exception) -> None:
         aside = self._aside / str(step)
@@ -140,25 +141,6 @@ class CheckpointStore:
 
             multihost_utils.sync_global_devices(f"pvt_jax_put_aside_{step}")
         self._checkpointer.reload()
-
-
-def _shapes(items: Items) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(items)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def _mismatches(saved: dict[str, tuple[int, ...]], wanted: Items) -> list[str]:
-    expected = _shapes(wanted)
-    problems = []
-    for path in sorted(saved.keys() | expected.keys()):
-        if path not in saved:
-            problems.append(f"{path} is missing")
-        elif path not in expected:
-            if path.split("/")[0] in wanted:
-                problems.append(f"{path} is unexpected")
-        elif saved[path] != expected[path]:
-            problems.append(f"{path} is {saved[path]}, here {expected[path]}")
-    return problems
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ Element i of the endless training stream depends on the seed and i alone. Each h
 every global batch, so that a resume needs only the step, and 1, 8 or 800 devices see the same images in the same order.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +58,9 @@ class LoadForTraining(grain.transforms.RandomMap):
     transform: Callable[[np.ndarray, np.random.Generator], np.ndarray]
     on_corrupt: str
 
-    def random_map(self, element: int, rng: np.random.Generator) -> Batch:
+    def random_map(self, element: Any, rng: np.random.Generator) -> Any:
         transforms.limit_threads()
+        index = int(element)
         for corrupt in range(_MOST_CORRUPT_IN_A_ROW):
             index = (int(element) + corrupt) % len(self.source)
             record = self.source[index]
@@ -90,7 +91,7 @@ class LoadForEvaluation(grain.transforms.Map):
     transform: transforms.EvalTransform
     on_corrupt: str
 
-    def map(self, element: int) -> Batch:
+    def map(self, element: Any) -> Any:
         index = int(element)
         blank = np.zeros((*self.transform.image_size, 3), np.uint8)
         padding = {"image": blank, "label": np.int32(0), "mask": np.bool_(False), "corrupt": np.int32(0)}
@@ -123,7 +124,7 @@ def training_batches(
     repeats: int = 1,
     block: tuple[int, int] = (0, 1),
     loading: Loading,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Endless batches from step ``start_step`` on: ``image`` uint8 [b, h, w, 3], ``label`` and ``corrupt`` int32 [b].
 
     Args:
@@ -150,7 +151,7 @@ def evaluation_batches(
     batch_size: int,
     block: tuple[int, int] = (0, 1),
     loading: Loading,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Every record once, in order, the last batch padded: as ``training_batches``, with ``mask`` bool [b]."""
     padded = -(-len(source) // batch_size) * batch_size
     examples = grain.MapDataset.range(padded).map(LoadForEvaluation(source, transform, loading.on_corrupt))
@@ -159,7 +160,7 @@ def evaluation_batches(
 
 def _iterate(
     examples: grain.MapDataset, batch_size: int, block: tuple[int, int], start_step: int, loading: Loading
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     number, count = block
     # Batching by the block keeps the order: block n of batch s is element s · count + n.
     batches = examples.batch(batch_size // count).slice(slice(start_step * count + number, None, count))

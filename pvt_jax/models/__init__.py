@@ -1,7 +1,7 @@
 """Models: image → pyramid → prediction. ``MODELS`` is the registry: one name, one factory."""
 
+import dataclasses
 import difflib
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,9 @@ from flax import linen as nn
 from pvt_jax.errors import UserError
 from pvt_jax.models import pvt
 
-MODELS: dict[str, Callable[..., nn.Module]] = {name: partial(pvt.create, name) for name in pvt.VARIANTS}
+MODELS: dict[str, partial[nn.Module]] = {
+    **{name: partial(pvt.PyramidVisionTransformer, **sizes) for name, sizes in pvt.VARIANTS.items()},
+}
 
 
 def list_models() -> list[str]:
@@ -27,8 +29,10 @@ def create_model(name: str, **settings: Any) -> nn.Module:
     if name not in MODELS:
         nearest = difflib.get_close_matches(name, MODELS, 1, 0.0)[0]
         raise UserError(f"unknown model {name!r}: did you mean {nearest!r}? The models are {', '.join(list_models())}")
-    settings.setdefault("num_classes", 1000)
-    try:
-        return MODELS[name](**settings)
-    except TypeError as error:
-        raise UserError(f"model {name!r} does not take these settings: {error}") from error
+    factory = MODELS[name]
+    known = [field.name for field in dataclasses.fields(factory.func) if field.name not in ("parent", "name")]  # pyright: ignore
+    for setting in settings:
+        if setting not in known:
+            nearest = difflib.get_close_matches(setting, known, 1, 0.0)[0]
+            raise UserError(f"model {name!r} has no setting {setting!r}: did you mean {nearest!r}?")
+    return factory(**{"num_classes": 1000, **settings})

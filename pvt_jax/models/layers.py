@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -78,7 +79,7 @@ class PatchProjection(nn.Module):
         init = uniform_fan_in(p * p * c)
         kernel = self.param("kernel", init, (p, p, c, self.dim))
         bias = self.param("bias", init, (self.dim,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = x[:, : rows * p, : columns * p].reshape(b, rows, p, columns, p, c)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, columns, p * p * c)
         return x @ kernel.reshape(p * p * c, self.dim) + bias

@@ -224,7 +224,3 @@ class PyramidVisionTransformer(nn.Module):
                 )
             smallest = stride
 
-
-def create(variant: str, **settings: Any) -> PyramidVisionTransformer:
-    """The PVT named ``variant`` in ``VARIANTS``; ``settings`` are attributes of ``PyramidVisionTransformer``."""
-    return PyramidVisionTransformer(**{**VARIANTS[variant], **settings})

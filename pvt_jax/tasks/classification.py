@@ -1,14 +1,14 @@
 """Image classification."""
 
-from collections.abc import Iterator
-from functools import cached_property, partial
+from collections.abc import Callable, Generator
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
+from pvt_jax.config import Config
 from pvt_jax.data import pipeline, sources, transforms, validation
 from pvt_jax.evaluation.accuracy import classification_metrics, classification_sums
 from pvt_jax.losses.classification import soft_cross_entropy
@@ -27,10 +27,11 @@ class Classification:
 
     best_metric = "top1"
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: Config):
         self._config = config
         settings = config.model.to_dict()
         self.model = create_model(settings.pop("name"), **settings)
+        self._apply: Callable[..., Any] = self.model.apply
         self.image_size: tuple[int, int] = tuple(config.model.image_size)
 
     # Data, on the host.
@@ -55,7 +56,7 @@ class Classification:
             on_corrupt=self._config.data.on_corrupt,
         )
 
-    def training_batches(self, start_step: int, block: tuple[int, int]) -> Iterator[dict[str, np.ndarray]]:
+    def training_batches(self, start_step: int, block: tuple[int, int]) -> Generator[dict[str, np.ndarray], None, None]:
         """Endless batches from ``start_step`` on; ``block`` is this host's (number, count)."""
         options = self._config.transform
         transform = transforms.TrainTransform(
@@ -78,7 +79,7 @@ class Classification:
             loading=self._loading,
         )
 
-    def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Iterator[dict[str, np.ndarray]]:
+    def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
         """Every evaluation record once; the batch is at most the training batch, and a multiple of ``multiple``."""
         whole = -(-len(self.eval_source) // multiple) * multiple
         part = max(self._config.batch_size // self._config.accumulation_steps // multiple, 1) * multiple
@@ -119,13 +120,14 @@ class Classification:
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
         """(mean soft cross-entropy, changed collections) in training mode."""
-        apply = partial(self.model.apply, variables, batch["image"], train=True, rngs={"dropout": key})
-        logits, changed = apply(mutable=["batch_stats"])
+        logits, changed = self._apply(
+            variables, batch["image"], train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
         return soft_cross_entropy(logits, batch["target"]).mean(), changed
 
     def evaluate(self, variables: Any, batch: Batch) -> dict[str, jax.Array]:
         """Sums of a padded batch, to be added over batches."""
-        logits = self.model.apply(variables, self.normalise(batch["image"]))
+        logits = self._apply(variables, self.normalise(batch["image"]))
         return classification_sums(logits, batch["label"], batch["mask"])
 
     def metrics(self, sums: dict[str, float]) -> dict[str, float]:
@@ -138,7 +140,7 @@ class Classification:
         mean, std = jnp.asarray(options.mean), jnp.asarray(options.std)
         return ((images.astype(jnp.float32) - mean) / std).astype(self._config.model.dtype)
 
-    def _open(self, split: str) -> sources.ClassificationSource:
+    def _open(self, split: sources.Split) -> sources.ClassificationSource:
         data = self._config.data
         return sources.open_source(
             data.source,

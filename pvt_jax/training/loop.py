@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from pvt_jax.checkpoints.store import CheckpointStore
+from pvt_jax.config import Config
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.training import optimizer as optimizers
@@ -45,7 +45,7 @@ class Schedule:
     evaluate_every: int
 
     @classmethod
-    def of(cls, config: ConfigDict, examples: int) -> "Schedule":
+    def of(cls, config: Config, examples: int) -> "Schedule":
         """Epochs turned into steps; an epoch of a set is the number of whole batches in it."""
         per_epoch = max(examples // config.batch_size, 1)
         total = config.steps if config.steps is not None else max(round(config.epochs * per_epoch), 1)
@@ -59,7 +59,7 @@ class Schedule:
 class Setup:
     """What training and evaluation both need: the task on the mesh, and the abstract state."""
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: Config):
         if config.task not in TASKS:
             raise UserError(f"unknown task {config.task!r}: the tasks are {', '.join(TASKS)}")
         self.config = config
@@ -144,7 +144,7 @@ class Setup:
         return evaluate
 
 
-def train(config: ConfigDict, directory: Path | str, *, quiet: bool = False) -> Result:
+def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Result:
     """Train as ``config`` says, in ``directory``; run again, it goes on where its last checkpoint stands.
 
     Args:
@@ -177,7 +177,7 @@ def train(config: ConfigDict, directory: Path | str, *, quiet: bool = False) -> 
         store.close()
 
 
-def evaluate(config: ConfigDict, directory: Path | str, step: int | str = "latest") -> Result:
+def evaluate(config: Config, directory: Path | str, step: int | str = "latest") -> Result:
     """Evaluate a checkpoint of the run in ``directory``: the ``"latest"``, the ``"best"``, or that of a step number."""
     directory = Path(directory)
     setup = Setup(config)
@@ -186,10 +186,9 @@ def evaluate(config: ConfigDict, directory: Path | str, step: int | str = "lates
     setup.prepare_state(Schedule.of(config, len(setup.task.train_source)))
     store = setup.open_store(directory)
     try:
-        if isinstance(step, str):
-            wanted = store.best(setup.task.best_metric) if step == "best" else None
-        else:
-            wanted = step
+        wanted = step if isinstance(step, int) else None
+        if step == "best":
+            wanted = store.best(setup.task.best_metric)
         if wanted is not None and wanted not in store.steps():
             raise UserError(f"no checkpoint of step {wanted} in {directory}: there are {store.steps()}")
         state = setup.restore(store, wanted)

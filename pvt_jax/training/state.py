@@ -10,8 +10,7 @@ from flax import serialization, struct
 Tree = Any
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """The state of a run; randomness needs none, since keys derive from the seed and ``step``.
 
     step: int32 scalar, updates done or skipped. params, batch_stats: Flax collections (batch_stats may be empty).

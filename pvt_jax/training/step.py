@@ -69,6 +69,7 @@ def train_step(
     grads = jax.tree.map(lambda g: jnp.where(jnp.isfinite(loss), g, jnp.nan), grads)
     # Adam's own count: skipped steps do not advance the schedule.
     learning_rate = schedule(state.step - state.opt_state.total_notfinite)
+    opt_state: Any
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     finite = opt_state.last_finite
     params = optax.apply_updates(state.params, updates)
@@ -100,4 +101,3 @@ def split_parts(x: jax.Array, parts: int) -> jax.Array:
     Taken with this stride, the examples of each device stay on it.
     """
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
-

@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
 from pvt_jax import config as config_lib
+from pvt_jax.config import Config
 from pvt_jax.errors import UserError
 
 
-def open_for_training(workdir: Path, config: ConfigDict) -> None:
+def open_for_training(workdir: Path, config: Config) -> None:
     """Create the folder with ``config.json``, or check that it belongs to this config.
 
     Raises:

@@ -1,0 +1,57 @@
+# make train, make test, make lint, make lock. Needs only Python 3.11 or newer and make.
+#
+# With the default python3 the pinned versions of requirements.lock are installed, in .venv. With another one
+# (make test PYTHON=python3.13) the newest versions that requirements.txt allows are, in .venv-python3.13.
+
+DEFAULT_PYTHON := python3
+PYTHON ?= $(DEFAULT_PYTHON)
+ifeq ($(PYTHON),$(DEFAULT_PYTHON))
+VENV ?= .venv
+PINS := -c requirements.lock
+else
+VENV ?= .venv-$(notdir $(PYTHON))
+PINS :=
+endif
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+WORKDIR ?= runs/digits
+
+# Compiled programs are kept from one test run to the next.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+
+.PHONY: train test lint lock clean
+
+train: $(VENV)/runtime.stamp
+	$(VENV)/bin/python -m pvt_jax.main --config configs/digits.py --workdir $(WORKDIR)
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+$(VENV)/runtime.stamp: requirements.txt requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
+	  "pvt_jax needs Python 3.11 or newer, but $(PYTHON) is %d.%d: give another with make PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements.txt $(PINS)
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/runtime.stamp requirements-dev.txt requirements-oracles.txt
+	$(PIP) -r requirements-dev.txt $(PINS)
+	$(PIP) --no-deps -r requirements-oracles.txt
+	@touch $@
+
+# Writes requirements.lock anew, from a fresh environment with the newest versions that the ranges allow.
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	{ echo "# One tested set of versions of requirements.txt and requirements-dev.txt; written by: make lock"; \
+	  .venv-lock/bin/python -m pip freeze --exclude pip --exclude setuptools; } > requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf .venv .venv-* .cache
