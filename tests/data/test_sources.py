@@ -167,7 +167,7 @@ class TestFolder:
                 source[index]
 
     def test_root_unset_missing_or_a_file(self, root):
-        assert "needs root" in message(source="folder")
+        assert "needs data.root" in message(source="folder")
         line = message(source="folder", root=str(root / "nowhere"))
         assert f"{root / 'nowhere'} does not exist" in line and "set root" in line
         assert "is a file" in message(source="folder", root=str(root / "train" / "readme.txt"))

@@ -96,16 +96,9 @@ def open_folder(
     Raises:
         UserError: a folder that is missing, empty, unreadable or laid out in another way.
     """
-    if not root:
-        raise UserError("the folder source needs root: the folder that holds train/<class>/*.jpg and val/<class>/*.jpg")
+    class_names = list_classes(root, train_folder)
     root = os.path.abspath(os.path.expanduser(root))
-    if not os.path.isdir(root):
-        state = "is a file, not a folder" if os.path.exists(root) else "does not exist"
-        raise UserError(f"the data folder {root} {state}: set root to the folder that holds train/<class>/*.jpg")
     below = _list_folder(root)[1]
-    if train_folder not in below:
-        raise UserError(_missing_folder(root, train_folder, below))
-    class_names = tuple(sorted(_class_folders(os.path.join(root, train_folder))))
     if split == "train":
         return FolderSource(os.path.join(root, train_folder), class_names)
 
@@ -121,6 +114,22 @@ def open_folder(
             f"{did_you_mean(unknown[0], class_names)}; both must name the same classes"
         )
     return FolderSource(folder, class_names)
+
+
+def list_classes(root: str, train_folder: str = "train") -> tuple[str, ...]:
+    """Returns the classes of ``root``, the sorted names of the folders in its training folder; raises as open_folder."""
+    if not root:
+        raise UserError(
+            "the folder source needs data.root: the folder that holds train/<class>/*.jpg and val/<class>/*.jpg"
+        )
+    root = os.path.abspath(os.path.expanduser(root))
+    if not os.path.isdir(root):
+        state = "is a file, not a folder" if os.path.exists(root) else "does not exist"
+        raise UserError(f"the data folder {root} {state}: set data.root to the folder that holds train/<class>/*.jpg")
+    below = _list_folder(root)[1]
+    if train_folder not in below:
+        raise UserError(_missing_folder(root, train_folder, below))
+    return tuple(sorted(_class_folders(os.path.join(root, train_folder))))
 
 
 def _class_folders(folder: str) -> list[str]:

@@ -1,0 +1,47 @@
+"""What several configs share. A config names what its experiment chooses; pvt_jax/config.py has all keys."""
+
+from ml_collections import ConfigDict
+
+
+def no_argument(path: str, arg: str) -> None:
+    """Raise for an argument given to a config that takes none."""
+    if arg:
+        raise ValueError(f"{path} takes no argument, but got {arg!r}")
+
+
+def imagenet(model: str, drop_path_rate: float, clip_norm: float) -> ConfigDict:
+    """The ImageNet-1k recipe of PVT (that of DeiT): 300 epochs at a global batch of 1024, arXiv 2102.12122 section 4.1.
+
+    The learning rate follows the batch size by itself. It moves every step; the reference moves it once an epoch.
+    With too little memory for 1024 images: ``--config.accumulation_steps=4`` computes the same update in four parts.
+    """
+    return ConfigDict(
+        {
+            "batch_size": 1024,
+            "epochs": 300.0,
+            "model": {
+                "name": model,
+                "num_classes": 1000,
+                "image_size": 224,
+                "drop_path_rate": drop_path_rate,
+                "dtype": "bfloat16",
+            },
+            "data": {"source": "tfds", "name": "imagenet2012", "repeats": 3, "workers": 8, "threads": 2},
+            "transform": {"policy": "rand-m9-mstd0.5-inc1"},
+            "batch_transform": {
+                "mixup_alpha": 0.8,
+                "cutmix_alpha": 1.0,
+                "label_smoothing": 0.1,
+                "erase_probability": 0.25,
+            },
+            "optimizer": {
+                "learning_rate": 1e-3,
+                "base_batch_size": 1024,
+                "weight_decay": 0.05,
+                "clip_norm": clip_norm,
+                "warmup_epochs": 5.0,
+                "warmup_learning_rate": 1e-6,
+                "final_learning_rate": 1e-5,
+            },
+        }
+    )

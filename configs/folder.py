@@ -1,0 +1,33 @@
+"""PVT-Tiny on your own classes: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg (or test/).
+
+python -m pvt_jax.main --config configs/folder.py:FOLDER --workdir runs/mine
+
+The classes are the names of the folders under train. Metric: top1 on val. From scratch, so it wants many images; the
+time is that of the model, see experiments/speed. Another size of model: --config.model.name=pvt_small.
+"""
+
+from ml_collections import ConfigDict
+
+from pvt_jax.data.sources.folder import list_classes
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The experiment; ``arg`` is the folder."""
+    if not arg:
+        raise ValueError("give the folder of your images: --config configs/folder.py:FOLDER")
+    return ConfigDict(
+        {
+            "batch_size": 128,
+            "epochs": 100.0,
+            "model": {"name": "pvt_tiny", "num_classes": len(list_classes(arg)), "image_size": 224},
+            "data": {"source": "folder", "root": arg},
+            "transform": {"policy": "rand-m9-mstd0.5-inc1"},
+            "batch_transform": {
+                "mixup_alpha": 0.8,
+                "cutmix_alpha": 1.0,
+                "label_smoothing": 0.1,
+                "erase_probability": 0.25,
+            },
+            "optimizer": {"clip_norm": 1.0},
+        }
+    )
