@@ -169,7 +169,7 @@ class TestFolder:
     def test_root_unset_missing_or_a_file(self, root):
         assert "needs data.root" in message(source="folder")
         line = message(source="folder", root=str(root / "nowhere"))
-        assert f"{root / 'nowhere'} does not exist" in line and "set root" in line
+        assert f"{root / 'nowhere'} does not exist" in line and "set data.root" in line
         assert "is a file" in message(source="folder", root=str(root / "train" / "readme.txt"))
 
     def test_missing_halves_show_the_layout(self, root):

@@ -117,7 +117,11 @@ def open_folder(
 
 
 def list_classes(root: str, train_folder: str = "train") -> tuple[str, ...]:
-    """Returns the classes of ``root``, the sorted names of the folders in its training folder; raises as open_folder."""
+    """Returns the classes of ``root``: the sorted names of the folders in its training folder.
+
+    Raises:
+        UserError: as ``open_folder``.
+    """
     if not root:
         raise UserError(
             "the folder source needs data.root: the folder that holds train/<class>/*.jpg and val/<class>/*.jpg"

@@ -110,7 +110,7 @@ def _open_builder(name: str, root: str | None) -> Any:
     if "array_record" not in formats:
         raise UserError(
             f"TFDS data set '{name}' in {builder.data_dir} is prepared as {', '.join(formats)}, without random access: "
-            f"prepare it once more with `{prepare_command(name, 'ANOTHER_FOLDER')}` and set root to that folder"
+            f"prepare it once more with `{prepare_command(name, 'ANOTHER_FOLDER')}` and set data.root to that folder"
         )
     return builder
 
