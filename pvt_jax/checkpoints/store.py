@@ -1,7 +1,8 @@
 """The checkpoints of a run, written by Orbax as ``WORKDIR/checkpoints/STEP/ITEM``.
 
-Items are ``params``, ``batch_stats``, ``ema_params`` and ``opt_state``, each if it is not empty. Each is a tree of plain nested dicts with arrays at the leaves, so that Orbax alone restores it. A step's folder
-gets its final name only when all of it is on disk.
+Items are ``params``, ``batch_stats``, ``ema_params`` and ``opt_state``, each if it is not empty: trees of plain nested
+dicts with arrays at the leaves, so that Orbax alone restores them. A step's folder gets its final name only when all
+of it is on disk.
 """
 
 import contextlib

@@ -33,6 +33,17 @@ class Classification:
         self.model = create_model(settings.pop("name"), **settings)
         self._apply: Callable[..., Any] = self.model.apply
         self.image_size: tuple[int, int] = tuple(config.model.image_size)
+        options = config.transform
+        self._train_transform = transforms.TrainTransform(
+            self.image_size,
+            crop=options.crop,
+            crop_scale=options.crop_scale,
+            crop_ratio=options.crop_ratio,
+            pad=options.pad,
+            flip_probability=options.flip_probability,
+            policy=options.policy,
+        )
+        self._eval_transform = transforms.EvalTransform(self.image_size, options.eval_crop_fraction)
 
     # Data, on the host.
 
@@ -58,19 +69,9 @@ class Classification:
 
     def training_batches(self, start_step: int, block: tuple[int, int]) -> Generator[dict[str, np.ndarray], None, None]:
         """Endless batches from ``start_step`` on; ``block`` is this host's (number, count)."""
-        options = self._config.transform
-        transform = transforms.TrainTransform(
-            self.image_size,
-            crop=options.crop,
-            crop_scale=options.crop_scale,
-            crop_ratio=options.crop_ratio,
-            pad=options.pad,
-            flip_probability=options.flip_probability,
-            policy=options.policy,
-        )
         return pipeline.training_batches(
             self.train_source,
-            transform,
+            self._train_transform,
             batch_size=self._config.batch_size,
             seed=self._config.seed,
             start_step=start_step,
@@ -85,7 +86,7 @@ class Classification:
         part = max(self._config.batch_size // self._config.accumulation_steps // multiple, 1) * multiple
         return pipeline.evaluation_batches(
             self.eval_source,
-            transforms.EvalTransform(self.image_size, self._config.transform.eval_crop_fraction),
+            self._eval_transform,
             batch_size=min(whole, part),
             block=block,
             loading=self._loading,

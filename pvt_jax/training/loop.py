@@ -156,23 +156,26 @@ def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Resu
       UserError: bad input, or gradients that are not finite too many times in a row.
     """
     directory = Path(directory)
+    workdir.check(directory, config)
     setup = Setup(config)
-    workdir.open_for_training(directory, config)
     description = setup.task.validate_data()
+    # Written only now, so that a run that never began does not claim the folder.
+    workdir.create(directory, config)
     schedule = Schedule.of(config, len(setup.task.train_source))
     setup.prepare_state(schedule)
     store = setup.open_store(directory)
     try:
-        state = setup.restore(store)
-        resumed = state is not None
-        if state is None:
-            state = jax.jit(setup.initial, out_shardings=setup.state_sharding)()
-        run = _Run(setup, schedule, store, directory, state, quiet)
-        run.introduce(description, resumed)
-        try:
-            return run.go()
-        finally:
-            run.close()
+        with Preemption() as preemption:
+            state = setup.restore(store)
+            resumed = state is not None
+            if state is None:
+                state = jax.jit(setup.initial, out_shardings=setup.state_sharding)()
+            run = _Run(setup, schedule, store, directory, state, quiet)
+            run.introduce(description, resumed)
+            try:
+                return run.go(preemption)
+            finally:
+                run.close()
     finally:
         store.close()
 
@@ -205,13 +208,14 @@ class _Run:
     def __init__(
         self, setup: Setup, schedule: Schedule, store: CheckpointStore, directory: Path, state: TrainState, quiet: bool
     ):
-        self.setup, self.config, self.schedule, self.store, self.state = setup, setup.config, schedule, store, state
+        self.setup, self.schedule, self.store, self.state = setup, schedule, store, state
+        self.config = config = setup.config
         self.step = self.saved_step = int(state.step)
         self.metrics: dict[str, float] = {}
         self.corrupt = 0
         main_process = jax.process_index() == 0
         self.writer = MetricsWriter(directory, self.step) if main_process else None
-        self.display = Display(schedule.total, self.step, enabled=main_process and not quiet)
+        self.display = Display(schedule.total, self.step, config.batch_size, enabled=main_process and not quiet)
         self.evaluator = setup.evaluator()
         self.train_step = jax.jit(
             partial(
@@ -227,7 +231,8 @@ class _Run:
             out_shardings=(setup.state_sharding, sharding.replicated(setup.mesh)),
         )
         self.pending: collections.deque[tuple[int, Any]] = collections.deque()
-        self.window_start, self.window_step = time.monotonic(), self.step
+        self.window_start: float | None = None
+        self.window_step = self.step
 
     def introduce(self, description: str, resumed: bool) -> None:
         """Say what is about to happen."""
@@ -242,30 +247,28 @@ class _Run:
         if resumed:
             self.display.say(f"resuming after step {self.step}")
 
-    def go(self) -> Result:
+    def go(self, preemption: Preemption) -> Result:
         """Run to the last step, or to a signal."""
         batches = self.setup.task.training_batches(self.step, self.setup.block)
-        with Preemption() as preemption:
-            try:
-                while self.step < self.schedule.total:
-                    self._advance(next(batches))
-                    if preemption.requested(self.step):
-                        self._drain()
-                        self._save()
-                        self.store.wait()
-                        return Result(self.step, self.metrics, preemption.signal_number)
-                    self._after_step()
-            except UserError:
-                # What was computed is good; only what should come next is not.
-                self._save()
-                self.store.wait()
-                raise
-            finally:
-                batches.close()
-            if not self.metrics:
-                self._evaluate()
-            self._save(self.metrics)
+        try:
+            while self.step < self.schedule.total:
+                if preemption.requested(self.step):
+                    self._drain()
+                    self._save()
+                    self.store.wait()
+                    return Result(self.step, self.metrics, preemption.signal_number)
+                self._advance(next(batches))
+                self._after_step()
+        except UserError:
+            # What was computed is good; only what should come next is not.
+            self._save()
             self.store.wait()
+            raise
+        finally:
+            batches.close()
+        self.store.wait()
+        if not self.metrics:  # Nothing was left to do.
+            self.metrics = self.evaluator(self.state)
         return Result(self.step, self.metrics)
 
     def close(self) -> None:
@@ -299,16 +302,19 @@ class _Run:
         step, on_device = self.pending.popleft()
         metrics = {name: float(value) for name, value in on_device.items()}
         self.display.advance(step)
+        if self.window_start is None:  # The first step is mostly compilation.
+            self.window_start, self.window_step = time.monotonic(), step
         in_a_row = int(metrics.pop("skipped_in_a_row"))
         if in_a_row >= self.config.max_skipped_in_a_row:
             raise UserError(
-                f"the gradient was not finite in {in_a_row} updates in a row, up to step {step}: the parameters are "
-                "those from before. Lower optimizer.learning_rate, set optimizer.clip_norm=1.0, or compute in float32"
+                f"the gradient was not finite in {in_a_row} updates in a row, up to step {step}; the saved parameters "
+                "are those from before. Start in another --workdir with a lower optimizer.learning_rate, "
+                "optimizer.clip_norm=1.0 or model.dtype=float32"
             )
         if step % self.config.log_every_steps and step != self.schedule.total:
             return
         seconds = time.monotonic() - self.window_start
-        rate = (step - self.window_step) * self.config.batch_size / max(seconds, 1e-9)
+        rate = (step - self.window_step) * self.config.batch_size / max(seconds, 1e-3)
         self.window_start, self.window_step = time.monotonic(), step
         metrics = {**metrics, "images_per_second": rate, **({"corrupt_images": self.corrupt} if self.corrupt else {})}
         self._write(step, "train", metrics)

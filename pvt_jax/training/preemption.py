@@ -10,7 +10,8 @@ from jax.experimental import multihost_utils
 class Preemption:
     """Notes SIGTERM and Ctrl-C while active, instead of dying of them; a second one acts as usual.
 
-    ``signal_number`` is None until one arrives.
+    ``signal_number`` is None until one arrives. With several processes the runtime's own service listens for SIGTERM
+    on every host, and this class only asks it.
     """
 
     def __init__(self) -> None:
@@ -18,7 +19,8 @@ class Preemption:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Preemption":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # A handler of ours would take the place of the service's, and the other hosts would never hear of it.
+        for number in (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ():
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -32,7 +34,7 @@ class Preemption:
         """Whether to save and stop after ``step``; all processes get the same answer for the same step."""
         if jax.process_count() == 1:
             return self.signal_number is not None
-        # The runtime's own service hears SIGTERM on any host, and names one step for all of them to stop at.
+        # The service names one step for all of them to stop at.
         reached = multihost_utils.reached_preemption_sync_point(step)
         if reached and self.signal_number is None:
             self.signal_number = signal.SIGTERM

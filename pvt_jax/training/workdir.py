@@ -11,25 +11,26 @@ from pvt_jax.config import Config
 from pvt_jax.errors import UserError
 
 
-def open_for_training(workdir: Path, config: Config) -> None:
-    """Create the folder with ``config.json``, or check that it belongs to this config.
-
-    Raises:
-      UserError: it holds the run of another config (the differences are named), or cannot be written.
-    """
-    path = workdir / "config.json"
-    text = config_lib.to_json(config)
-    if path.exists():
-        lines = config_lib.differences(read_config(workdir), json.loads(text))
-        if lines:
-            raise UserError(
-                f"{workdir} holds a run of another config ({'; '.join(lines)}): "
-                "use another --workdir, or the config of that run"
-            )
-    elif (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
+def check(workdir: Path, config: Config) -> None:
+    """Raise UserError if the folder holds the checkpoints of another config; the differences are named."""
+    folder = workdir / "checkpoints"
+    if not (folder.is_dir() and any(folder.iterdir())):
+        return
+    if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} has checkpoints but no config.json: restore that file, or use another --workdir")
+    lines = config_lib.differences(read_config(workdir), json.loads(config_lib.to_json(config)))
+    if lines:
+        raise UserError(
+            f"{workdir} holds a run of another config ({'; '.join(lines)}): "
+            "use another --workdir, or the config of that run"
+        )
+
+
+def create(workdir: Path, config: Config) -> None:
+    """Make the folder and write ``config.json``. Raises UserError if it cannot be written."""
     if jax.process_index() != 0:
         return
+    path, text = workdir / "config.json", config_lib.to_json(config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         temporary = workdir / "config.json.tmp"

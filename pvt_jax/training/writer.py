@@ -1,13 +1,15 @@
 """Where the numbers go: ``metrics.jsonl``, TensorBoard, and the terminal."""
 
+import datetime
 import json
 import os
-import time
 from pathlib import Path
 
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
+
+from pvt_jax.errors import UserError
 
 
 class MetricsWriter:
@@ -23,9 +25,12 @@ class MetricsWriter:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
-        """Append one line and flush it."""
-        self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
-        self._file.flush()
+        """Append one line and flush it. Raises UserError if the disk is full."""
+        try:
+            self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self._file.name}: {error.strerror}. Make room and run again") from error
         for name, value in metrics.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
 
@@ -53,9 +58,9 @@ def _keep_lines(path: Path, last_step: int) -> None:
 class Display:
     """Progress on stderr: a live bar on a terminal, one line a report elsewhere. Silent if not ``enabled``."""
 
-    def __init__(self, total_steps: int, start_step: int, enabled: bool):
+    def __init__(self, total_steps: int, start_step: int, batch_size: int, enabled: bool):
         self._console = rich.console.Console(stderr=True, highlight=False, soft_wrap=True, quiet=not enabled)
-        self._total, self._start, self._began = total_steps, start_step, time.monotonic()
+        self._total, self._batch_size = total_steps, batch_size
         self._bar: Progress | None = None
         if self._console.is_terminal and enabled:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -78,10 +83,10 @@ class Display:
         if self._bar:
             self._bar.update(self._task, description=text, completed=step)
             return
-        left = (time.monotonic() - self._began) / max(step - self._start, 1) * (self._total - step)
-        eta = time.strftime("%H:%M:%S", time.gmtime(left))
-        days = f"{int(left // 86400)}d " if left >= 86400 else ""
-        self.say(f"step {step}/{self._total}  {text}  learning rate {metrics['learning_rate']:.2e}  ETA {days}{eta}")
+        rate = metrics["images_per_second"]
+        left = (self._total - step) * self._batch_size
+        eta = datetime.timedelta(seconds=round(left / rate)) if rate else "unknown"
+        self.say(f"step {step}/{self._total}  {text}  learning rate {metrics['learning_rate']:.2e}  ETA {eta}")
 
     def close(self) -> None:
         """Take the bar down."""
