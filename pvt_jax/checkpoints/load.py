@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from orbax.checkpoint import v1 as ocp
 
@@ -35,16 +36,18 @@ def load_variables(path: str | Path, model: nn.Module, *, ema: bool = False) -> 
     missing = [name for name in names.values() if not (step / name).is_dir()]
     if missing:
         raise UserError(f"{step} has no {missing[0]}: it was written by a run without")
-    saved: Any = ocp.load_checkpointables(str(step.absolute()), dict.fromkeys(names.values()))
-    variables = {collection: saved[name] for collection, name in names.items()}
-    problems = compare_shapes(variables, expected)
+    shapes: Any = ocp.checkpointables_metadata(str(step.absolute())).metadata
+    problems = compare_shapes({collection: shapes[name] for collection, name in names.items()}, expected)
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
             f"{step} does not hold this model: {'; '.join(problems[:4])}{more}. Create the model with the name, "
             "num_classes and other settings in the run's config.json"
         )
-    return jax.tree.map(jnp.asarray, variables)
+    # Asking for NumPy arrays makes Orbax forget the devices that the checkpoint was saved on.
+    wanted = {name: jax.tree.map(lambda a: np.empty(a.shape, a.dtype), shapes[name]) for name in names.values()}
+    saved: Any = ocp.load_checkpointables(str(step.absolute()), wanted)
+    return jax.tree.map(jnp.asarray, {collection: saved[name] for collection, name in names.items()})
 
 
 def compare_shapes(found: Any, expected: Any) -> list[str]:
