@@ -2,11 +2,13 @@
 
 from ml_collections import ConfigDict
 
+from pvt_jax.errors import UserError
+
 
 def no_argument(path: str, arg: str) -> None:
     """Raise for an argument given to a config that takes none."""
     if arg:
-        raise ValueError(f"{path} takes no argument, but got {arg!r}")
+        raise UserError(f"{path} takes no argument, but got {arg!r}")
 
 
 def imagenet(model: str, drop_path_rate: float, clip_norm: float) -> ConfigDict:

@@ -9,12 +9,13 @@ time is that of the model, see experiments/speed. Another size of model: --confi
 from ml_collections import ConfigDict
 
 from pvt_jax.data.sources.folder import list_classes
+from pvt_jax.errors import UserError
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment; ``arg`` is the folder."""
     if not arg:
-        raise ValueError("give the folder of your images: --config configs/folder.py:FOLDER")
+        raise UserError("give the folder of your images: --config configs/folder.py:FOLDER")
     return ConfigDict(
         {
             "batch_size": 128,

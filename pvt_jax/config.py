@@ -147,6 +147,8 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
+            if isinstance(_section_of(config, key).get(key.split(".")[-1]), ConfigDict):
+                raise UserError(f"--config.{key} is a section: set one of its keys, as --config.{key}.KEY=VALUE")
             raise UserError(f"--config.{key} needs a value: write --config.{key}=VALUE")
         _set(config, key, text, from_text=True)
     check(config)
@@ -225,19 +227,21 @@ def _set(config: Config, key: str, value: Any, *, from_text: bool) -> None:
         value = (value, value)
     if isinstance(value, list):
         value = tuple(value)
+    # ConfigDict takes None for any key; here only keys that are None by default do.
+    if value is None and last in section and get(defaults(), key) is not None:
+        raise UserError(_wrong_type(key, section.get_type(last), value))
     try:
         with section.unlocked():
             section[last] = value
     except TypeError:
-        kind = section.get_type(last).__name__
-        raise UserError(f"config key {key!r} takes a {kind}, not {value!r}") from None
+        raise UserError(_wrong_type(key, section.get_type(last), value)) from None
 
 
 def _section_of(config: Config, key: str) -> Any:
     """The section that holds ``key``; raises UserError if neither it nor an open section knows the key."""
     section, parts = config, key.split(".")
     for depth, part in enumerate(parts):
-        is_open = depth > 0 and parts[0] in _OPEN_SECTIONS
+        is_open = depth == 1 == len(parts) - 1 and parts[0] in _OPEN_SECTIONS
         if not isinstance(section, ConfigDict) or (part not in section and not is_open):
             known = [name for name, _ in _leaves(config.to_dict())]
             nearest = difflib.get_close_matches(key, known, 1, 0.0)[0]
@@ -255,7 +259,12 @@ def _parse(key: str, text: str, kind: type | None) -> Any:
     except (ValueError, SyntaxError):
         if kind is None:
             return text
-        raise UserError(f"config key {key!r} takes a {kind.__name__}, not {text!r}") from None
+        raise UserError(_wrong_type(key, kind, text)) from None
+
+
+def _wrong_type(key: str, kind: type, value: Any) -> str:
+    article = "an" if kind.__name__[0] in "aeiou" else "a"
+    return f"config key {key!r} takes {article} {kind.__name__}, not {value!r}"
 
 
 def _run_config_file(path: Path, argument: str) -> Any:

@@ -5,14 +5,20 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from pvt_jax import config as config_lib
 from pvt_jax.errors import UserError
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see python -m pvt_jax.main --help)")
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Flags, with ``--config.KEY=VALUE`` collected in ``overrides``."""
-    parser = argparse.ArgumentParser(prog="python -m pvt_jax.main", description=__doc__, allow_abbrev=False)
+    parser = _Parser(prog="python -m pvt_jax.main", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file, as configs/pvt_tiny.py")
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run; run again on it to resume")
     parser.add_argument("--mode", choices=("train", "eval"), default="train")
@@ -20,7 +26,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, when run on several hosts")
     parser.add_argument("--num_processes", type=int, help="how many processes take part")
     parser.add_argument("--process_id", type=int, help="number of this process, from 0")
-    known, rest = [], []
+    known: list[str] = []
     overrides: list[str] = []
     rest = list(arguments)
     while rest:
@@ -43,6 +49,8 @@ def run(flags: argparse.Namespace) -> int:
     step = int(flags.step) if flags.step.isdigit() else flags.step
     if step not in ("latest", "best") and not isinstance(step, int):
         raise UserError(f"--step takes latest, best or a number, not {flags.step!r}")
+    if flags.mode == "train" and step != "latest":
+        raise UserError("--step belongs to --mode eval: training goes on from the newest checkpoint")
 
     # Importing jax takes seconds; a mistyped flag or key is answered before.
     import jax
@@ -71,6 +79,8 @@ def _last_line(result: object, flags: argparse.Namespace) -> str:
             "run the same command to go on"
         )
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
+    if flags.mode == "eval":
+        return f"evaluated: step {result.step}  {numbers}  of {flags.workdir}"
     return f"done: step {result.step}  {numbers}  in {flags.workdir} (metrics.jsonl, checkpoints/, tensorboard/)"
 
 

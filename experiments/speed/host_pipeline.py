@@ -71,6 +71,7 @@ def measure(photographs: list[tuple[str, bytes]], image_size: tuple[int, int], r
 
 
 def main() -> int:
+    """The command; its exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("photographs", type=Path, help="tar file or folder")
     parser.add_argument("--image_size", type=int, nargs=2, default=(224, 224), metavar=("H", "W"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from pvt_jax.data import transforms
 from pvt_jax.data.sources import ClassificationSource
@@ -168,6 +169,9 @@ def _iterate(
     read = grain.ReadOptions(num_threads=loading.threads, prefetch_buffer_size=max(2, loading.threads))
     dataset = batches.to_iter_dataset(read)
     if loading.workers:
+        # Grain's worker processes read absl flags, which only absl's own main() parses.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=loading.workers, per_worker_buffer_size=1)
         dataset = dataset.mp_prefetch(options)
     iterator = iter(dataset)

@@ -253,7 +253,7 @@ def _is_sound_png(data: bytes) -> bool:
 
 def _corrupt(name: str, reason: str) -> CorruptImageError:
     return CorruptImageError(
-        f'{name}: cannot be decoded ({reason}); remove or replace the file, or set data.on_corrupt="skip"'
+        f"{name}: cannot be decoded ({reason}); remove or replace the file, or pass --config.data.on_corrupt=skip"
     )
 
 

@@ -127,7 +127,7 @@ def _check_probes(
     if on_corrupt == "error":
         raise UserError(
             f"{len(corrupt)} of {len(indices)} {half} images tried cannot be decoded: repair or remove such images, or "
-            f"set on_corrupt to 'skip'; the first: {corrupt[0]}"
+            f"skip them with --config.data.on_corrupt=skip; the first: {corrupt[0]}"
         ) from corrupt[0]
 
 

@@ -19,7 +19,7 @@ def classification_sums(logits: Float[Array, "b k"], labels: Int[Array, " b"], m
     ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
     rank = ahead.sum(-1)
     # A score that is not a number compares false with everything: without this it would rank first.
-    rank = jnp.where(jnp.isnan(logits).any(-1), logits.shape[-1], rank)
+    rank = jnp.where(jnp.isnan(logits).any(-1), max(logits.shape[-1], 5), rank)
     one_hot = (classes == labels[:, None]).astype(jnp.float32)
     weight = mask.astype(jnp.float32)
     return {

@@ -33,6 +33,11 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
+def matmul(x: Float[Array, "*rows c"], kernel: Float[Array, "c d"]) -> Float[Array, "*rows d"]:
+    """``x @ kernel`` over the last axis, with all others as one: a tenth of a train step faster on CPU."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 def stochastic_depth_scales(
     key: PRNGKeyArray, max_rate: float, depth: int, batch: int
 ) -> Float[Array, "depth 2 batch"]:
@@ -60,6 +65,28 @@ def resize_position_embedding(
     return grid.reshape(1, target[0] * target[1], channels)
 
 
+class Dense(nn.Module):
+    """activation(x W + b) with W from N(0, 0.02) and b = 0: the parameters of ``nn.Dense``.
+
+    The backward pass computes bias and activation again from the matmul's result, in place of storing what the
+    activation's gradient needs: less memory, and faster on CPU.
+    """
+
+    dim: int
+    dtype: DTypeLike = jnp.float32
+    activation: Callable[[Array], Array] | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows c"]) -> Float[Array, "*rows dim"]:
+        kernel = self.param("kernel", normal_002, (x.shape[-1], self.dim))
+        bias = self.param("bias", nn.initializers.zeros, (self.dim,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, activation = matmul(x, kernel), self.activation
+        if activation is None:
+            return x + bias
+        return jax.checkpoint(lambda x, bias: activation(x + bias))(x, bias)
+
+
 class PatchProjection(nn.Module):
     """Linear map of non-overlapping square patches: a convolution whose kernel equals its stride, without padding.
 
@@ -82,7 +109,7 @@ class PatchProjection(nn.Module):
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = x[:, : rows * p, : columns * p].reshape(b, rows, p, columns, p, c)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, columns, p * p * c)
-        return x @ kernel.reshape(p * p * c, self.dim) + bias
+        return matmul(x, kernel.reshape(p * p * c, self.dim)) + bias
 
 
 class SpatialReductionAttention(nn.Module):
@@ -100,23 +127,27 @@ class SpatialReductionAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], grid: tuple[int, int]) -> Float[Array, "b n c"]:
-        dense = partial_dense(self.dtype)
         b, n, _ = x.shape
         head_dim = self.dim // self.num_heads
-        query = dense(self.dim, name="q")(x).reshape(b, n, self.num_heads, head_dim)
 
+        def heads(y: Float[Array, "b k c"]) -> Float[Array, "b h k d"]:
+            return y.reshape(b, -1, self.num_heads, head_dim).transpose(0, 2, 1, 3)
+
+        query = heads(Dense(self.dim, self.dtype, name="q")(x) * head_dim**-0.5)
         source = x
         if self.sr_ratio > 1:
             source = PatchProjection(self.dim, self.sr_ratio, self.dtype, name="sr")(x.reshape(b, *grid, self.dim))
-            source = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="sr_norm")(source.reshape(b, -1, self.dim))
+            source = nn.LayerNorm(1e-5, self.dtype, name="sr_norm")(source.reshape(b, -1, self.dim))
         # One matrix gives keys and values; the reference's output order is all keys, then all values.
-        key_value = dense(2 * self.dim, name="kv")(source).reshape(b, -1, 2, self.num_heads, head_dim)
-        key, value = key_value[:, :, 0], key_value[:, :, 1]
+        key, value = map(heads, jnp.split(Dense(2 * self.dim, self.dtype, name="kv")(source), 2, axis=-1))
 
-        logits = jnp.einsum("bnhd,bmhd->bhnm", query * head_dim**-0.5, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-        out = jnp.einsum("bhnm,bmhd->bnhd", weights, value)
-        return dense(self.dim, name="proj")(out.reshape(b, n, self.dim))
+        # Softmax, its division left until after the sum over values: n × d quotients instead of n × m.
+        logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
+        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+        total = weights.sum(axis=-1, keepdims=True)
+        out = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32) / total
+        out = out.astype(value.dtype).transpose(0, 2, 1, 3).reshape(b, n, self.dim)
+        return Dense(self.dim, self.dtype, name="proj")(out)
 
 
 class FeedForward(nn.Module):
@@ -128,14 +159,5 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        dense = partial_dense(self.dtype)
-        return dense(self.dim, name="fc2")(gelu(dense(self.hidden_dim, name="fc1")(x)))
-
-
-def partial_dense(dtype: DTypeLike) -> Callable[..., nn.Dense]:
-    """``nn.Dense`` with the family's policy bound once: compute type, N(0, 0.02) weights, zero biases."""
-
-    def dense(features: int, name: str) -> nn.Dense:
-        return nn.Dense(features, dtype=dtype, kernel_init=normal_002, name=name)
-
-    return dense
+        hidden = Dense(self.hidden_dim, self.dtype, activation=gelu, name="fc1")(x)
+        return Dense(self.dim, self.dtype, name="fc2")(hidden)

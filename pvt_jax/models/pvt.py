@@ -55,10 +55,10 @@ class Block(nn.Module):
                 return branch
             return branch * branch_scales[index, :, None, None].astype(branch.dtype)
 
-        normed = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm1")(x)
+        normed = nn.LayerNorm(1e-6, self.dtype, name="norm1")(x)
         attention = SpatialReductionAttention(self.dim, self.num_heads, self.sr_ratio, self.dtype, name="attn")
         x = x + residual(attention(normed, grid), 0)
-        normed = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm2")(x)
+        normed = nn.LayerNorm(1e-6, self.dtype, name="norm2")(x)
         feed_forward = FeedForward(self.dim, self.mlp_ratio * self.dim, self.dtype, name="mlp")
         return x + residual(feed_forward(normed), 1)
 
@@ -93,7 +93,7 @@ class Stage(nn.Module):
         embedded = PatchProjection(self.dim, self.patch, self.dtype, name="patch_embed")(maps)
         batch, rows, columns, _ = embedded.shape
         x = embedded.reshape(batch, rows * columns, self.dim)
-        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="patch_norm")(x)
+        x = nn.LayerNorm(1e-5, self.dtype, name="patch_norm")(x)
 
         # The table keeps a slot for the class token even where a dense task uses no such token.
         slots = self.table_grid[0] * self.table_grid[1] + self.extra_tokens
@@ -177,13 +177,11 @@ class PyramidVisionTransformer(nn.Module):
         self._check_side(height, width)
         scales = [None] * 4
         if train and self.drop_path_rate > 0:
-            drawn = stochastic_depth_scales(
-                self.make_rng("dropout"), self.drop_path_rate, sum(self.depths), batch
-            )
+            drawn = stochastic_depth_scales(self.make_rng("dropout"), self.drop_path_rate, sum(self.depths), batch)
             scales = jnp.split(drawn, [sum(self.depths[:i]) for i in (1, 2, 3)])
         # Created even when unused, so that the parameters are the same however the model is first called.
         class_token = self.param("cls_token", normal_002, (1, 1, self.dims[3]))
-        norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")
+        norm = nn.LayerNorm(1e-6, self.dtype, name="norm")
         head = ClassificationHead(self.num_classes, name="head")
 
         side = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
@@ -223,4 +221,3 @@ class PyramidVisionTransformer(nn.Module):
                     f"by {self.sr_ratios[i]} for attention, so both sides must be at least {stride * self.sr_ratios[i]}"
                 )
             smallest = stride
-

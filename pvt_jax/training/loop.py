@@ -1,6 +1,7 @@
 """The one training loop, and evaluation of what it saved."""
 
 import collections
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 from pvt_jax.checkpoints.store import CheckpointStore
+from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
@@ -104,6 +106,11 @@ class Setup:
             self.state_sharding,
         )
 
+    def initialise(self) -> TrainState:
+        """The state before the first step, on the mesh."""
+        options = compiler_options("init")
+        return jax.jit(self.initial, out_shardings=self.state_sharding, compiler_options=options)()
+
     def open_store(self, directory: Path) -> CheckpointStore:
         """The checkpoints of the run in ``directory``."""
         options = self.config.checkpoint
@@ -121,7 +128,11 @@ class Setup:
 
     def evaluator(self) -> Callable[[TrainState], dict[str, float]]:
         """A function from a state to metrics over the whole evaluation set; EMA metrics get the prefix ``ema_``."""
-        step = jax.jit(self.task.evaluate, out_shardings=sharding.replicated(self.mesh))
+        step = jax.jit(
+            self.task.evaluate,
+            out_shardings=sharding.replicated(self.mesh),
+            compiler_options=compiler_options("infer"),
+        )
 
         def evaluate(state: TrainState) -> dict[str, float]:
             variables = {"": state.variables()}
@@ -169,7 +180,7 @@ def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Resu
             state = setup.restore(store)
             resumed = state is not None
             if state is None:
-                state = jax.jit(setup.initial, out_shardings=setup.state_sharding)()
+                state = setup.initialise()
             run = _Run(setup, schedule, store, directory, state, quiet)
             run.introduce(description, resumed)
             try:
@@ -228,6 +239,7 @@ class _Run:
                 ema_decay=self.config.ema_decay,
             ),
             donate_argnums=0,
+            compiler_options=compiler_options("train"),
             out_shardings=(setup.state_sharding, sharding.replicated(setup.mesh)),
         )
         self.pending: collections.deque[tuple[int, Any]] = collections.deque()
@@ -261,6 +273,8 @@ class _Run:
                 self._after_step()
         except UserError:
             # What was computed is good; only what should come next is not.
+            with contextlib.suppress(UserError):  # The numbers in flight may tell of the same trouble.
+                self._drain()
             self._save()
             self.store.wait()
             raise

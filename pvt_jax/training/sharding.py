@@ -23,7 +23,9 @@ def make_mesh(fsdp: int) -> Mesh:
     """
     devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     if len(devices) % fsdp:
-        raise UserError(f"mesh.fsdp={fsdp} does not divide the {len(devices)} devices: choose a divisor of it")
+        raise UserError(
+            f"mesh.fsdp={fsdp} does not divide the number of devices, {len(devices)}: choose a divisor of it"
+        )
     grid = np.array(devices).reshape(len(devices) // fsdp, fsdp)
     return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -35,8 +37,8 @@ def check_batch(batch_size: int, mesh: Mesh, accumulation_steps: int) -> None:
         lower, upper = batch_size // parts * parts, -(-batch_size // parts) * parts
         nearest = f"{lower} or {upper}" if lower else f"{upper}"
         raise UserError(
-            f"batch_size={batch_size} cannot be shared by {mesh.size} devices × {accumulation_steps} accumulation "
-            f"steps: choose {nearest}, or another accumulation_steps"
+            f"batch_size={batch_size} cannot be shared equally (devices: {mesh.size}, accumulation_steps: "
+            f"{accumulation_steps}): choose {nearest}, or another accumulation_steps"
         )
 
 

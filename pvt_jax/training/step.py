@@ -80,7 +80,7 @@ def train_step(
     )
     metrics = {
         "loss": loss,
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
         "learning_rate": learning_rate,
         "skipped": opt_state.total_notfinite,
         "skipped_in_a_row": opt_state.notfinite_count,

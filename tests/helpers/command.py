@@ -1,0 +1,51 @@
+"""Run ``python -m pvt_jax.main`` on a shrunk real config, in this process or in one of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+# configs/digits.py with four blocks of few channels: compiles in seconds.
+SHRUNK = {
+    "model.depths": "(1,1,1,1)",
+    "model.dims": "(16,32,80,64)",
+    "batch_size": "32",
+    "log_every_steps": "1",
+    "optimizer.warmup_epochs": "0",
+    "evaluation.every_epochs": "100",
+}
+
+
+def arguments(workdir, config="configs/digits.py", **overrides) -> list[str]:
+    """Command line on ``config``, shrunk; overrides have ``__`` for the dot in a key."""
+    chosen = {**SHRUNK, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    flags = [f"--config.{key}={value}" for key, value in chosen.items()]
+    return ["--config", str(ROOT / config), "--workdir", str(workdir), *flags]
+
+
+def start(flags: list[str], **environment: str) -> subprocess.Popen:
+    """The command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pvt_jax.main", *flags],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
+    """(stdout, stderr) of a process that must end with ``code``."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+    return out, err
+
+
+def records(workdir, split="train") -> list[dict]:
+    """Lines of ``metrics.jsonl``."""
+    lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["split"] == split]

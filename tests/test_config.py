@@ -1,0 +1,416 @@
+"""Configs: every file, every key, every way to set one, and every mistake's line."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from pvt_jax import config as config_lib
+from pvt_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "common.py")
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+DEFAULTS = leaves(config_lib.defaults().to_dict())
+
+
+def override(*overrides: str) -> ConfigDict:
+    return config_lib.load(str(ROOT / "configs" / "digits.py"), overrides)
+
+
+def message(*overrides: str) -> str:
+    with pytest.raises(UserError) as error:
+        override(*overrides)
+    return str(error.value)
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text: str, name: str = "mine.py") -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A folder with two classes, enough for configs that count them."""
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            (tmp_path / "images" / split / name / "1.jpg").write_bytes(b"image")
+    return tmp_path / "images"
+
+
+# The files.
+
+
+def spec_of(path: Path, images: Path) -> str:
+    return f"{path}:{images}" if path.stem == "folder" else str(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_config_loads_and_is_complete(path, images):
+    config = config_lib.load(spec_of(path, images))
+    assert leaves(config.to_dict()).keys() >= DEFAULTS.keys()
+    json.loads(config_lib.to_json(config))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_config_says_how_to_run_it_and_what_it_reaches(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 100
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    assert f"python -m pvt_jax.main --config configs/{path.name}" in docstring
+    assert "--workdir" in docstring and "Metric:" in docstring
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_arguments_are_used_or_refused(path, images):
+    if path.stem in ("folder", "cifar10"):
+        config = config_lib.load(f"{path}:{images}")
+        assert config.data.source == "folder" and config.data.root == str(images)
+    else:
+        with pytest.raises(UserError, match=f"configs/{path.name} takes no argument, but got 'surprise'"):
+            config_lib.load(f"{path}:surprise")
+
+
+def test_the_folder_config_counts_classes_and_wants_a_folder(images):
+    config = config_lib.load(f"{ROOT}/configs/folder.py:{images}")
+    assert config.model.num_classes == 2
+    with pytest.raises(UserError, match=r"configs/folder.py:FOLDER"):
+        config_lib.load(f"{ROOT}/configs/folder.py")
+    with pytest.raises(UserError, match="nowhere"):
+        config_lib.load(f"{ROOT}/configs/folder.py:/nowhere")
+
+
+# The numbers of the paper's recipe, at its global batch of 1024. Written out, not imported: this is the reference.
+IMAGENET = {
+    "task": "classification",
+    "epochs": 300.0,
+    "steps": None,
+    "batch_size": 1024,
+    "accumulation_steps": 1,
+    "ema_decay": 0.0,
+    "model.num_classes": 1000,
+    "model.image_size": (224, 224),
+    "data.source": "tfds",
+    "data.name": "imagenet2012",
+    "data.repeats": 3,
+    "transform.crop": "resized",
+    "transform.crop_scale": (0.08, 1.0),
+    "transform.crop_ratio": (3 / 4, 4 / 3),
+    "transform.flip_probability": 0.5,
+    "transform.policy": "rand-m9-mstd0.5-inc1",
+    "transform.eval_crop_fraction": 224 / 256,
+    "batch_transform.mixup_alpha": 0.8,
+    "batch_transform.cutmix_alpha": 1.0,
+    "batch_transform.mix_probability": 1.0,
+    "batch_transform.switch_probability": 0.5,
+    "batch_transform.label_smoothing": 0.1,
+    "batch_transform.erase_probability": 0.25,
+    "batch_transform.mean": (123.675, 116.28, 103.53),
+    "batch_transform.std": (58.395, 57.12, 57.375),
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.base_batch_size": 1024,
+    "optimizer.b1": 0.9,
+    "optimizer.b2": 0.999,
+    "optimizer.eps": 1e-8,
+    "optimizer.weight_decay": 0.05,
+    "optimizer.warmup_epochs": 5.0,
+    "optimizer.warmup_learning_rate": 1e-6,
+    "optimizer.final_learning_rate": 1e-5,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "drop_path_rate", "clip_norm"),
+    [("pvt_tiny", 0.1, 0.0), ("pvt_small", 0.1, 0.0), ("pvt_medium", 0.3, 1.0), ("pvt_large", 0.3, 1.0)],
+)
+def test_imagenet_configs_are_the_recipe(name, drop_path_rate, clip_norm):
+    found = leaves(config_lib.load(str(ROOT / "configs" / f"{name}.py")).to_dict())
+    expected = {
+        **IMAGENET,
+        "model.name": name,
+        "model.drop_path_rate": drop_path_rate,
+        "optimizer.clip_norm": clip_norm,
+    }
+    assert {key: found[key] for key in expected} == expected
+    # Mixed precision.
+    assert found["model.dtype"] == "bfloat16"
+
+
+def test_configs_import_no_jax(images):
+    """Commands answer a wrong key before the seconds that importing jax takes."""
+    code = (
+        "import sys\n"
+        "from pvt_jax import config\n"
+        f"for spec in {[spec_of(path, images) for path in FILES]!r}:\n"
+        "    config.load(spec)\n"
+        "print(sorted({'jax', 'flax', 'optax', 'grain', 'cv2', 'tensorflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_configs_share_code_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config_lib.load(str(ROOT / "configs" / "pvt_tiny.py")).model.name == "pvt_tiny"
+
+
+# Values.
+
+
+def test_defaults_are_complete_and_pass_the_check():
+    config_lib.check(config_lib.defaults())
+    assert {key for key, value in DEFAULTS.items() if value is None} == {"steps"}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        ("batch_size=32", "batch_size", 32),
+        ("epochs=3", "epochs", 3.0),
+        ("epochs=0.5", "epochs", 0.5),
+        ("steps=100", "steps", 100),
+        ("steps=None", "steps", None),
+        ("steps=none", "steps", None),
+        ("optimizer.learning_rate=3e-4", "optimizer.learning_rate", 3e-4),
+        ("optimizer.clip_norm=1", "optimizer.clip_norm", 1.0),
+        ("model.name=pvt_small", "model.name", "pvt_small"),
+        ("model.scan=true", "model.scan", True),
+        ("model.scan=False", "model.scan", False),
+        ("model.image_size=64", "model.image_size", (64, 64)),
+        ("model.image_size=(64,96)", "model.image_size", (64, 96)),
+        ("model.image_size=[64, 96]", "model.image_size", (64, 96)),
+        ("transform.crop_scale=(0.5, 1.0)", "transform.crop_scale", (0.5, 1.0)),
+        ("data.root=/a/b=c d", "data.root", "/a/b=c d"),
+        ("data.root=", "data.root", ""),
+        ("data.root=123", "data.root", "123"),
+        ("data.name=None", "data.name", "None"),
+        # Settings of the model's own module are open.
+        ("model.depths=(1, 1, 1, 1)", "model.depths", (1, 1, 1, 1)),
+        ("model.mode=linear", "model.mode", "linear"),
+    ],
+)
+def test_overrides_are_read_as_the_type_of_their_key(text, key, expected):
+    found = config_lib.get(override(text), key)
+    assert found == expected and type(found) is type(expected)
+
+
+def test_the_last_of_several_overrides_wins():
+    config = override("batch_size=1", "epochs=2", "batch_size=3")
+    assert (config.batch_size, config.epochs) == (3, 2.0)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 2**40),
+    st.floats(1e-12, 1e6),
+    st.tuples(st.integers(32, 4096), st.integers(32, 4096)),
+    st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), max_size=20),
+)
+def test_written_values_are_read_back(batch_size, rate, size, root):
+    config = config_lib.defaults()
+    for key, value in {
+        "batch_size": batch_size,
+        "optimizer.learning_rate": rate,
+        "model.image_size": size,
+        "data.root": root,
+    }.items():
+        config_lib._set(config, key, str(value), from_text=True)
+        assert config_lib.get(config, key) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("batchsize=3", "unknown config key 'batchsize': did you mean 'batch_size'?"),
+        ("optimizer.lr=3", "unknown config key 'optimizer.lr': did you mean "),
+        ("optimizer.learning_rat=3", "did you mean 'optimizer.learning_rate'?"),
+        ("optimiser.learning_rate=3", "did you mean 'optimizer.learning_rate'?"),
+        ("batch_size.x=3", "unknown config key 'batch_size.x'"),
+        ("model.depths.x=3", "unknown config key 'model.depths.x'"),
+        ("optimizer=3", "config key 'optimizer' is a section: set one of its keys, "),
+        ("model={}", "config key 'model' is a section"),
+        ("batch_size=many", "config key 'batch_size' takes an int, not 'many'"),
+        ("batch_size=1.5", "config key 'batch_size' takes an int, not 1.5"),
+        ("batch_size=None", "config key 'batch_size' takes an int, not None"),
+        ("epochs=long", "config key 'epochs' takes a float, not 'long'"),
+        ("transform.crop_scale=0.5", "config key 'transform.crop_scale' takes a tuple, not 0.5"),
+        ("model.scan=2", "config key 'model.scan' takes a bool, not 2"),
+        ("batch_size", "--config.batch_size needs a value: write --config.batch_size=VALUE"),
+        ("batch_size=0", "batch_size must be above 0, but is 0"),
+        ("steps=0", "steps must be above 0, but is 0"),
+        ("epochs=-1", "epochs must be above 0, but is -1.0"),
+        ("model.drop_path_rate=1", "model.drop_path_rate must be at least 0 and below 1, but is 1.0"),
+        ("ema_decay=-0.1", "ema_decay must be at least 0 and below 1, but is -0.1"),
+        ("batch_transform.label_smoothing=1.1", "batch_transform.label_smoothing must be from 0 to 1, but is 1.1"),
+        ("model.dtype=float64", "model.dtype must be one of float32, bfloat16, float16, but is 'float64'"),
+        ("data.on_corrupt=ignore", "data.on_corrupt must be one of error, skip, but is 'ignore'"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(text, expected):
+    found = message(text)
+    assert expected in found and "\n" not in found
+
+
+def test_epochs_do_not_matter_where_steps_are_given():
+    assert override("steps=5", "epochs=0").steps == 5
+
+
+def test_unknown_keys_in_a_file_are_answered_with_the_nearest(file):
+    path = file("def get_config(arg=''):\n    return {'optimizer': {'weight_deca': 0.1}}\n")
+    with pytest.raises(UserError, match=r"unknown config key 'optimizer.weight_deca': did you mean 'optimizer.weight_"):
+        config_lib.load(path)
+
+
+def test_a_missing_file_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match=r"no config file .*pvt_tny.py: did you mean .*configs/pvt_tiny.py\?$"):
+        config_lib.load(str(ROOT / "configs" / "pvt_tny.py"))
+    with pytest.raises(UserError, match=r"^no config file /nowhere/at/all.py$"):
+        config_lib.load("/nowhere/at/all.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def get_config(:\n", "SyntaxError"),
+        ("import no_such_module_at_all\n", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("x = 1\n", "AttributeError: .*get_config"),
+        ("def get_config(arg=''):\n    return 1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("def get_config():\n    return {}\n", "TypeError"),
+    ],
+)
+def test_a_broken_file_is_named(file, text, expected):
+    path = file(text)
+    with pytest.raises(UserError, match=f"config file {path} failed: {expected}"):
+        config_lib.load(f"{path}:argument")
+    assert str(Path(path).parent.parent) not in sys.path
+
+
+def test_a_file_may_return_plain_dicts(file):
+    path = file("def get_config(arg='5'):\n    return {'batch_size': int(arg), 'model': {'image_size': 40}}\n")
+    config = config_lib.load(path)
+    assert (config.batch_size, config.model.image_size, config.epochs) == (5, (40, 40), 300.0)
+    assert config_lib.load(f"{path}:9").batch_size == 9
+
+
+# Resuming.
+
+
+def test_differences_name_each_key_that_matters():
+    old = json.loads(config_lib.to_json(config_lib.defaults()))
+    assert config_lib.differences(old, old) == []
+    new = json.loads(config_lib.to_json(override("model.depths=(1, 1, 1, 1)")))
+    found = config_lib.differences(old, new)
+    assert "batch_size: 1024 → 64" in found and "model.depths: absent → [1, 1, 1, 1]" in found
+    assert found == sorted(found)
+    assert "model.depths: [1, 1, 1, 1] → absent" in config_lib.differences(new, old)
+
+
+@pytest.mark.parametrize("key", sorted(DEFAULTS))
+def test_every_key_is_free_or_fixed_on_resume(key):
+    free = {
+        "accumulation_steps",
+        "log_every_steps",
+        "mesh.fsdp",
+        "evaluation.every_epochs",
+        "model.remat",
+        "model.scan",
+    }
+    free |= {"checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_best"}
+    free |= {"data.root", "data.threads", "data.workers"}
+    old, new = config_lib.defaults().to_dict(), config_lib.defaults().to_dict()
+    *sections, last = key.split(".")
+    section = new
+    for name in sections:
+        section = section[name]
+    section[last] = "other"
+    expected = [] if key in free else [f"{key}: {DEFAULTS[key]} → other"]
+    assert config_lib.differences(old, new) == expected
+
+
+# Keys and the code that reads them.
+
+
+def keys_read(tree: ast.AST, known: set[str]) -> Iterator[str]:
+    """Dotted keys that one function reads from what it calls ``config``, ``_config`` or an alias of a section."""
+    aliases: dict[str, str] = {}
+
+    def key_of(node: ast.AST) -> str | None:
+        """The dotted key that an expression stands for; "" for the config itself, None for anything else."""
+        if isinstance(node, ast.Name):
+            return "" if node.id == "config" else aliases.get(node.id)
+        if not isinstance(node, ast.Attribute):
+            return None
+        if node.attr in ("config", "_config"):
+            return ""
+        base = key_of(node.value)
+        # A method, as config.model.to_dict(), reads the whole section.
+        return None if base is None else f"{base}.{node.attr}".lstrip(".")
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            targets, values = node.targets[0], node.value
+            pairs = [(targets, values)]
+            if isinstance(targets, ast.Tuple) and isinstance(values, ast.Tuple):
+                pairs = list(zip(targets.elts, values.elts, strict=True))
+            for target, value in pairs:
+                if isinstance(target, ast.Name) and key_of(value):
+                    aliases[target.id] = key_of(value) or ""
+    for node in ast.walk(tree):
+        key = key_of(node) if isinstance(node, ast.Attribute) else None
+        if key:
+            yield from (k for k in known if k.startswith(key.removesuffix("to_dict"))) if "to_dict" in key else (key,)
+
+
+def all_keys_read() -> set[str]:
+    found: set[str] = set()
+    for path in (ROOT / "pvt_jax").rglob("*.py"):
+        if path.name == "config.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                found |= set(keys_read(node, set(DEFAULTS)))
+    return found
+
+
+def test_every_key_is_read_by_the_code():
+    assert sorted(set(DEFAULTS) - all_keys_read()) == []
+
+
+def test_the_code_reads_no_key_that_does_not_exist():
+    sections = {key.rsplit(".", depth)[0] for key in DEFAULTS for depth in (1, 2)}
+    methods = ("to_dict", "load", "resolve", "get", "check", "to_json", "differences")
+    unknown = {key for key in all_keys_read() - set(DEFAULTS) - sections if key.split(".")[-1] not in methods}
+    assert sorted(unknown) == []
+
+
+def test_the_scan_notices_keys():
+    """The scan itself: through aliases, whole sections, and not by bare words."""
+    code = ast.parse(
+        "def f(self, config, other):\n"
+        "    options, n = self.config.optimizer, config.batch_size\n"
+        "    use(options.eps, config.model.to_dict(), other.weight_decay)\n"
+    )
+    found = set(keys_read(code.body[0], set(DEFAULTS)))
+    assert {"optimizer.eps", "batch_size", "model.name", "model.scan"} <= found
+    assert not {"optimizer.weight_decay", "data.name", "seed"} & found

@@ -1,0 +1,131 @@
+"""The optimizer against the references' formulas, in NumPy and float64."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pvt_jax.training import optimizer as optimizers
+from tests.helpers import reference
+
+
+def timm_cosine(step: int, peak: float, initial: float, final: float, warmup: int, total: int) -> float:
+    """timm's CosineLRScheduler with warmup_prefix=False and one cycle, counted in updates."""
+    if step < warmup:
+        return initial + step * (peak - initial) / warmup
+    return final + 0.5 * (peak - final) * (1 + math.cos(math.pi * min(step, total) / total))
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(5, 300), (0, 40), (1, 7), (6255, 375_300)])
+def test_warmup_cosine_agrees_with_the_formula(warmup, total):
+    numbers = {"peak": 1e-3, "initial": 1e-6, "final": 1e-5}
+    schedule = jax.jit(jax.vmap(optimizers.warmup_cosine(**numbers, warmup_steps=warmup, total_steps=total)))
+    steps = np.unique(np.concatenate([np.linspace(0, total + 10, 200).astype(np.int32), [0, warmup, total]]))
+    found = schedule(steps)
+    assert found.dtype == jnp.float32
+    expected = [timm_cosine(int(step), **numbers, warmup=warmup, total=total) for step in steps]
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 1e-6), (5, 1e-5 + 0.99e-3 * 0.5 * (1 + math.cos(math.pi / 60)))])
+def test_warmup_cosine_takes_plain_numbers(step, expected):
+    schedule = optimizers.warmup_cosine(1e-3, 1e-6, 1e-5, warmup_steps=5, total_steps=300)
+    assert float(schedule(step)) == pytest.approx(expected, rel=1e-6)
+    assert float(schedule(300)) == float(schedule(10_000)) == pytest.approx(1e-5, rel=1e-6)
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_the_learning_rate_scales_with_the_batch(base, batch):
+    # The reference: 5e-4 · batch / 512, which is 1e-3 at 1024.
+    assert optimizers.scaled_learning_rate(1e-3, 1024, batch) == pytest.approx(5e-4 * batch / 512)
+    assert optimizers.scaled_learning_rate(0.1, base, base) == pytest.approx(0.1)
+
+
+def test_decay_mask_is_the_reference_s_rule_on_reference_names():
+    """No decay on 1-d parameters, biases and the class token; position embeddings are decayed."""
+    shapes = reference.shapes((1, 1, 1, 1), (8, 16, 24, 32), 5, 64)
+    decays = {
+        name: np.full(shape, len(shape) > 1 and not name.endswith(".bias") and name != "cls_token")
+        for name, shape in shapes.items()
+    }
+    assert not decays["cls_token"].any() and decays["pos_embed1"].all() and decays["pos_embed4"].all()
+    weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    mask = optimizers.decay_mask(reference.to_flax(weights))
+    expected = jax.tree.map(lambda leaf: bool(leaf.all()), reference.to_flax(decays))
+    assert mask == expected
+    # 4 stages of patch, position, q, kv, proj, fc1, fc2; 3 reductions; the head.
+    assert sum(jax.tree.leaves(mask)) == 4 * 7 + 3 + 1
+
+
+TREE = {
+    "cls_token": (1, 1, 3),
+    "head": {"linear": {"bias": (4,), "kernel": (3, 4)}},
+    "norm": {"scale": (3,)},
+    "stage1": {"pos_embed": (1, 5, 3)},
+}
+DECAYED = {"head.linear.kernel", "stage1.pos_embed"}
+
+
+def random_tree(rng: np.random.Generator, scale: float):
+    draw = lambda shape: (scale * rng.standard_normal(shape)).astype(np.float32)  # noqa: E731
+    return jax.tree.map(draw, TREE, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def named(tree) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): np.asarray(x, np.float64) for p, x in leaves}
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_three_steps_agree_with_adamw_in_float64(clip_norm):
+    rng = np.random.default_rng(0)
+    b1, b2, eps, decay = 0.9, 0.999, 1e-8, 0.05
+    schedule = optimizers.warmup_cosine(1e-2, 1e-3, 1e-4, warmup_steps=2, total_steps=10)
+    optimizer = optimizers.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=clip_norm)
+    params = random_tree(rng, 1.0)
+    expected = named(params)
+    first = {name: np.zeros_like(value) for name, value in expected.items()}
+    second = {name: np.zeros_like(value) for name, value in expected.items()}
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    # The norms of these gradients are on both sides of the limit.
+    for step, scale in enumerate((1.0, 1e-2, 10.0)):
+        grads = random_tree(rng, scale)
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+
+        exact = named(grads)
+        norm = math.sqrt(sum(float((g**2).sum()) for g in exact.values()))
+        factor = min(1.0, clip_norm / norm) if clip_norm else 1.0
+        rate = timm_cosine(step, 1e-2, 1e-3, 1e-4, 2, 10)
+        for name, value in expected.items():
+            gradient = exact[name] * factor
+            first[name] = b1 * first[name] + (1 - b1) * gradient
+            second[name] = b2 * second[name] + (1 - b2) * gradient**2
+            mean, square = first[name] / (1 - b1 ** (step + 1)), second[name] / (1 - b2 ** (step + 1))
+            # Decoupled decay, of the value before the update and by the same rate: torch's AdamW.
+            shrunk = value * (1 - rate * decay * (name in DECAYED))
+            expected[name] = shrunk - rate * mean / (np.sqrt(square) + eps)
+        for name, value in named(params).items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_update_that_is_not_finite_changes_nothing_but_its_count(bad):
+    rng = np.random.default_rng(1)
+    schedule = lambda step: jnp.float32(1e-2) * (step + 1)  # noqa: E731
+    optimizer = optimizers.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
+    params = random_tree(rng, 1.0)
+    state: optax.ApplyIfFiniteState
+    _, state = optimizer.update(random_tree(rng, 1.0), optimizer.init(params), params)  # pyright: ignore
+    grads = random_tree(rng, 1.0)
+    grads["norm"]["scale"][1] = bad
+    updates, after = optimizer.update(grads, state, params)
+    assert all((np.asarray(update) == 0).all() for update in jax.tree.leaves(updates))
+    jax.tree.map(np.testing.assert_array_equal, after.inner_state, state.inner_state)  # pyright: ignore
+    assert (int(after.total_notfinite), int(after.notfinite_count)) == (1, 1)  # pyright: ignore

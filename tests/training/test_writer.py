@@ -1,0 +1,76 @@
+"""metrics.jsonl: what a line holds, and what a resume keeps of it."""
+
+import json
+
+import pytest
+
+from pvt_jax.training.writer import Display, MetricsWriter
+
+
+def lines(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def write(workdir, start_step: int, steps: range) -> None:
+    writer = MetricsWriter(workdir, start_step)
+    for step in steps:
+        writer.write(step, "train", {"loss": 1.0 / step, "learning_rate": 1e-3})
+    writer.close()
+
+
+def test_a_line_is_step_and_split_and_the_numbers(tmp_path):
+    writer = MetricsWriter(tmp_path, 0)
+    writer.write(3, "eval", {"top1": 97.5, "top5": 100.0})
+    # It is on disk before the writer is closed.
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 3, "split": "eval", "top1": 97.5, "top5": 100.0}\n'
+    writer.close()
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_resume_drops_what_it_will_write_again(tmp_path):
+    write(tmp_path, 0, range(1, 8))
+    write(tmp_path, 4, range(5, 7))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+def test_a_run_that_starts_anew_keeps_nothing(tmp_path):
+    write(tmp_path, 0, range(1, 4))
+    write(tmp_path, 0, range(1, 2))
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize("rest", ['{"step": 3, "spl', '{"step": 3', "{", '{"split": "train"}', "\n\n"])
+def test_a_line_cut_short_is_dropped(tmp_path, rest):
+    write(tmp_path, 0, range(1, 3))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(rest)
+    write(tmp_path, 2, range(3, 5))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_the_display_reports_a_line_off_a_terminal(capsys):
+    display = Display(total_steps=10, start_step=0, batch_size=617, enabled=True)
+    display.say("hello [b]world")
+    display.advance(2)
+    display.report(6, {"loss": 0.25, "images_per_second": 1234.0, "learning_rate": 1e-3})
+    display.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, second = err.splitlines()
+    assert first == "hello [b]world"
+    assert second == ("step 6/10  loss 0.2500  1,234 images/s  learning rate 1.00e-03  ETA 0:00:02")
+
+
+def test_the_display_says_days(capsys):
+    display = Display(total_steps=1_000_006, start_step=0, batch_size=1, enabled=True)
+    display.report(6, {"loss": 0.25, "images_per_second": 5.0, "learning_rate": 1e-3})
+    assert capsys.readouterr().err.endswith("ETA 2 days, 7:33:20\n")
+
+
+def test_a_silent_display_says_nothing(capsys):
+    display = Display(total_steps=10, start_step=0, batch_size=617, enabled=False)
+    display.say("hello")
+    display.report(6, {"loss": 0.25, "images_per_second": 1234.0, "learning_rate": 1e-3})
+    display.close()
+    assert capsys.readouterr() == ("", "")
