@@ -1,14 +1,14 @@
 """Options for XLA that pay on CPU, passed to one compilation and to nothing else."""
 
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
 # infer: XLA's library fusion ("YNN") writes out the scalars and biases next to a matmul or a sum as whole arrays;
 #   native kernels run a forward pass faster. For a train step it made no difference that could be measured.
 # init: code that runs once need not be fast; compiling the draws of all parameters takes a third of the time.
-_CPU_OPTIONS: dict[str, dict[str, str]] = {
+_CPU_OPTIONS: dict[str, dict[str, Any]] = {
     "infer": {"xla_cpu_experimental_ynn_fusion_type": ""},
     "train": {},
     "init": {"xla_backend_optimization_level": "0"},
@@ -16,7 +16,7 @@ _CPU_OPTIONS: dict[str, dict[str, str]] = {
 
 
 @cache
-def compiler_options(use: Literal["infer", "train", "init"]) -> dict[str, str]:
+def compiler_options(use: Literal["infer", "train", "init"]) -> dict[str, Any]:
     """For ``jax.jit(..., compiler_options=)``: empty on other backends than CPU, and where jaxlib knows no such option.
 
     ``XLA_FLAGS`` would abort the process on an unknown name; this way it is an error that can be caught.

@@ -42,7 +42,7 @@ def jax_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str
     optimizer = optax.adamw(1e-3, weight_decay=0.05)
 
     def loss(params: Any, images: jax.Array) -> jax.Array:
-        logits = model.apply({"params": params}, images, train=True)
+        logits: Any = model.apply({"params": params}, images, train=True)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def update(state: Any, images: jax.Array) -> tuple[Any, jax.Array]:
@@ -74,8 +74,8 @@ def jax_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str
 
 def torch_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]]:
     """As ``jax_step``, for Hugging Face's model; AdamW in the form that is fastest on this machine."""
-    import torch
-    import transformers
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
 
     depths = {"pvt_tiny": (2, 2, 2, 2), "pvt_small": (3, 4, 6, 3), "pvt_medium": (3, 4, 18, 3)}
     # The reference's epsilon is 1e-6 in blocks, 1e-5 after embeddings; one value here, which time does not feel.
@@ -185,6 +185,7 @@ def compare(arguments: argparse.Namespace, model: str, mode: str) -> dict[str, A
 
 def read(worker: subprocess.Popen) -> dict[str, Any]:
     """One answer of a worker; a worker that died has written why on standard error."""
+    assert worker.stdout is not None
     line = worker.stdout.readline()
     if not line:
         raise SystemExit(f"a worker stopped: {worker.args}")

@@ -121,7 +121,7 @@ class Stage(nn.Module):
             stacked = jax.tree.map(lambda *p: jnp.stack(p), *(stored[f"block{i}"] for i in range(self.depth)))
             block = Block(**settings, parent=None)
 
-            def step(x: Array, inputs: tuple[Any, Array | None]) -> tuple[Array, None]:
+            def step(x: Array, inputs: tuple[Any, Array | None]) -> tuple[Any, None]:
                 parameters, scales = inputs
                 return block.apply({"params": parameters}, x, grid, scales), None
 
@@ -207,8 +207,9 @@ class PyramidVisionTransformer(nn.Module):
             if not (last and classify):
                 x = tokens.reshape(batch, *grid, self.dims[i])
                 pyramid[f"c{i + 2}"] = x
-        if classify or self.is_initializing():
-            logits = head(norm(tokens)[:, 0])
+        if not classify and not self.is_initializing():
+            return pyramid
+        logits = head(norm(tokens)[:, 0])
         return logits if classify else pyramid
 
     def _check_side(self, height: int, width: int) -> None:

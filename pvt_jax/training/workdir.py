@@ -14,8 +14,11 @@ from pvt_jax.errors import UserError
 def check(workdir: Path, config: Config) -> None:
     """Raise UserError if the folder holds the checkpoints of another config; the differences are named."""
     folder = workdir / "checkpoints"
-    if not (folder.is_dir() and any(folder.iterdir())):
-        return
+    try:
+        if not (folder.is_dir() and any(folder.iterdir())):
+            return
+    except OSError as error:
+        raise UserError(f"cannot read the workdir {workdir}: {error.strerror}. Choose another --workdir") from error
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} has checkpoints but no config.json: restore that file, or use another --workdir")
     lines = config_lib.differences(read_config(workdir), json.loads(config_lib.to_json(config)))

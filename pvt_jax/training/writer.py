@@ -1,13 +1,18 @@
 """Where the numbers go: ``metrics.jsonl``, TensorBoard, and the terminal."""
 
+import contextlib
 import datetime
 import json
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pvt_jax.errors import UserError
 
@@ -19,25 +24,42 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, start_step: int):
-        path = workdir / "metrics.jsonl"
-        _keep_lines(path, start_step)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        self._folder = workdir
+        with self._storage_errors():
+            _keep_lines(workdir / "metrics.jsonl", start_step)
+            self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
+            (workdir / "tensorboard").mkdir(exist_ok=True)
+            # Not tensorboardX's SummaryWriter: its thread would meet a full disk where nobody can answer.
+            self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
+            # TensorBoard then hides what a killed run wrote after the checkpoint.
+            log = SessionLog(status=SessionLog.START)
+            self._board.write_event(Event(wall_time=time.time(), step=start_step + 1, session_log=log))
 
     def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Append one line and flush it. Raises UserError if the disk is full."""
-        try:
+        with self._storage_errors():
             self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise UserError(f"cannot write {self._file.name}: {error.strerror}. Make room and run again") from error
-        for name, value in metrics.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+            for name, value in metrics.items():
+                scalar = summary.scalar(f"{split}/{name}", value)
+                self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar))
+            self._board.flush()
 
     def close(self) -> None:
         """Flush and close both."""
-        self._file.close()
-        self._board.close()
+        with self._storage_errors():
+            self._file.close()
+            self._board.close()
+
+    @contextlib.contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write metrics to {self._folder}: {(error.strerror or str(error)).lower()}. Make room or fix the "
+                "permission, and run the same command again"
+            ) from error
 
 
 def _keep_lines(path: Path, last_step: int) -> None:

@@ -126,7 +126,7 @@ def test_unreadable_files_are_one_line_with_the_way_out(kind, capfd):
             decoder(unreadable()[kind], "train/cat/0001.jpg")
         message = str(caught.value)
         assert message.startswith("train/cat/0001.jpg: cannot be decoded (")
-        assert 'data.on_corrupt="skip"' in message
+        assert "--config.data.on_corrupt=skip" in message
         assert "\n" not in message and "BytesIO" not in message
     assert capfd.readouterr().err == ""
 
