@@ -25,7 +25,7 @@ train: $(VENV)/runtime.stamp
 	$(VENV)/bin/python -m pvt_jax.main --config configs/digits.py --workdir $(WORKDIR)
 
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --durations=15
+	$(VENV)/bin/python -m pytest -n 3 --durations=15
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .

@@ -57,7 +57,8 @@ def run(flags: argparse.Namespace) -> int:
 
     from pvt_jax.training import distributed, loop
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs pages of traceback for each error that it then raises; what it raises is answered below.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("pvt_jax").addHandler(logging.StreamHandler(sys.stderr))
     distributed.initialize(flags.coordinator_address, flags.num_processes, flags.process_id)
     if flags.mode == "train":

@@ -12,7 +12,7 @@ import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
 from pvt_jax.errors import UserError
 
@@ -57,8 +57,8 @@ class MetricsWriter:
             yield
         except OSError as error:
             raise UserError(
-                f"cannot write metrics to {self._folder}: {(error.strerror or str(error)).lower()}. Make room or fix the "
-                "permission, and run the same command again"
+                f"cannot write metrics to {self._folder}: {(error.strerror or str(error)).lower()}. Make room or fix "
+                "the permission, and run the same command again"
             ) from error
 
 
