@@ -15,7 +15,7 @@ def imagenet(model: str, drop_path_rate: float, clip_norm: float) -> ConfigDict:
     """The ImageNet-1k recipe of PVT (that of DeiT): 300 epochs at a global batch of 1024, arXiv 2102.12122 section 4.1.
 
     The learning rate follows the batch size by itself. It moves every step; the reference moves it once an epoch.
-    With too little memory for 1024 images: ``--config.accumulation_steps=4`` computes the same update in four parts.
+    With too little memory for 1024 images: ``--config.accumulation_steps=4`` computes an update in four parts.
     """
     return ConfigDict(
         {

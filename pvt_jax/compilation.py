@@ -22,6 +22,8 @@ def compiler_options(use: Literal["infer", "train", "init"]) -> dict[str, Any]:
     ``XLA_FLAGS`` would abort the process on an unknown name; this way it is an error that can be caught.
     """
     options = _CPU_OPTIONS[use] if jax.default_backend() == "cpu" else {}
+    if not options:
+        return {}
     try:
         jax.jit(lambda x: x + 1.0, compiler_options=options).lower(1.0).compile()
     except jax.errors.JaxRuntimeError:

@@ -8,6 +8,7 @@ import ast
 import difflib
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ _OPEN_SECTIONS = ("model",)
 _FREE_ON_RESUME = (
     "accumulation_steps",
     "checkpoint",
+    "data.on_corrupt",
     "data.root",
     "data.threads",
     "data.workers",
@@ -49,7 +51,8 @@ def defaults() -> Config:
             # Length of training: epochs, or steps if given.
             "epochs": 300.0,
             "steps": config_dict.placeholder(int),
-            # One update is computed in this many parts, one after the other, to need less memory.
+            # One update is computed in this many parts, one after the other, to need less memory: the same update but
+            # for which samples drop a residual branch, which each part draws by itself.
             "accumulation_steps": 1,
             # Decay of the exponential moving average of the parameters; 0 keeps none.
             "ema_decay": 0.0,
@@ -171,6 +174,23 @@ def check(config: Config) -> None:
     for key in positive + (["epochs"] if config.steps is None else ["steps"]):
         if get(config, key) <= 0:
             raise UserError(f"{key} must be above 0, but is {get(config, key)}")
+    not_negative = ["seed", "data.workers", "checkpoint.keep_best", "transform.pad", "batch_transform.mixup_alpha"]
+    not_negative += ["batch_transform.cutmix_alpha", "optimizer.weight_decay", "optimizer.clip_norm"]
+    not_negative += ["optimizer.warmup_epochs", "optimizer.warmup_learning_rate", "optimizer.final_learning_rate"]
+    for key in not_negative:
+        if get(config, key) < 0:
+            raise UserError(f"{key} must not be below 0, but is {get(config, key)}")
+    for key, value in _leaves(config.to_dict()):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key} must be a finite number, but is {value}")
+    lengths = {"model.image_size": 2, "transform.crop_scale": 2, "transform.crop_ratio": 2}
+    for key, length in {**lengths, "batch_transform.mean": 3, "batch_transform.std": 3}.items():
+        kind = int if key == "model.image_size" else (int, float)
+        value = get(config, key)
+        if len(value) != length or not all(isinstance(x, kind) and x >= 0 for x in value):
+            raise UserError(f"{key} must be {length} numbers that are not negative, but is {value}")
+    if 0 in config.batch_transform.std:
+        raise UserError(f"batch_transform.std must be above 0, but is {config.batch_transform.std}")
     ranges = {"model.drop_path_rate": (0, 1), "ema_decay": (0, 1), "optimizer.b1": (0, 1), "optimizer.b2": (0, 1)}
     for key, (low, high) in ranges.items():
         if not low <= get(config, key) < high:
@@ -178,7 +198,7 @@ def check(config: Config) -> None:
     for name in ("mix_probability", "switch_probability", "erase_probability", "label_smoothing"):
         if not 0 <= config.batch_transform[name] <= 1:
             raise UserError(f"batch_transform.{name} must be from 0 to 1, but is {config.batch_transform[name]}")
-    choices = {"data.on_corrupt": ("error", "skip"), "model.dtype": ("float32", "bfloat16", "float16")}
+    choices = {"data.on_corrupt": ("error", "skip"), "model.dtype": ("float32", "bfloat16")}
     for key, allowed in choices.items():
         if get(config, key) not in allowed:
             raise UserError(f"{key} must be one of {', '.join(allowed)}, but is {get(config, key)!r}")

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,12 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(parse(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        return _refuse(str(error))
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        print(f"error:{where}: {error.strerror or error}", file=sys.stderr, flush=True)
-        return 2
+        return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _refuse(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
+        # The usual way out waits for the other processes, and they wait for this one in the middle of a step.
+        os._exit(2)
+    return 2
 
 
 if __name__ == "__main__":

@@ -263,7 +263,12 @@ def test_written_values_are_read_back(batch_size, rate, size, root):
         ("model.drop_path_rate=1", "model.drop_path_rate must be at least 0 and below 1, but is 1.0"),
         ("ema_decay=-0.1", "ema_decay must be at least 0 and below 1, but is -0.1"),
         ("batch_transform.label_smoothing=1.1", "batch_transform.label_smoothing must be from 0 to 1, but is 1.1"),
-        ("model.dtype=float64", "model.dtype must be one of float32, bfloat16, float16, but is 'float64'"),
+        ("seed=-1", "seed must not be below 0, but is -1"),
+        ("optimizer.clip_norm=-1.0", "optimizer.clip_norm must not be below 0, but is -1.0"),
+        ("evaluation.every_epochs=1e999", "evaluation.every_epochs must be a finite number, but is inf"),
+        ("batch_transform.mean=(1.0,2.0)", "batch_transform.mean must be 3 numbers that are not negative"),
+        ("model.image_size=(32.5,32)", "model.image_size must be 2 numbers that are not negative"),
+        ("model.dtype=float64", "model.dtype must be one of float32, bfloat16, but is 'float64'"),
         ("data.on_corrupt=ignore", "data.on_corrupt must be one of error, skip, but is 'ignore'"),
     ],
 )
@@ -337,7 +342,7 @@ def test_every_key_is_free_or_fixed_on_resume(key):
         "model.scan",
     }
     free |= {"checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_best"}
-    free |= {"data.root", "data.threads", "data.workers"}
+    free |= {"data.on_corrupt", "data.root", "data.threads", "data.workers"}
     old, new = config_lib.defaults().to_dict(), config_lib.defaults().to_dict()
     *sections, last = key.split(".")
     section = new

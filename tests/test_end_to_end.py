@@ -182,7 +182,7 @@ def test_a_run_that_diverges_stops_and_says_so(tmp_path):
 
 
 def test_a_full_disk_keeps_what_was_saved(tmp_path):
-    """A file system of two megabytes: room for one or two checkpoints of this model, no more."""
+    """A file system of nine megabytes: room for a few checkpoints of this model, no more."""
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(small)], capture_output=True)

@@ -35,7 +35,7 @@ def jax_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str
     from pvt_jax.compilation import compiler_options
     from pvt_jax.models import create_model
 
-    model = create_model(arguments.model)
+    model = create_model(arguments.model, image_size=arguments.image_size)
     images = jax.random.normal(jax.random.key(0), (arguments.batch_size, *[arguments.image_size] * 2, 3))
     labels = jax.random.randint(jax.random.key(1), (arguments.batch_size,), 0, 1000)
     params = jax.jit(model.init)(jax.random.key(2), images[:1])["params"]

@@ -11,9 +11,6 @@ from orbax.checkpoint import v1 as ocp
 
 from pvt_jax.errors import UserError
 
-# A ViT's or PVT's parameters do not depend on the image they are first called with; this is the smallest for all.
-_SMALLEST_IMAGE = (1, 32, 32, 3)
-
 
 def load_variables(path: str | Path, model: nn.Module, *, ema: bool = False) -> dict[str, Any]:
     """Variables for ``model.apply`` from an Orbax checkpoint of a run, every parameter checked against ``model``.
@@ -30,7 +27,7 @@ def load_variables(path: str | Path, model: nn.Module, *, ema: bool = False) -> 
       UserError: there is no checkpoint, it has no such item, or its parameters are not the model's.
     """
     step = _step_folder(Path(path).expanduser())
-    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(_SMALLEST_IMAGE))
+    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *_image_size(model), 3)))
     names = {"params": "ema_params" if ema else "params"}
     names.update({collection: collection for collection in expected if collection != "params"})
     missing = [name for name in names.values() if not (step / name).is_dir()]
@@ -67,6 +64,11 @@ def compare_shapes(found: Any, expected: Any) -> list[str]:
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _image_size(model: nn.Module) -> tuple[int, int]:
+    side = getattr(model, "image_size", 224)
+    return (side, side) if isinstance(side, int) else (side[0], side[1])
 
 
 def _step_folder(path: Path) -> Path:

@@ -28,8 +28,12 @@ _policies = ocp.training.preservation_policies
 class CheckpointStore:
     """Saves in the background, keeps the last ``keep`` and the ``keep_best`` steps by a metric (higher is better)."""
 
-    def __init__(self, directory: Path, *, keep: int = 2, keep_best: int = 0, best_metric: str = ""):
+    def __init__(
+        self, directory: Path, *, keep: int = 2, keep_best: int = 0, best_metric: str = "", read_only: bool = False
+    ):
+        """``read_only`` leaves everything where it is, also what another process is just writing."""
         self.directory = directory
+        self._read_only = read_only
         policies: list[Any] = [_policies.LatestN(keep)]
         if keep_best:
             policies.append(
@@ -43,7 +47,7 @@ class CheckpointStore:
             self._checkpointer: Any = ocp.training.Checkpointer(
                 str(directory.absolute()),
                 preservation_policy=_policies.AnyPreservationPolicy(policies),  # pyright: ignore[reportArgumentType]
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
             )
 
     def steps(self) -> list[int]:
@@ -51,9 +55,13 @@ class CheckpointStore:
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     def best(self, metric: str) -> int | None:
-        """The step with the highest ``metric``, or None if no checkpoint has it."""
+        """The step with the highest ``metric``, or None if no checkpoint was saved with metrics."""
         scored = [(c.metrics[metric], c.step) for c in self._checkpointer.checkpoints if c.metrics]
         return max(scored)[1] if scored else None
+
+    def has_metrics(self, step: int) -> bool:
+        """Whether ``step`` was saved with the metrics of an evaluation."""
+        return any(checkpoint.step == step and checkpoint.metrics for checkpoint in self._checkpointer.checkpoints)
 
     def save(self, step: int, items: Items, metrics: dict[str, float] | None = None) -> None:
         """Write ``items`` in the background; arrays are copied first, so they may be donated afterwards.
@@ -73,22 +81,21 @@ class CheckpointStore:
           abstract: per item a tree of ``jax.ShapeDtypeStruct`` with shardings: a checkpoint saved on any number of
             devices is laid out as they say.
 
-        A checkpoint that cannot be read (half written, damaged) is reported, put aside under
-        ``checkpoints_damaged``, and the one before it is used.
+        A checkpoint that cannot be read (half written, damaged) is reported and the one before it is used; once that
+        one is loaded, those that could not be read are put aside under ``checkpoints_damaged``.
 
         Raises:
           UserError: parameters are missing, unexpected or of another shape; or no checkpoint at all can be read.
         """
         wanted = {name: tree for name, tree in abstract.items() if tree}
         candidates = self.steps()[::-1] if step is None else [step]
+        unreadable: dict[int, str] = {}
         for candidate in candidates:
             try:
                 problems = compare_shapes(self._saved(candidate, wanted), wanted)
                 restored = {} if problems else self._checkpointer.load_checkpointables(candidate, wanted)
             except Exception as error:  # Orbax raises whatever its readers do.
-                if step is not None:
-                    raise UserError(f"checkpoint {self.directory / str(candidate)} cannot be read: {error}") from error
-                self._put_aside(candidate, error)
+                unreadable[candidate] = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
                 continue
             if problems:
                 raise UserError(
@@ -96,11 +103,14 @@ class CheckpointStore:
                     f"{f' and {len(problems) - 4} more' if len(problems) > 4 else ''}. Use the config that it was "
                     "trained with, or another --workdir"
                 )
+            for damaged, reason in unreadable.items():
+                self._put_aside(damaged, reason)
             return candidate, {**{name: {} for name in abstract}, **restored}
-        if candidates:
+        if unreadable:
+            # No other checkpoint shows that the fault is theirs and not the machine's: nothing is moved.
             raise UserError(
-                f"none of the {len(candidates)} checkpoints in {self.directory} could be read; they are now in "
-                f"{self._aside}. Run the same command again to start from the beginning"
+                f"none of the checkpoints {sorted(unreadable)} in {self.directory} can be read: "
+                f"{unreadable[max(unreadable)]}. Repair them, or move them away to start from the beginning"
             )
         return None
 
@@ -114,10 +124,6 @@ class CheckpointStore:
         with _storage_errors(self.directory):
             self._checkpointer.close()
 
-    @property
-    def _aside(self) -> Path:
-        return self.directory.parent / "checkpoints_damaged"
-
     def _saved(self, step: int, wanted: Items) -> Items:
         saved = self._checkpointer.checkpointables_metadata(step).metadata
         for name in wanted:
@@ -125,18 +131,17 @@ class CheckpointStore:
                 raise FileNotFoundError(f"its item {name} is not whole")
         return {name: saved[name] for name in wanted}
 
-    def _put_aside(self, step: int, error: Exception) -> None:
-        aside = self._aside / str(step)
-        log.warning(
-            "checkpoint %s is damaged or half written and is ignored (%s); moved to %s",
-            self.directory / str(step),
-            str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
-            aside,
-        )
+    def _put_aside(self, step: int, reason: str) -> None:
+        aside = self.directory.parent / "checkpoints_damaged" / str(step)
+        moved = "left in place" if self._read_only else f"moved to {aside}"
+        damaged = self.directory / str(step)
+        log.warning("checkpoint %s is damaged or half written and is ignored (%s); %s", damaged, reason, moved)
+        if self._read_only:
+            return
         if jax.process_index() == 0:
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(exist_ok=True)
-            os.replace(self.directory / str(step), aside)
+            os.replace(damaged, aside)
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 

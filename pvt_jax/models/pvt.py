@@ -174,6 +174,7 @@ class PyramidVisionTransformer(nn.Module):
     @nn.compact
     def _forward(self, images: Array, train: bool, classify: bool) -> Any:
         batch, height, width, _ = images.shape
+        self._check_settings()
         self._check_side(height, width)
         scales = [None] * 4
         if train and self.drop_path_rate > 0:
@@ -211,6 +212,16 @@ class PyramidVisionTransformer(nn.Module):
             return pyramid
         logits = head(norm(tokens)[:, 0])
         return logits if classify else pyramid
+
+    def _check_settings(self) -> None:
+        for name in ("depths", "dims", "num_heads", "mlp_ratios", "sr_ratios", "patch_sizes"):
+            value = getattr(self, name)
+            sizes = list(value) if isinstance(value, Sequence) else []
+            if len(sizes) != 4 or not all(isinstance(size, int) and size > 0 for size in sizes):
+                raise UserError(f"model.{name} must be four whole numbers above 0, one a stage, but is {value}")
+        for dim, heads in zip(self.dims, self.num_heads, strict=True):
+            if dim % heads:
+                raise UserError(f"model.dims must be multiples of model.num_heads, but {dim} is none of {heads}")
 
     def _check_side(self, height: int, width: int) -> None:
         smallest = 1

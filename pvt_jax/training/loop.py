@@ -111,11 +111,15 @@ class Setup:
         options = compiler_options("init")
         return jax.jit(self.initial, out_shardings=self.state_sharding, compiler_options=options)()
 
-    def open_store(self, directory: Path) -> CheckpointStore:
+    def open_store(self, directory: Path, *, read_only: bool = False) -> CheckpointStore:
         """The checkpoints of the run in ``directory``."""
         options = self.config.checkpoint
         return CheckpointStore(
-            directory / "checkpoints", keep=options.keep, keep_best=options.keep_best, best_metric=self.task.best_metric
+            directory / "checkpoints",
+            keep=options.keep,
+            keep_best=options.keep_best,
+            best_metric=self.task.best_metric,
+            read_only=read_only,
         )
 
     def restore(self, store: CheckpointStore, step: int | None = None) -> TrainState | None:
@@ -126,21 +130,26 @@ class Setup:
         state = self.abstract.from_items(*found)
         return state.replace(step=jax.device_put(state.step, sharding.replicated(self.mesh)))
 
-    def evaluator(self) -> Callable[[TrainState], dict[str, float]]:
-        """A function from a state to metrics over the whole evaluation set; EMA metrics get the prefix ``ema_``."""
+    def evaluator(self) -> Callable[..., dict[str, float] | None]:
+        """A function from a state to metrics over the whole evaluation set; EMA metrics get the prefix ``ema_``.
+
+        Its argument ``stop`` is asked before each batch; once it says so there are no metrics, but None.
+        """
         step = jax.jit(
             self.task.evaluate,
             out_shardings=sharding.replicated(self.mesh),
             compiler_options=compiler_options("infer"),
         )
 
-        def evaluate(state: TrainState) -> dict[str, float]:
+        def evaluate(state: TrainState, stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
             variables = {"": state.variables()}
             if state.ema_params:
                 variables["ema_"] = state.variables(ema=True)
             sums: dict[str, Any] = {prefix: collections.Counter() for prefix in variables}
             corrupt = 0
             for batch in self.task.evaluation_batches(self.block, self.mesh.size):
+                if stop():
+                    return None
                 corrupt += int(batch.pop("corrupt").sum())
                 on_device = sharding.to_devices(batch, self.batch_sharding)
                 for prefix, values in variables.items():
@@ -194,15 +203,20 @@ def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Resu
 def evaluate(config: Config, directory: Path | str, step: int | str = "latest") -> Result:
     """Evaluate a checkpoint of the run in ``directory``: the ``"latest"``, the ``"best"``, or that of a step number."""
     directory = Path(directory)
-    setup = Setup(config)
     workdir.read_config(directory)
+    workdir.check(
+        directory, config, only=("task", "model.", "ema_decay", "batch_transform.mean", "batch_transform.std")
+    )
+    setup = Setup(config)
     setup.task.validate_data()
     setup.prepare_state(Schedule.of(config, len(setup.task.train_source)))
-    store = setup.open_store(directory)
+    store = setup.open_store(directory, read_only=True)
     try:
         wanted = step if isinstance(step, int) else None
         if step == "best":
             wanted = store.best(setup.task.best_metric)
+            if wanted is None:
+                raise UserError(f"no checkpoint in {directory} was saved with an evaluation: give --step latest")
         if wanted is not None and wanted not in store.steps():
             raise UserError(f"no checkpoint of step {wanted} in {directory}: there are {store.steps()}")
         state = setup.restore(store, wanted)
@@ -210,7 +224,7 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
         store.close()
     if state is None:
         raise UserError(f"no checkpoint in {directory}: train first")
-    return Result(int(state.step), setup.evaluator()(state))
+    return Result(int(state.step), setup.evaluator()(state) or {})
 
 
 class _Run:
@@ -261,6 +275,9 @@ class _Run:
 
     def go(self, preemption: Preemption) -> Result:
         """Run to the last step, or to a signal."""
+        self.preemption = preemption
+        if self.step and self._evaluation_due() and not self.store.has_metrics(self.step):
+            self._evaluate()  # The run stopped between this step and its evaluation.
         batches = self.setup.task.training_batches(self.step, self.setup.block)
         try:
             while self.step < self.schedule.total:
@@ -272,17 +289,19 @@ class _Run:
                 self._advance(next(batches))
                 self._after_step()
         except UserError:
-            # What was computed is good; only what should come next is not.
-            with contextlib.suppress(UserError):  # The numbers in flight may tell of the same trouble.
-                self._drain()
-            self._save()
-            self.store.wait()
+            # What was computed is good; only what should come next is not. Of several processes the others may not know
+            # of the trouble, and saving needs all: there the last checkpoint has to do.
+            if jax.process_count() == 1:
+                with contextlib.suppress(UserError):  # The numbers in flight may tell of the same trouble.
+                    self._drain()
+                self._save()
+                self.store.wait()
             raise
         finally:
             batches.close()
         self.store.wait()
         if not self.metrics:  # Nothing was left to do.
-            self.metrics = self.evaluator(self.state)
+            self.metrics = self.evaluator(self.state) or {}
         return Result(self.step, self.metrics)
 
     def close(self) -> None:
@@ -302,11 +321,9 @@ class _Run:
 
     def _after_step(self) -> None:
         options = self.config.checkpoint
-        last = self.step == self.schedule.total
-        if self.step % self.schedule.evaluate_every == 0 or last:
+        if self._evaluation_due():
             self._drain()
-            self._evaluate()
-            self._save(self.metrics)
+            self._save(self._evaluate())
         elif self.step % options.every_steps == 0:
             self._drain()
             self._save()
@@ -338,11 +355,19 @@ class _Run:
         while self.pending:
             self._take()
 
-    def _evaluate(self) -> None:
-        self.metrics = self.evaluator(self.state)
-        self._write(self.step, "eval", self.metrics)
-        self.display.say(f"step {self.step}: " + "  ".join(f"{name} {v:.4g}" for name, v in self.metrics.items()))
+    def _evaluation_due(self) -> bool:
+        return self.step % self.schedule.evaluate_every == 0 or self.step == self.schedule.total
+
+    def _evaluate(self) -> dict[str, float] | None:
+        """Metrics of this step, written and shown; None if a signal came in between: the time left is for saving."""
+        metrics = self.evaluator(self.state, lambda: self.preemption.signal_number is not None)
+        if metrics is None:
+            return None
+        self.metrics = metrics
+        self._write(self.step, "eval", metrics)
+        self.display.say(f"step {self.step}: " + "  ".join(f"{name} {v:.4g}" for name, v in metrics.items()))
         self.window_start, self.window_step = time.monotonic(), self.step
+        return metrics
 
     def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         if self.writer:

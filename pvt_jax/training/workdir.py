@@ -11,8 +11,11 @@ from pvt_jax.config import Config
 from pvt_jax.errors import UserError
 
 
-def check(workdir: Path, config: Config) -> None:
-    """Raise UserError if the folder holds the checkpoints of another config; the differences are named."""
+def check(workdir: Path, config: Config, only: tuple[str, ...] = ("",)) -> None:
+    """Raise UserError if the folder holds the checkpoints of another config; the differences are named.
+
+    ``only`` limits the comparison to keys with these beginnings.
+    """
     folder = workdir / "checkpoints"
     try:
         if not (folder.is_dir() and any(folder.iterdir())):
@@ -22,6 +25,7 @@ def check(workdir: Path, config: Config) -> None:
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} has checkpoints but no config.json: restore that file, or use another --workdir")
     lines = config_lib.differences(read_config(workdir), json.loads(config_lib.to_json(config)))
+    lines = [line for line in lines if line.startswith(only)]
     if lines:
         raise UserError(
             f"{workdir} holds a run of another config ({'; '.join(lines)}): "

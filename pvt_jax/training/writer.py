@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -38,7 +39,9 @@ class MetricsWriter:
     def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Append one line and flush it. Raises UserError if the disk is full."""
         with self._storage_errors():
-            self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+            # JSON knows no NaN; a skipped update has one.
+            finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            self._file.write(json.dumps({"step": step, "split": split, **finite}, allow_nan=False) + "\n")
             self._file.flush()
             for name, value in metrics.items():
                 scalar = summary.scalar(f"{split}/{name}", value)

@@ -127,10 +127,30 @@ def test_only_damaged_checkpoints_are_an_error_that_keeps_them(tmp_path):
     filled(tmp_path, [4])
     shutil.rmtree(tmp_path / "checkpoints" / "4" / "params")
     store = opened(tmp_path)
-    with pytest.raises(UserError, match=r"none of the 1 checkpoints .* could be read.*checkpoints_damaged"):
+    with pytest.raises(UserError, match=r"none of the checkpoints \[4\] in .* can be read.*move them away"):
         store.restore(abstract())
-    assert store.restore(abstract()) is None
+    assert store.steps() == [4] and not (tmp_path / "checkpoints_damaged").exists()
     store.close()
+
+
+def test_an_item_that_was_never_saved_moves_nothing(tmp_path):
+    filled(tmp_path)
+    store = opened(tmp_path)
+    with pytest.raises(UserError, match="its item ema_params is not whole"):
+        store.restore({**abstract(), "ema_params": abstract()["params"]})
+    assert store.steps() == [1, 2]
+    store.close()
+
+
+def test_read_only_leaves_damaged_and_unfinished_checkpoints_in_place(tmp_path):
+    filled(tmp_path)
+    unfinished = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "2", unfinished)
+    shutil.rmtree(tmp_path / "checkpoints" / "2" / "params")
+    store = opened(tmp_path, read_only=True)
+    assert store.restore(abstract())[0] == 1
+    store.close()
+    assert unfinished.is_dir() and (tmp_path / "checkpoints" / "2").is_dir()
 
 
 def test_other_shapes_are_named_and_nothing_is_moved(tmp_path):

@@ -496,3 +496,17 @@ def test_an_unknown_setting_is_answered_with_the_nearest():
 def test_a_model_has_1000_classes_unless_told():
     assert create_model("pvt_tiny").num_classes == 1000  # pyright: ignore
     assert create_model("pvt_tiny", num_classes=3).num_classes == 3  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"depths": (2, 2, 2)}, "model.depths must be four whole numbers above 0"),
+        ({"mlp_ratios": (8, 8, 4, 0)}, "model.mlp_ratios must be four whole numbers above 0"),
+        ({"num_heads": (3, 2, 5, 8)}, "64 is none of 3"),
+    ],
+)
+def test_sizes_no_model_can_have(settings, expected):
+    model = create_model("pvt_tiny", **settings)
+    with pytest.raises(UserError, match=expected):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))

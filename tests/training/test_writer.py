@@ -27,6 +27,13 @@ def test_a_line_is_step_and_split_and_the_numbers(tmp_path):
     assert any((tmp_path / "tensorboard").iterdir())
 
 
+def test_what_is_not_a_number_is_null(tmp_path):
+    writer = MetricsWriter(tmp_path, 0)
+    writer.write(1, "train", {"loss": 1.5, "grad_norm": float("nan"), "other": float("inf")})
+    writer.close()
+    assert lines(tmp_path) == [{"step": 1, "split": "train", "loss": 1.5, "grad_norm": None, "other": None}]
+
+
 def test_a_resume_drops_what_it_will_write_again(tmp_path):
     write(tmp_path, 0, range(1, 8))
     write(tmp_path, 4, range(5, 7))

@@ -47,8 +47,6 @@ class TfdsSource:
         index = operator.index(index)
         if not 0 <= index < self._length:
             raise IndexError(f"record {index} of {self._length} in {self._name}/{self._split}")
-        if self._records is None:
-            self._records = _open_records(_open_builder(self._name, self._root), self._split)
         try:
             record = self._records[index]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
@@ -63,7 +61,12 @@ class TfdsSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # Open readers and TFDS's feature objects stay behind: each process opens its own.
-        return {**self.__dict__, "_records": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_records"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Now and not at the first record: Grain's threads would race for it.
+        self.__dict__.update(state)
+        self._records = _open_records(_open_builder(self._name, self._root), self._split)
 
 
 def open_tfds(
