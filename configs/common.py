@@ -11,6 +11,19 @@ def no_argument(path: str, arg: str) -> None:
         raise UserError(f"{path} takes no argument, but got {arg!r}")
 
 
+def strong_augmentation() -> dict:
+    """The sections ``transform`` and ``batch_transform`` of the ImageNet recipe."""
+    return {
+        "transform": {"policy": "rand-m9-mstd0.5-inc1"},
+        "batch_transform": {
+            "mixup_alpha": 0.8,
+            "cutmix_alpha": 1.0,
+            "label_smoothing": 0.1,
+            "erase_probability": 0.25,
+        },
+    }
+
+
 def imagenet(model: str, drop_path_rate: float, clip_norm: float) -> ConfigDict:
     """The ImageNet-1k recipe of PVT (that of DeiT): 300 epochs at a global batch of 1024, arXiv 2102.12122 section 4.1.
 
@@ -29,13 +42,7 @@ def imagenet(model: str, drop_path_rate: float, clip_norm: float) -> ConfigDict:
                 "dtype": "bfloat16",
             },
             "data": {"source": "tfds", "name": "imagenet2012", "repeats": 3, "workers": 8, "threads": 2},
-            "transform": {"policy": "rand-m9-mstd0.5-inc1"},
-            "batch_transform": {
-                "mixup_alpha": 0.8,
-                "cutmix_alpha": 1.0,
-                "label_smoothing": 0.1,
-                "erase_probability": 0.25,
-            },
+            **strong_augmentation(),
             "optimizer": {
                 "learning_rate": 1e-3,
                 "base_batch_size": 1024,

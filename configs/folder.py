@@ -8,6 +8,7 @@ time is that of the model, see experiments/speed. Another size of model: --confi
 
 from ml_collections import ConfigDict
 
+from configs.common import strong_augmentation
 from pvt_jax.data.sources.folder import list_classes
 from pvt_jax.errors import UserError
 
@@ -22,13 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "epochs": 100.0,
             "model": {"name": "pvt_tiny", "num_classes": len(list_classes(arg)), "image_size": 224},
             "data": {"source": "folder", "root": arg},
-            "transform": {"policy": "rand-m9-mstd0.5-inc1"},
-            "batch_transform": {
-                "mixup_alpha": 0.8,
-                "cutmix_alpha": 1.0,
-                "label_smoothing": 0.1,
-                "erase_probability": 0.25,
-            },
+            **strong_augmentation(),
             "optimizer": {"clip_norm": 1.0},
         }
     )

@@ -1,5 +1,6 @@
 """Whole runs of a shrunk real config: killed and resumed to the bit, preempted, on many devices, on two processes."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from pvt_jax import main
+from pvt_jax.tasks.classification import Classification
 from tests.helpers.command import arguments, finish, records, start
 
 STEPS = 24
@@ -117,6 +120,23 @@ def test_preempted_saves_and_exits_143(whole, tmp_path):
     assert f"stopped by SIGTERM and saved at step {step}" in out and "Traceback" not in err
     finish(start(flags))
     assert_same_end(workdir, whole)
+
+
+def test_preempted_in_the_last_evaluation_makes_up_for_it(tmp_path, monkeypatch):
+    """The time left goes to saving; the same command then evaluates, and logs it once."""
+    flags = flags_of(tmp_path / "run", steps="2", evaluation__every_epochs="100")
+    evaluation_batches = Classification.evaluation_batches
+
+    def preempted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluation_batches(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "evaluation_batches", preempted)
+        assert main.main(flags) == 143
+    assert records(tmp_path / "run", "eval") == [] and saved_steps(tmp_path / "run") == [2]
+    assert main.main(flags) == 0
+    assert [record["step"] for record in records(tmp_path / "run", "eval")] == [2]
 
 
 def test_eight_devices_equal_one(whole, tmp_path):

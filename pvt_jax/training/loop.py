@@ -300,6 +300,8 @@ class _Run:
         finally:
             batches.close()
         self.store.wait()
+        if not self.metrics and preemption.signal_number is not None:  # It cut the last evaluation off.
+            return Result(self.step, self.metrics, preemption.signal_number)
         if not self.metrics:  # Nothing was left to do.
             self.metrics = self.evaluator(self.state) or {}
         return Result(self.step, self.metrics)
@@ -361,9 +363,9 @@ class _Run:
     def _evaluate(self) -> dict[str, float] | None:
         """Metrics of this step, written and shown; None if a signal came in between: the time left is for saving."""
         metrics = self.evaluator(self.state, lambda: self.preemption.signal_number is not None)
+        self.metrics = metrics or {}
         if metrics is None:
             return None
-        self.metrics = metrics
         self._write(self.step, "eval", metrics)
         self.display.say(f"step {self.step}: " + "  ".join(f"{name} {v:.4g}" for name, v in metrics.items()))
         self.window_start, self.window_step = time.monotonic(), self.step
