@@ -8,10 +8,13 @@ from typing import Any
 from flax import linen as nn
 
 from pvt_jax.errors import UserError
-from pvt_jax.models import pvt
+from pvt_jax.models import pvt, pvt_v2, resnet, vit
 
 MODELS: dict[str, partial[nn.Module]] = {
     **{name: partial(pvt.PyramidVisionTransformer, **sizes) for name, sizes in pvt.VARIANTS.items()},
+    **{name: partial(pvt_v2.PyramidVisionTransformerV2, **sizes) for name, sizes in pvt_v2.VARIANTS.items()},
+    **{name: partial(vit.VisionTransformer, **sizes) for name, sizes in vit.VARIANTS.items()},
+    **{name: partial(resnet.ResNet, **sizes) for name, sizes in resnet.VARIANTS.items()},
 }
 
 
