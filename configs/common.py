@@ -11,6 +11,14 @@ def no_argument(path: str, arg: str) -> None:
         raise UserError(f"{path} takes no argument, but got {arg!r}")
 
 
+def one_of(path: str, arg: str, sizes: dict | tuple) -> str:
+    """The argument of a config, if it is one of ``sizes``; raises, with all of them, if not."""
+    if arg not in sizes:
+        said = f"knows no {arg!r}" if arg else "needs a size"
+        raise UserError(f"{path} {said}: give one of {', '.join(sizes)}, as --config {path}:{next(iter(sizes))}")
+    return arg
+
+
 def strong_augmentation() -> dict:
     """The sections ``transform`` and ``batch_transform`` of the ImageNet recipe."""
     return {

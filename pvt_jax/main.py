@@ -2,24 +2,18 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from pvt_jax import commands
 from pvt_jax import config as config_lib
 from pvt_jax.errors import UserError
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see python -m pvt_jax.main --help)")
-
-
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Flags, with ``--config.KEY=VALUE`` collected in ``overrides``."""
-    parser = _Parser(prog="python -m pvt_jax.main", description=__doc__, allow_abbrev=False)
+    parser = commands.Parser(prog="python -m pvt_jax.main", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file, as configs/pvt_tiny.py")
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run; run again on it to resume")
     parser.add_argument("--mode", choices=("train", "eval"), default="train")
@@ -44,8 +38,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def run(flags: argparse.Namespace) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Do what the flags say; the exit code."""
+    flags = parse(arguments)
     config = config_lib.load(flags.config, flags.overrides)
     step = int(flags.step) if flags.step.isdigit() else flags.step
     if step not in ("latest", "best") and not isinstance(step, int):
@@ -88,20 +83,7 @@ def _last_line(result: object, flags: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; bad usage and bad input become one line on stderr and exit code 2."""
-    try:
-        return run(parse(sys.argv[1:] if arguments is None else arguments))
-    except UserError as error:
-        return _refuse(str(error))
-    except OSError as error:
-        return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-
-
-def _refuse(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
-        # The usual way out waits for the other processes, and they wait for this one in the middle of a step.
-        os._exit(2)
-    return 2
+    return commands.run(run, arguments)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class VisionTransformer(Backbone):
 
 
 def _resampled(maps: Float[Array, "b h w c"], height: int, width: int) -> dict[str, Float[Array, "b _h _w c"]]:
-    """``maps`` at strides 4, 8, 16 and 32 of an image; shrinking averages (antialiased), so that no patch is skipped."""
+    """``maps`` at strides 4, 8, 16 and 32 of an image; shrinking averages, so that no patch is skipped."""
     batch, _, _, dim = maps.shape
     return {
         f"c{level}": jax.image.resize(maps, (batch, height >> level, width >> level, dim), "linear", antialias=True)

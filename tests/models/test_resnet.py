@@ -349,9 +349,7 @@ def test_frozen_norms_train_with_the_running_statistics():
 
 # Only the bottlenecks' toy has a stage that is long enough for a scan.
 @pytest.mark.parametrize(
-    ("block", "settings"),
-    [("basic", {"remat": True}), ("bottleneck", {"scan": True}), ("bottleneck", {"remat": True, "scan": True})],
-    ids=str,
+    ("block", "settings"), [("basic", {"remat": True}), ("bottleneck", {"remat": True, "scan": True})], ids=str
 )
 def test_remat_and_scan_change_no_result(block, settings):
     (_, (logits, changed)), gradient = gradient_of_toy(block, **settings)

@@ -1,0 +1,47 @@
+"""What the commands share: flags that fail with one line, and the exit code of bad input."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from pvt_jax.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags; a wrong one raises UserError, in place of a usage text on stderr. Nothing is abbreviated."""
+
+    def __init__(self, *, prog: str, description: str | None = None):
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None) -> int:
+    """The exit code of ``command(arguments)``, of the process's own arguments if None.
+
+    Bad usage and bad input become one line on stderr and exit code 2.
+    """
+    try:
+        code = command(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # a full disk behind it is an error of this command
+        return code
+    except UserError as error:
+        return _refuse(str(error))
+    except BrokenPipeError:
+        # Who reads the output has seen enough (``| head``); what is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _refuse(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
+        # The usual way out waits for the other processes, and they wait for this one in the middle of a step.
+        os._exit(2)
+    return 2
