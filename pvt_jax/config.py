@@ -33,6 +33,8 @@ _FREE_ON_RESUME = (
     "data.threads",
     "data.workers",
     "evaluation.every_epochs",
+    # Read once, before the first step: a resumed run has its own checkpoint, and the file may be elsewhere by then.
+    "init.checkpoint",
     "log_every_steps",
     "mesh",
     "model.remat",
@@ -59,6 +61,18 @@ def defaults() -> Config:
             # Updates with a gradient that is not finite are skipped; so many in a row stop the run.
             "max_skipped_in_a_row": 20,
             "log_every_steps": 50,
+            # What a new run starts from; see pvt_jax/checkpoints/load.py.
+            "init": {
+                # Empty for random parameters; or a workdir, an Orbax folder, .pth, .safetensors, a folder of Hugging
+                # Face, or the name of known weights. Read once: a resumed run goes on from its own checkpoint.
+                "checkpoint": "",
+                # Take the moving average of the parameters, where the checkpoint has one.
+                "ema": False,
+                # Patterns, as "head/*", of parameters that may stay random, and of saved ones that may stay unused. A
+                # classifier of another number of classes and position tables of another size need none.
+                "allow_missing": (),
+                "allow_unexpected": (),
+            },
             "model": {
                 "name": "pvt_tiny",
                 "num_classes": 1000,
@@ -124,6 +138,11 @@ def defaults() -> Config:
                 "warmup_epochs": 5.0,
                 "warmup_learning_rate": 1e-6,
                 "final_learning_rate": 1e-5,
+                # Each layer's learning rate is this times that of the layer above it; 1 is one rate for all. See
+                # layer_numbers in pvt_jax/training/optimizer.py.
+                "layer_decay": 1.0,
+                # backbone: only the head is trained, and the backbone computes as in evaluation. Empty: all is trained.
+                "frozen": "",
             },
             # Devices along the axis over which parameters are sharded; 1 replicates them. The rest share the batch.
             "mesh": {"fsdp": 1},
@@ -198,10 +217,17 @@ def check(config: Config) -> None:
     for name in ("mix_probability", "switch_probability", "erase_probability", "label_smoothing"):
         if not 0 <= config.batch_transform[name] <= 1:
             raise UserError(f"batch_transform.{name} must be from 0 to 1, but is {config.batch_transform[name]}")
+    if not 0 < config.optimizer.layer_decay <= 1:
+        raise UserError(f"optimizer.layer_decay must be above 0 and at most 1, but is {config.optimizer.layer_decay}")
+    for key in ("init.allow_missing", "init.allow_unexpected"):
+        if not all(isinstance(pattern, str) for pattern in get(config, key)):
+            raise UserError(f"{key} must be patterns, as \"('head/*',)\", but is {get(config, key)}")
     choices = {"data.on_corrupt": ("error", "skip"), "model.dtype": ("float32", "bfloat16")}
-    for key, allowed in choices.items():
+    for key, allowed in {**choices, "optimizer.frozen": ("", "backbone")}.items():
         if get(config, key) not in allowed:
-            raise UserError(f"{key} must be one of {', '.join(allowed)}, but is {get(config, key)!r}")
+            raise UserError(
+                f"{key} must be one of {', '.join(n or 'empty' for n in allowed)}, but is {get(config, key)!r}"
+            )
 
 
 def get(config: Config, key: str) -> Any:
@@ -217,8 +243,12 @@ def to_json(config: Config) -> str:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lines ``key: old → new`` for each key that differs and that a resumed run may not change."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    """Lines ``key: old → new`` for each key that differs and that a resumed run may not change.
+
+    A key that a config lacks, because it was written before there was that key, has its default value.
+    """
+    known = dict(_leaves(json.loads(to_json(defaults()))))
+    before, after = known | dict(_leaves(old)), known | dict(_leaves(new))
     lines = []
     for key in sorted(before.keys() | after.keys()):
         if any(key == free or key.startswith(free + ".") for free in _FREE_ON_RESUME):

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from pvt_jax import config as config_lib
 from pvt_jax.errors import UserError
+from pvt_jax.models import list_models
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "common.py")
@@ -61,16 +62,31 @@ def images(tmp_path) -> Path:
 
 # The files.
 
+# Configs that take a size.
+SIZES = {
+    "mit": ("b0", "b1", "b2", "b3", "b4", "b5"),
+    "pvt_v2": ("b0", "b1", "b2", "b2_li", "b3", "b4", "b5"),
+    "resnet": ("18", "34", "50", "101"),
+    "vit": tuple(f"{size}_patch{patch}" for size in ("tiny", "small", "base") for patch in (4, 16, 32)),
+}
+
+
+def model_of(stem: str, size: str) -> str:
+    return f"{stem}{size}" if stem == "resnet" else f"{stem}_{size}"
+
 
 def spec_of(path: Path, images: Path) -> str:
-    return f"{path}:{images}" if path.stem == "folder" else str(path)
+    if path.stem in SIZES:
+        return f"{path}:{SIZES[path.stem][0]}"
+    return f"{path}:{images}" if path.stem in ("folder", "finetune") else str(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_loads_and_is_complete(path, images):
-    config = config_lib.load(spec_of(path, images))
-    assert leaves(config.to_dict()).keys() >= DEFAULTS.keys()
-    json.loads(config_lib.to_json(config))
+    for spec in [f"{path}:{size}" for size in SIZES.get(path.stem, ())] or [spec_of(path, images)]:
+        config = config_lib.load(spec)
+        assert leaves(config.to_dict()).keys() >= DEFAULTS.keys()
+        json.loads(config_lib.to_json(config))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -84,7 +100,15 @@ def test_every_config_says_how_to_run_it_and_what_it_reaches(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_arguments_are_used_or_refused(path, images):
-    if path.stem in ("folder", "cifar10"):
+    if path.stem in SIZES:
+        for size in SIZES[path.stem]:
+            assert config_lib.load(f"{path}:{size}").model.name == model_of(path.stem, size)
+        names = ", ".join(SIZES[path.stem])
+        example = f"--config configs/{path.name}:{SIZES[path.stem][0]}$"
+        for spec, said in ((f"{path}:surprise", "knows no 'surprise'"), (str(path), "needs a size")):
+            with pytest.raises(UserError, match=f"configs/{path.name} {said}: give one of {names}, as {example}"):
+                config_lib.load(spec)
+    elif path.stem in ("folder", "finetune", "cifar10"):
         config = config_lib.load(f"{path}:{images}")
         assert config.data.source == "folder" and config.data.root == str(images)
     else:
@@ -92,13 +116,14 @@ def test_arguments_are_used_or_refused(path, images):
             config_lib.load(f"{path}:surprise")
 
 
-def test_the_folder_config_counts_classes_and_wants_a_folder(images):
-    config = config_lib.load(f"{ROOT}/configs/folder.py:{images}")
+@pytest.mark.parametrize("name", ["folder", "finetune"])
+def test_configs_of_a_folder_count_classes_and_want_a_folder(images, name):
+    config = config_lib.load(f"{ROOT}/configs/{name}.py:{images}")
     assert config.model.num_classes == 2
-    with pytest.raises(UserError, match=r"configs/folder.py:FOLDER"):
-        config_lib.load(f"{ROOT}/configs/folder.py")
+    with pytest.raises(UserError, match=f"configs/{name}.py:FOLDER"):
+        config_lib.load(f"{ROOT}/configs/{name}.py")
     with pytest.raises(UserError, match="nowhere"):
-        config_lib.load(f"{ROOT}/configs/folder.py:/nowhere")
+        config_lib.load(f"{ROOT}/configs/{name}.py:/nowhere")
 
 
 # The numbers of the paper's recipe, at its global batch of 1024. Written out, not imported: this is the reference.
@@ -137,24 +162,40 @@ IMAGENET = {
     "optimizer.warmup_epochs": 5.0,
     "optimizer.warmup_learning_rate": 1e-6,
     "optimizer.final_learning_rate": 1e-5,
+    "optimizer.layer_decay": 1.0,
+    "optimizer.frozen": "",
+    "init.checkpoint": "",
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "drop_path_rate", "clip_norm"),
-    [("pvt_tiny", 0.1, 0.0), ("pvt_small", 0.1, 0.0), ("pvt_medium", 0.3, 1.0), ("pvt_large", 0.3, 1.0)],
+    ("spec", "drop_path_rate", "clip_norm"),
+    [
+        *[("pvt_tiny.py", 0.1, 0.0), ("pvt_small.py", 0.1, 0.0), ("pvt_medium.py", 0.3, 1.0)],
+        *[("pvt_large.py", 0.3, 1.0), ("pvt_v2.py:b0", 0.1, 0.0), ("pvt_v2.py:b1", 0.1, 0.0)],
+        *[("pvt_v2.py:b2", 0.1, 0.0), ("pvt_v2.py:b2_li", 0.1, 0.0), ("pvt_v2.py:b3", 0.3, 1.0)],
+        *[("pvt_v2.py:b4", 0.3, 1.0), ("pvt_v2.py:b5", 0.3, 1.0), ("mit.py:b0", 0.1, 0.0), ("mit.py:b5", 0.1, 0.0)],
+        *[("vit.py:tiny_patch16", 0.1, 0.0), ("vit.py:base_patch32", 0.1, 0.0), ("resnet.py:50", 0.0, 0.0)],
+    ],
 )
-def test_imagenet_configs_are_the_recipe(name, drop_path_rate, clip_norm):
-    found = leaves(config_lib.load(str(ROOT / "configs" / f"{name}.py")).to_dict())
+def test_imagenet_configs_are_the_recipe(spec, drop_path_rate, clip_norm):
+    found = leaves(config_lib.load(str(ROOT / "configs" / spec)).to_dict())
     expected = {
         **IMAGENET,
-        "model.name": name,
+        "model.name": model_of(*spec.split(".py:")) if ":" in spec else spec.removesuffix(".py"),
         "model.drop_path_rate": drop_path_rate,
         "optimizer.clip_norm": clip_norm,
     }
     assert {key: found[key] for key in expected} == expected
     # Mixed precision.
     assert found["model.dtype"] == "bfloat16"
+
+
+def test_the_sizes_of_configs_are_models():
+    for stem, sizes in SIZES.items():
+        assert {model_of(stem, size) for size in sizes} == {
+            n for n in list_models() if n.startswith(model_of(stem, ""))
+        }
 
 
 def test_configs_import_no_jax(images):
@@ -205,6 +246,14 @@ def test_defaults_are_complete_and_pass_the_check():
         ("data.root=", "data.root", ""),
         ("data.root=123", "data.root", "123"),
         ("data.name=None", "data.name", "None"),
+        ("init.checkpoint=pvt_v2_b0", "init.checkpoint", "pvt_v2_b0"),
+        ("init.ema=true", "init.ema", True),
+        ("init.allow_missing=('head/*', 'norm/*')", "init.allow_missing", ("head/*", "norm/*")),
+        ("init.allow_unexpected=['neck.*']", "init.allow_unexpected", ("neck.*",)),
+        ("optimizer.layer_decay=1", "optimizer.layer_decay", 1.0),
+        ("optimizer.layer_decay=0.75", "optimizer.layer_decay", 0.75),
+        ("optimizer.frozen=backbone", "optimizer.frozen", "backbone"),
+        ("optimizer.frozen=", "optimizer.frozen", ""),
         # Settings of the model's own module are open.
         ("model.depths=(1, 1, 1, 1)", "model.depths", (1, 1, 1, 1)),
         ("model.mode=linear", "model.mode", "linear"),
@@ -270,6 +319,11 @@ def test_written_values_are_read_back(batch_size, rate, size, root):
         ("model.image_size=(32.5,32)", "model.image_size must be 2 numbers that are not negative"),
         ("model.dtype=float64", "model.dtype must be one of float32, bfloat16, but is 'float64'"),
         ("data.on_corrupt=ignore", "data.on_corrupt must be one of error, skip, but is 'ignore'"),
+        ("optimizer.layer_decay=0", "optimizer.layer_decay must be above 0 and at most 1, but is 0.0"),
+        ("optimizer.layer_decay=1.01", "optimizer.layer_decay must be above 0 and at most 1, but is 1.01"),
+        ("optimizer.frozen=stage1", "optimizer.frozen must be one of empty, backbone, but is 'stage1'"),
+        ("init.allow_missing=head/*", "config key 'init.allow_missing' takes a tuple, not 'head/*'"),
+        ("init.allow_missing=(1,)", "init.allow_missing must be patterns, as \"('head/*',)\", but is (1,)"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(text, expected):
@@ -331,6 +385,14 @@ def test_differences_name_each_key_that_matters():
     assert "model.depths: [1, 1, 1, 1] → absent" in config_lib.differences(new, old)
 
 
+def test_a_key_that_is_younger_than_the_run_had_its_default():
+    old = json.loads(config_lib.to_json(config_lib.defaults()))
+    del old["init"], old["optimizer"]["layer_decay"]
+    assert config_lib.differences(old, json.loads(config_lib.to_json(config_lib.defaults()))) == []
+    new = json.loads(config_lib.to_json(override("optimizer.layer_decay=0.5")))
+    assert "optimizer.layer_decay: 1.0 → 0.5" in config_lib.differences(old, new)
+
+
 @pytest.mark.parametrize("key", sorted(DEFAULTS))
 def test_every_key_is_free_or_fixed_on_resume(key):
     free = {
@@ -338,6 +400,7 @@ def test_every_key_is_free_or_fixed_on_resume(key):
         "log_every_steps",
         "mesh.fsdp",
         "evaluation.every_epochs",
+        "init.checkpoint",
         "model.remat",
         "model.scan",
     }

@@ -120,10 +120,14 @@ class Classification:
         return {"image": images, "target": targets}
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """(mean soft cross-entropy, changed collections) in training mode."""
-        logits, changed = self._apply(
-            variables, batch["image"], train=True, rngs={"dropout": key}, mutable=["batch_stats"]
-        )
+        """(mean soft cross-entropy, changed collections) in training mode; a frozen backbone is in evaluation mode."""
+        if self._config.optimizer.frozen:
+            # The head has no mode of its own.
+            logits, changed = self._apply(variables, batch["image"]), {}
+        else:
+            logits, changed = self._apply(
+                variables, batch["image"], train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+            )
         return soft_cross_entropy(logits, batch["target"]).mean(), changed
 
     def evaluate(self, variables: Any, batch: Batch) -> dict[str, jax.Array]:

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from pvt_jax.checkpoints.load import read_variables
 from pvt_jax.checkpoints.store import CheckpointStore
 from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
@@ -20,6 +23,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.training import optimizer as optimizers
 from pvt_jax.training import sharding, workdir
+from pvt_jax.training.optimizer import split
 from pvt_jax.training.preemption import Preemption
 from pvt_jax.training.state import TrainState
 from pvt_jax.training.step import train_step
@@ -70,6 +74,7 @@ class Setup:
         sharding.check_batch(config.batch_size, self.mesh, config.accumulation_steps)
         self.block = sharding.host_block()
         self.batch_sharding = sharding.batch_sharding(self.mesh)
+        self.loaded: Any = None
 
     def prepare_state(self, schedule: Schedule) -> None:
         """Define optimizer and state; nothing is computed yet."""
@@ -91,11 +96,16 @@ class Setup:
             eps=options.eps,
             weight_decay=options.weight_decay,
             clip_norm=options.clip_norm,
+            layer_decay=options.layer_decay,
         )
 
-        def initial() -> TrainState:
-            variables = self.task.init(jax.random.key(self.config.seed))
-            return TrainState.create(variables, self.optimizer, ema=self.config.ema_decay > 0)
+        def initial(variables: Any = None) -> TrainState:
+            if variables is None:
+                variables = self.task.init(jax.random.key(self.config.seed))
+            else:
+                # On CPU the given arrays may be NumPy's own memory, and a train step overwrites its state.
+                variables = jax.tree.map(jnp.copy, variables)
+            return TrainState.create(variables, self.optimizer, ema=self.config.ema_decay > 0, frozen=options.frozen)
 
         self.initial = initial
         abstract = jax.eval_shape(initial)
@@ -106,10 +116,39 @@ class Setup:
             self.state_sharding,
         )
 
+    def read_initial(self) -> str:
+        """Read what ``init.checkpoint`` names, if anything; a text that says what of it is used. UserError if unusable.
+
+        Every process reads the file; ``initialise`` lays the arrays out on the mesh.
+        """
+        options = self.config.init
+        if not options.checkpoint:
+            return ""
+        variables, report = read_variables(
+            options.checkpoint,
+            self.task.model,
+            ema=options.ema,
+            allow_missing=options.allow_missing,
+            allow_unexpected=options.allow_unexpected,
+            key=jax.random.key(self.config.seed),
+        )
+        # Kept on the host: the parameters may be too large for one device.
+        self.loaded = jax.tree.map(np.asarray, variables)
+        return report.summary()
+
     def initialise(self) -> TrainState:
-        """The state before the first step, on the mesh."""
+        """The state before the first step, on the mesh: random, or what ``read_initial`` read."""
         options = compiler_options("init")
-        return jax.jit(self.initial, out_shardings=self.state_sharding, compiler_options=options)()
+        if self.loaded is None:
+            return jax.jit(self.initial, out_shardings=self.state_sharding, compiler_options=options)()
+
+        def place(leaf: jax.ShapeDtypeStruct, value: np.ndarray) -> jax.Array:
+            value = value.astype(leaf.dtype, copy=False)
+            return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: value[index])
+
+        variables = jax.tree.map(place, self.abstract.variables(), self.loaded)
+        self.loaded = None
+        return jax.jit(self.initial, out_shardings=self.state_sharding, compiler_options=options)(variables)
 
     def open_store(self, directory: Path, *, read_only: bool = False) -> CheckpointStore:
         """The checkpoints of the run in ``directory``."""
@@ -178,6 +217,8 @@ def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Resu
     directory = Path(directory)
     workdir.check(directory, config)
     setup = Setup(config)
+    # Before the data is looked at, which may take long. A run that goes on needs nothing but its own checkpoint.
+    loaded = "" if _has_checkpoint(directory) else setup.read_initial()
     description = setup.task.validate_data()
     # Written only now, so that a run that never began does not claim the folder.
     workdir.create(directory, config)
@@ -187,11 +228,12 @@ def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Resu
     try:
         with Preemption() as preemption:
             state = setup.restore(store)
-            resumed = state is not None
             if state is None:
+                # What looked like a checkpoint may be none.
+                loaded = loaded or setup.read_initial()
                 state = setup.initialise()
             run = _Run(setup, schedule, store, directory, state, quiet)
-            run.introduce(description, resumed)
+            run.introduce([loaded, description])
             try:
                 return run.go(preemption)
             finally:
@@ -201,8 +243,13 @@ def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Resu
 
 
 def evaluate(config: Config, directory: Path | str, step: int | str = "latest") -> Result:
-    """Evaluate a checkpoint of the run in ``directory``: the ``"latest"``, the ``"best"``, or that of a step number."""
+    """Evaluate a checkpoint of the run in ``directory``: the ``"latest"``, the ``"best"``, or that of a step number.
+
+    While there is none, ``"latest"`` and 0 are what a run would start from: the weights in ``init.checkpoint``.
+    """
     directory = Path(directory)
+    if config.init.checkpoint and step in ("latest", 0) and not _has_checkpoint(directory):
+        return _evaluate_initial(config)
     workdir.read_config(directory)
     workdir.check(
         directory, config, only=("task", "model.", "ema_decay", "batch_transform.mean", "batch_transform.std")
@@ -225,6 +272,23 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
     if state is None:
         raise UserError(f"no checkpoint in {directory}: train first")
     return Result(int(state.step), setup.evaluator()(state) or {})
+
+
+def _evaluate_initial(config: Config) -> Result:
+    setup = Setup(config)
+    loaded = setup.read_initial()
+    setup.task.validate_data()
+    setup.prepare_state(Schedule.of(config, len(setup.task.train_source)))
+    if jax.process_index() == 0:
+        # A classifier that was replaced explains a bad number.
+        print(loaded, file=sys.stderr, flush=True)
+    return Result(0, setup.evaluator()(setup.initialise()) or {})
+
+
+def _has_checkpoint(directory: Path) -> bool:
+    """Whether a run has saved something here; sound or not is seen when it is restored."""
+    folder = directory / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 class _Run:
@@ -251,6 +315,7 @@ class _Run:
                 seed=self.config.seed,
                 accumulation_steps=self.config.accumulation_steps,
                 ema_decay=self.config.ema_decay,
+                frozen=self.config.optimizer.frozen,
             ),
             donate_argnums=0,
             compiler_options=compiler_options("train"),
@@ -260,18 +325,22 @@ class _Run:
         self.window_start: float | None = None
         self.window_step = self.step
 
-    def introduce(self, description: str, resumed: bool) -> None:
-        """Say what is about to happen."""
-        config, parameters = self.config, sum(leaf.size for leaf in jax.tree.leaves(self.setup.abstract.params))
-        self.display.say(description)
+    def introduce(self, descriptions: list[str]) -> None:
+        """Say what is about to happen: ``descriptions`` of what was read, and this run's own."""
+        config, parameters = self.config, self.setup.abstract.params
+        trained = sum(leaf.size for leaf in jax.tree.leaves(split(parameters, config.optimizer.frozen)[0]))
+        for text in filter(None, descriptions):
+            self.display.say(text)
         self.display.say(
-            f"{config.model.name}: {parameters:,} parameters on {self.setup.mesh.size} "
+            f"{config.model.name}: {sum(leaf.size for leaf in jax.tree.leaves(parameters)):,} parameters"
+            f"{f', of which {trained:,} are trained,' if config.optimizer.frozen else ''} on {self.setup.mesh.size} "
             f"{jax.devices()[0].device_kind} device(s); global batch {config.batch_size}, peak learning rate "
             f"{self.setup.peak_learning_rate:.3g} ({config.optimizer.learning_rate:g} at "
             f"{config.optimizer.base_batch_size}), {self.schedule.total} steps"
         )
-        if resumed:
-            self.display.say(f"resuming after step {self.step}")
+        if self.step:
+            unread = "; init.checkpoint is not read again" if config.init.checkpoint else ""
+            self.display.say(f"resuming after step {self.step}{unread}")
 
     def go(self, preemption: Preemption) -> Result:
         """Run to the last step, or to a signal."""

@@ -1,6 +1,10 @@
-"""AdamW as the references use it: decay mask, warm-up and cosine, clipping, and a guard against non-finite updates."""
+"""AdamW as the references use it: decay mask, warm-up and cosine, clipping, and a guard against non-finite updates.
+
+For fine-tuning also learning rates by layer, and parameters that are not trained at all.
+"""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pvt_jax.errors import UserError
+
 Schedule = Callable[[Any], jax.Array]
+# Nested dicts of arrays, or of what belongs to each array.
+Tree = Any
 
 
 def scaled_learning_rate(learning_rate: float, base_batch_size: int, batch_size: int) -> float:
@@ -32,24 +40,102 @@ def warmup_cosine(peak: float, initial: float, final: float, warmup_steps: int, 
     return schedule
 
 
-def decay_mask(params: Any) -> Any:
-    """True where weight decay applies: not on 1-d parameters (biases, norms) and not on the class token."""
+def decay_mask(params: Tree) -> Tree:
+    """True where weight decay applies: not on 1-d parameters (biases, norms) and not on the class token.
+
+    PVT decays the position tables of its stages; ViT's one table is not decayed, as in DeiT (arXiv 2012.12877).
+    """
 
     def decays(path: tuple[Any, ...], leaf: Any) -> bool:
-        return leaf.ndim > 1 and path[-1].key != "cls_token"
+        return leaf.ndim > 1 and path[-1].key != "cls_token" and [part.key for part in path] != ["pos_embed"]
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def split(params: Tree, frozen: str) -> tuple[Tree, Tree]:
+    """(what is trained, what is not) of ``params``; ``{**trained, **fixed}`` is the whole again.
+
+    ``frozen`` is empty for nothing, or ``"backbone"`` for everything but the head. The branches are told apart by their
+    names at the top, so that gradients, moments and decay are never made for what is not trained.
+    """
+    if not frozen:
+        return params, {}
+    trained = {name: branch for name, branch in params.items() if name == "head"}
+    return trained, {name: branch for name, branch in params.items() if name != "head"}
+
+
+def layer_numbers(params: Tree) -> Tree:
+    """The number of each parameter's layer, from 0 at the image to L + 1 at the head of a network of L blocks.
+
+    As in BEiT (arXiv 2106.08254) and ELECTRA (2003.10555): 0 holds the first patch embedding with its norm, position
+    table and class token (in a ResNet the stem), i + 1 the block i, and L + 1 the final norm and the head. A pyramid's
+    blocks are numbered through its stages. A later stage's patch embedding, position table and norms, and in all stages
+    the norm at the end, belong to the layer of the stage's first block; so does the class token, which PVT v1 adds in
+    its last stage.
+
+    Raises:
+      UserError: a parameter lies at a path for which there is no rule.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [[part.key for part in path] for path, _ in leaves]
+    # Without stages (ViT) all blocks are of stage 0.
+    blocks = sorted({place for place in map(_place, paths) if place[1] is not None})
+    stages = sorted({stage for stage, _ in map(_place, paths) if stage > 0})
+
+    def number(path: list[str]) -> int:
+        stage, block = _place(path)
+        if block is not None:
+            return blocks.index((stage, block)) + 1
+        if path[0] in ("norm", "head"):
+            return len(blocks) + 1
+        if path[0] == "cls_token" and stages:
+            stage = stages[-1]
+        if stage > 0 and (stage > stages[0] or path[1] == "norm"):
+            return blocks.index((stage, 0)) + 1
+        if stage > 0 or path[0] in ("stem", "patch_embed", "pos_embed", "cls_token"):
+            return 0
+        raise UserError(f"optimizer.layer_decay has no layer for the parameter {'/'.join(path)}: set it to 1.0")
+
+    return jax.tree.unflatten(jax.tree.structure(params), [number(path) for path in paths])
+
+
+def _place(path: list[str]) -> tuple[int, int | None]:
+    """(stage from 1, or 0 outside of stages; block of that stage, or None outside of blocks) of a parameter's path."""
+    found = re.match(r"(?:stage(\d+)/)?(?:block(\d+)/)?", "/".join(path))
+    assert found is not None  # Both parts are optional.
+    return int(found[1] or 0), None if found[2] is None else int(found[2])
+
+
+def scale_by_layer(decay: float) -> optax.GradientTransformation:
+    """Multiply the update of layer l by ``decay`` to the power of its distance from the head, L + 1 - l."""
+
+    def update(updates: Tree, params: Tree = None) -> Tree:
+        numbers = layer_numbers(updates)
+        head = max(jax.tree.leaves(numbers))
+        return jax.tree.map(lambda change, number: change * decay ** (head - number), updates, numbers)
+
+    return optax.stateless(update)
+
+
 def adamw(
-    schedule: Schedule, *, b1: float, b2: float, eps: float, weight_decay: float, clip_norm: float
+    schedule: Schedule,
+    *,
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    clip_norm: float,
+    layer_decay: float = 1.0,
 ) -> optax.GradientTransformation:
     """AdamW (arXiv 1711.05101) after clipping by global norm (0: none), wrapped in the non-finite guard.
 
-    An update whose gradient holds an infinity or a NaN changes nothing, moments and schedule included; the wrapper's
-    state counts them: ``total_notfinite``, and ``notfinite_count`` in a row.
+    With ``layer_decay`` below 1 each layer has its own learning rate, and so its own decay of weights, see
+    ``scale_by_layer``. An update whose gradient holds an infinity or a NaN changes nothing, moments and schedule
+    included; the wrapper's state counts them: ``total_notfinite``, and ``notfinite_count`` in a row.
     """
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
     update = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask)
+    # After AdamW, whose result does not depend on the scale of the gradient.
+    layers = [scale_by_layer(layer_decay)] if layer_decay < 1 else []
     # The wrapper gives up after so many errors and applies one; the loop stops long before.
-    return optax.apply_if_finite(optax.chain(*clip, update), max_consecutive_errors=2**30)
+    return optax.apply_if_finite(optax.chain(*clip, update, *layers), max_consecutive_errors=2**30)

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import optax
 from flax import serialization, struct
 
-Tree = Any
+from pvt_jax.training.optimizer import Tree, split
 
 
 class TrainState(struct.PyTreeNode):
     """The state of a run; randomness needs none, since keys derive from the seed and ``step``.
 
     step: int32 scalar, updates done or skipped. params, batch_stats: Flax collections (batch_stats may be empty).
-    ema_params: moving average of params, empty when it is off. opt_state: Optax's.
+    ema_params: moving average of params, empty when it is off. opt_state: Optax's, of the trained parameters alone.
     """
 
     step: jax.Array
@@ -24,15 +24,17 @@ class TrainState(struct.PyTreeNode):
     opt_state: Any
 
     @classmethod
-    def create(cls, variables: Tree, optimizer: optax.GradientTransformation, *, ema: bool) -> "TrainState":
-        """State before the first step."""
+    def create(
+        cls, variables: Tree, optimizer: optax.GradientTransformation, *, ema: bool, frozen: str = ""
+    ) -> "TrainState":
+        """State before the first step; ``frozen`` as for ``optimizer.split``."""
         params = variables["params"]
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=variables.get("batch_stats", {}),
             ema_params=jax.tree.map(jnp.copy, params) if ema else {},
-            opt_state=optimizer.init(params),
+            opt_state=optimizer.init(split(params, frozen)[0]),
         )
 
     def variables(self, *, ema: bool = False) -> Tree:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pvt_jax.training.optimizer import split
 from pvt_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -20,7 +21,10 @@ class Objective(Protocol):
         ...
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """(mean loss, changed collections such as ``batch_stats``) of a batch or a part of it."""
+        """(mean loss, changed collections such as ``batch_stats``) of a batch or a part of it.
+
+        What the config freezes runs as in evaluation.
+        """
         ...
 
 
@@ -34,32 +38,37 @@ def train_step(
     seed: int,
     accumulation_steps: int,
     ema_decay: float,
+    frozen: str = "",
 ) -> tuple[TrainState, Metrics]:
     """One update: (state, global batch) → (state, metrics), all scalars.
 
     Metrics: ``loss``, ``grad_norm`` (before clipping), ``learning_rate``, ``skipped`` (updates skipped so far because
     their gradient was not finite) and ``skipped_in_a_row``. Skipped updates leave everything but ``step`` as it was.
+    What ``frozen`` names (see ``optimizer.split``) has no gradient and never changes, and no more does its average.
     """
     prepare_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
     batch = objective.prepare(batch, prepare_key)
 
-    def loss_of(params: Any, batch_stats: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
+    # Only what is trained is an argument of the gradient: no backward pass reaches for the rest.
+    trained, fixed = split(state.params, frozen)
+
+    def loss_of(trained: Any, batch_stats: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+        variables = {"params": {**trained, **fixed}, **({"batch_stats": batch_stats} if batch_stats else {})}
         loss, changed = objective.loss(variables, part, key)
         return loss, changed.get("batch_stats", batch_stats)
 
     grad_of = jax.value_and_grad(loss_of, has_aux=True)
     if accumulation_steps == 1:
-        (loss, batch_stats), grads = grad_of(state.params, state.batch_stats, batch, loss_key)
+        (loss, batch_stats), grads = grad_of(trained, state.batch_stats, batch, loss_key)
     else:
 
         def accumulate(carry: Any, inputs: Any) -> tuple[Any, None]:
             loss, batch_stats, grads = carry
             part, key = inputs
-            (part_loss, batch_stats), part_grads = grad_of(state.params, batch_stats, part, key)
+            (part_loss, batch_stats), part_grads = grad_of(trained, batch_stats, part, key)
             return (loss + part_loss, batch_stats, jax.tree.map(jnp.add, grads, part_grads)), None
 
-        start = (jnp.zeros(()), state.batch_stats, jax.tree.map(jnp.zeros_like, state.params))
+        start = (jnp.zeros(()), state.batch_stats, jax.tree.map(jnp.zeros_like, trained))
         parts = jax.tree.map(lambda x: split_parts(x, accumulation_steps), batch)
         keys = jax.random.split(loss_key, accumulation_steps)
         (loss, batch_stats, grads), _ = jax.lax.scan(accumulate, start, (parts, keys))
@@ -70,13 +79,15 @@ def train_step(
     # Adam's own count: skipped steps do not advance the schedule.
     learning_rate = schedule(state.step - state.opt_state.total_notfinite)
     opt_state: Any
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     finite = opt_state.last_finite
-    params = optax.apply_updates(state.params, updates)
-    ema_params = jax.tree.map(
-        lambda average, new: jnp.where(finite, ema_decay * average + (1.0 - ema_decay) * new, average),
-        state.ema_params,
-        params if state.ema_params else {},
+    updated: Any = optax.apply_updates(trained, updates)
+    # Rounding would make the average of a fixed parameter drift from it.
+    average, fixed_average = split(state.ema_params, frozen)
+    average = jax.tree.map(
+        lambda old, new: jnp.where(finite, ema_decay * old + (1.0 - ema_decay) * new, old),
+        average,
+        updated if state.ema_params else {},
     )
     metrics = {
         "loss": loss,
@@ -87,9 +98,9 @@ def train_step(
     }
     new_state = TrainState(
         step=state.step + 1,
-        params=params,
+        params={**updated, **fixed},
         batch_stats=jax.tree.map(lambda old, new: jnp.where(finite, new, old), state.batch_stats, batch_stats),
-        ema_params=ema_params,
+        ema_params={**average, **fixed_average},
         opt_state=opt_state,
     )
     return new_state, metrics

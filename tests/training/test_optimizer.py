@@ -1,6 +1,7 @@
 """The optimizer against the references' formulas, in NumPy and float64."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pvt_jax.errors import UserError
+from pvt_jax.models import create_model
 from pvt_jax.training import optimizer as optimizers
 from tests.helpers import reference
 
@@ -129,3 +132,85 @@ def test_an_update_that_is_not_finite_changes_nothing_but_its_count(bad):
     assert all((np.asarray(update) == 0).all() for update in jax.tree.leaves(updates))
     jax.tree.map(np.testing.assert_array_equal, after.inner_state, state.inner_state)  # pyright: ignore
     assert (int(after.total_notfinite), int(after.notfinite_count)) == (1, 1)  # pyright: ignore
+
+
+# Fine-tuning.
+
+# By hand, the layer of every parameter whose path begins like this; pyramids of five blocks.
+PYRAMID = {"depths": (1, 2, 1, 1), "image_size": 64}
+BLOCKS = {"stage1/block0": 1, "stage2/block0": 2, "stage2/block1": 3, "stage3/block0": 4, "stage4/block0": 5, "head": 6}
+PATCHES = {
+    f"stage{i}/{name}": layer for i, layer in ((1, 0), (2, 2), (3, 4), (4, 5)) for name in ("patch_embed", "patch_norm")
+}
+TABLES = {"stage1/pos_embed": 0, "stage2/pos_embed": 2, "stage3/pos_embed": 4, "stage4/pos_embed": 5}
+NORMS = {"stage1/norm": 1, "stage2/norm": 2, "stage3/norm": 4, "stage4/norm": 5}
+LAYERS = {
+    "pvt_tiny": (PYRAMID, {**BLOCKS, **PATCHES, **TABLES, "cls_token": 5, "norm": 6}),
+    "pvt_v2_b0": (PYRAMID, {**BLOCKS, **PATCHES, **NORMS}),
+    "pvt_v2_b2_li": (PYRAMID, {**BLOCKS, **PATCHES, **NORMS}),
+    "mit_b0": (PYRAMID, {**BLOCKS, **PATCHES, **NORMS}),
+    "resnet18": (PYRAMID, {**BLOCKS, "stem": 0}),
+    "resnet50": (PYRAMID, {**BLOCKS, "stem": 0}),
+    "vit_tiny_patch16": (
+        {"image_size": 64},
+        {
+            **{"patch_embed": 0, "cls_token": 0, "pos_embed": 0, "norm": 13, "head": 13},
+            **{"block0": 1, "block1": 2, "block2": 3, "block3": 4, "block4": 5, "block5": 6, "block6": 7},
+            **{"block7": 8, "block8": 9, "block9": 10, "block10": 11, "block11": 12},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_are_numbered_from_the_image_to_the_head(name):
+    settings, expected = LAYERS[name]
+    model = create_model(name, num_classes=3, **settings)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    found: dict[str, set[int]] = {}
+    for path, number in named(optimizers.layer_numbers(params)).items():
+        parts = path.split(".")
+        beginning = "/".join(parts[: 2 if parts[0].startswith("stage") else 1])
+        found.setdefault(beginning, set()).add(int(number))
+    assert found == {beginning: {layer} for beginning, layer in expected.items()}
+
+
+def test_a_parameter_outside_of_all_rules_has_no_layer():
+    params = {"neck": {"kernel": np.zeros(1)}, "stage1": {"block0": {"bias": np.zeros(1)}}}
+    with pytest.raises(UserError, match="layer_decay has no layer for the parameter neck/kernel"):
+        optimizers.layer_numbers(params)
+
+
+def test_one_update_with_layer_decay_by_hand():
+    """Two blocks: the update of layer l, decay of weights included, is halved 3 - l times."""
+    halved = {"patch_embed": 3, "block0": 2, "block1": 1, "head": 0}
+    rng = np.random.default_rng(2)
+    params, grads = ({n: {"kernel": rng.standard_normal((4, 4)).astype("f")} for n in halved} for _ in range(2))
+    numbers = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 0.0}
+    optimizer = optimizers.adamw(lambda step: jnp.float32(0.01), **numbers, layer_decay=0.5)
+    state = optimizer.init(params)
+    updates: Any = optimizer.update(grads, state, params)[0]
+    for name, times in halved.items():
+        # Adam's first step is the sign of the gradient.
+        expected = -0.01 / 2**times * (np.sign(grads[name]["kernel"]) + 0.1 * params[name]["kernel"])
+        np.testing.assert_allclose(updates[name]["kernel"], expected, rtol=1e-4)
+    # The head alone, as with a frozen backbone, keeps the full rate.
+    alone = {"head": params["head"]}
+    head: Any = optimizer.update({"head": grads["head"]}, optimizer.init(alone), alone)[0]
+    np.testing.assert_allclose(head["head"]["kernel"], updates["head"]["kernel"], rtol=1e-6)
+
+
+def test_the_one_position_table_of_vit_is_not_decayed():
+    model = create_model("vit_tiny_patch32", num_classes=3, image_size=64)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    mask = optimizers.decay_mask(params)
+    assert (mask["pos_embed"], mask["cls_token"]) == (False, False)
+    # The patches, 12 blocks of q, kv, proj, fc1 and fc2, and the head.
+    assert sum(jax.tree.leaves(mask)) == 1 + 12 * 5 + 1
+
+
+def test_split_parts_the_head_from_the_backbone():
+    params = {"head": {"linear": 1}, "norm": 2, "stage1": {"head": 3}}
+    assert optimizers.split(params, "") == (params, {})
+    assert optimizers.split(params, "backbone") == ({"head": {"linear": 1}}, {"norm": 2, "stage1": {"head": 3}})
+    assert optimizers.split({}, "backbone") == ({}, {})
