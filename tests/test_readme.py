@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
+from PIL import Image
 
 import pvt_jax
 from pvt_jax import config as config_lib
-from pvt_jax import main
+from pvt_jax import convert, main, summary
+from pvt_jax.checkpoints import names as names_lib
+from pvt_jax.checkpoints.files import write_safetensors
+from pvt_jax.checkpoints.known import KNOWN
+from pvt_jax.models import cost, trace
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md")
+# tests/models count the parameters of all models; these suffice to see that the table is of the same numbers.
+ONE_OF_EACH = ("pvt_tiny", "pvt_v2_b0", "mit_b1", "vit_tiny_patch16", "resnet18")
 SHRUNK = ["model.depths=(1,1,1,1)", "model.dims=(8,16,40,32)", "model.image_size=32", "steps=2"]
 
 
@@ -35,7 +43,10 @@ def python_block(words: str) -> str:
     return found[0]
 
 
-WITH_PVT_JAX = python_block("pvt_jax.load_variables(")
+WITH_PVT_JAX = python_block("runs/digits/config.json")
+PRE_TRAINED = python_block("pretrained_variables")
+NESTED = python_block("class Segmenter")
+ATTENTION = python_block("overlay_attention(")
 WITH_ORBAX = python_block("saved = ocp.load_checkpointables(path)")
 ELSEWHERE = python_block("SingleDeviceSharding")
 WITH_NNX = python_block("nnx.bridge.ToNNX")
@@ -43,7 +54,8 @@ TRAINING = python_block("loop.train(")
 
 
 def test_no_python_block_is_forgotten():
-    assert len(blocks("python")) == len({WITH_PVT_JAX, WITH_ORBAX, ELSEWHERE, WITH_NNX, TRAINING})
+    known = {PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX, TRAINING}
+    assert len(blocks("python")) == len(known)
 
 
 # Run after the blocks, in the same process: the same random images through all of them, and what they showed.
@@ -60,6 +72,9 @@ numpy.savez(
     expected_features=[(1, 64 // stride, 96 // stride, dim) for stride, dim in zip((4, 8, 16, 32), model.dims)],
     **{"params/" + jax.tree_util.keystr(k): v for k, v in jax.tree.leaves_with_path(variables["params"])},
 )
+assert jax.tree.structure(segmenter_variables["params"]["backbone"]) == jax.tree.structure(variables["params"])
+assert scores.shape == (1, 16, 24, 5)
+numpy.savez("attention.npz", weights=weights, picture=picture)
 assert result.step == 2 and "top1" in result.metrics
 assert list(saved) == ["params", "opt_state"] and list(maps) == ["c2", "c3", "c4", "c5"]
 assert logits.shape == nnx_logits.shape == (1, 10)
@@ -82,10 +97,15 @@ def folder(tmp_path_factory):
     }.items():
         assert training.count(shown) == 1
         training = training.replace(shown, here)
-    assert WITH_PVT_JAX.count("256, 832") == 1
+    # One small size for all of them: most of the time goes into compiling, and the sizes of a map are compiled apart.
+    assert WITH_PVT_JAX.count("256, 832") == 1 and ATTENTION.count("(128, 96)") == 1
+    colours = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
+    Image.fromarray(colours).resize((200, 150)).save(folder / "picture.jpg")
     blocks = [
         training,
         WITH_PVT_JAX.replace("256, 832", "64, 96"),
+        NESTED,
+        ATTENTION.replace("(128, 96)", "(96, 64)"),
         WITH_ORBAX,
         "orbax_params = params\n",
         ELSEWHERE,
@@ -112,6 +132,46 @@ def test_linen_orbax_and_nnx_give_the_same_logits(shown):
 
 def test_features_have_the_shown_sizes(shown):
     np.testing.assert_array_equal(shown["features"], shown["expected_features"])
+
+
+def test_the_overlay_is_the_picture_with_the_attention_on_it(folder):
+    with np.load(folder / "attention.npz") as shown:
+        weights, picture = shown["weights"], shown["picture"]
+    assert weights.shape == (2, 3)
+    np.testing.assert_allclose(weights.sum(), 1, atol=1e-5)
+    overlay = np.asarray(Image.open(folder / "attention.png"))
+    assert overlay.shape == picture.shape == (64, 96, 3)
+    # The frame of the patch at row 8 of 16 and column 6 of 24: 4 pixels a side, one of white around it.
+    assert (overlay[31, 23:29] == 255).all() and (overlay[31:37, 28] == 255).all()
+    assert not (overlay[32:36, 24:28] == 255).all()
+
+
+def test_pre_trained_weights_load_by_name_without_a_network_once_they_are_there(tmp_path, monkeypatch):
+    model = pvt_jax.create_model("pvt_v2_b0")
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    published = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+    write_safetensors(tmp_path / "pvt_v2_b0.pth", names_lib.to_state_dict(published))
+    monkeypatch.setenv("PVT_JAX_CACHE", str(tmp_path))
+    # These are not the published ones.
+    monkeypatch.setitem(KNOWN, "pvt_v2_b0", replace(KNOWN["pvt_v2_b0"], size=None, sha256=None))
+    names: dict[str, Any] = {}
+    exec(PRE_TRAINED, names)
+    found, expected = names["pretrained_variables"]["params"], published["params"]
+    assert found["head"]["linear"]["kernel"].shape == (256, 10)
+    del found["head"], expected["head"]
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_known_names_are_those_that_the_text_describes():
+    own = {name for name in pvt_jax.list_models() if name != "pvt_huge_v2" and not name.startswith("vit_")}
+    deit = {f"deit_{size}" for size in ("tiny", "small", "base")}
+    timm = {f"timm/{name}.in1k" for name in pvt_jax.list_models() if name.startswith("pvt_v2")}
+    assert set(KNOWN) == own | deit | timm
+    for name in own:
+        assert KNOWN[name].model == name
+    for name in deit:
+        assert KNOWN[name].model == name.replace("deit", "vit") + "_patch16"
 
 
 def test_orbax_alone_restores_plain_dicts(folder, shown):
@@ -147,12 +207,18 @@ ocp.save_checkpointables({str(path)!r}, {{"params": params, "opt_state": params}
     np.testing.assert_array_equal(kernel, np.arange(32.0).reshape(16, 2))
 
 
-def commands() -> list[list[str]]:
+def commands(module: str) -> list[list[str]]:
     lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line.split("pvt_jax.main", 1)[1]) for line in lines if "-m pvt_jax.main" in line]
+    return [shlex.split(line.split(module, 1)[1]) for line in lines if f"-m {module} " in line]
 
 
-@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_every_command_is_checked():
+    modules = set(re.findall(r"-m (pvt_jax[\w.]*) ", "".join(blocks("sh"))))
+    # The last is checked by its own tests: it wants archives of ImageNet.
+    assert modules == {"pvt_jax.main", "pvt_jax.convert", "pvt_jax.summary", "pvt_jax.data.sources.tfds"}
+
+
+@pytest.mark.parametrize("arguments", commands("pvt_jax.main"), ids=" ".join)
 def test_commands_name_real_configs_and_keys(arguments, tmp_path, monkeypatch):
     for half in ("train", "val"):
         (tmp_path / half / "cat").mkdir(parents=True)
@@ -163,28 +229,62 @@ def test_commands_name_real_configs_and_keys(arguments, tmp_path, monkeypatch):
     pvt_jax.create_model(**config.model.to_dict())
 
 
+@pytest.mark.parametrize("arguments", commands("pvt_jax.convert"), ids=" ".join)
+def test_conversions_name_real_models_and_flags(arguments):
+    flags = convert.parse([re.sub(r"\bNAME\b", "pvt_tiny", word) for word in arguments])
+    pvt_jax.create_model(flags.model, **flags.settings)
+
+
+@pytest.mark.parametrize("arguments", commands("pvt_jax.summary"), ids=" ".join)
+def test_summaries_name_real_models_and_flags(arguments):
+    pvt_jax.create_model(summary.parse(arguments).name)
+
+
 def test_keys_in_the_text_exist():
     sections = [name for name, value in config_lib.defaults().items() if hasattr(value, "keys")]
     mentioned = set(re.findall(rf"(?:`|--config\.)((?:{'|'.join(sections)})\.[a-z_0-9]+)\b(?!\()", README))
     assert len(mentioned) >= 10
+    models = [pvt_jax.create_model(name) for name in ("pvt_tiny", "resnet18")]
     for key in mentioned:
         section, _, last = key.partition(".")
-        assert last in config_lib.defaults()[section] or hasattr(pvt_jax.create_model("pvt_tiny"), last), key
+        assert last in config_lib.defaults()[section] or any(hasattr(model, last) for model in models), key
+
+
+TABLE = {
+    name: rest
+    for name, *rest in re.findall(
+        r"^\| `(\w+)` +\| +([\d,]+) \| +([\d.]+) \| +(\S+) \| (\S+) +\|$", README, re.MULTILINE
+    )
+}
 
 
 def test_table_names_every_model():
-    table = dict(re.findall(r"^\| `(\w+)` +\| ([\d,]+) ", README, re.MULTILINE))
-    assert sorted(table) == pvt_jax.list_models()
-    for name in ("pvt_tiny", "pvt_small"):
-        model = pvt_jax.create_model(name)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-        assert table[name] == f"{sum(leaf.size for leaf in jax.tree.leaves(shapes)):,}"
+    assert sorted(TABLE) == pvt_jax.list_models()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_table_counts_what_the_code_counts(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    parameters, giga_macs, _, link = TABLE[name]
+    model = pvt_jax.create_model(name)
+    macs = sum(part.total for part in cost.multiply_accumulates(model, 224, 224).values())
+    assert giga_macs == f"{macs / 1e9:.2f}"
+    if name in ONE_OF_EACH:
+        variables = trace.abstract_variables(model, 224, 224)
+        assert parameters == f"{sum(leaf.size for leaf in jax.tree.leaves(variables['params'])):,}"
+    if link != "–":
+        spec, path = re.fullmatch(r"\[(\S+)\]\((\S+)\)", link).groups()  # pyright: ignore
+        assert path == f"configs/{spec.partition(':')[0]}"
+        assert config_lib.load(f"configs/{spec}").model.name == name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_link_to_what_exists_and_fit_the_page(document):
     path = ROOT / document
     text = path.read_text(encoding="utf-8")
+    headings = {re.sub(r"[^\w -]", "", line).strip().lower() for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    for target in re.findall(r"\]\(#([^)]+)\)", text):
+        assert target in {heading.replace(" ", "-") for heading in headings}, target
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("https://") or (path.parent / target).exists(), target
     assert [line for line in text.splitlines() if len(line) > 120] == []

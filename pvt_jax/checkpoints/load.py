@@ -1,5 +1,10 @@
-"""Reading variables back, for use outside a training run."""
+"""Reading variables back, from whatever holds them: a run, a file of PyTorch, safetensors, or a known name."""
 
+import difflib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,42 +14,142 @@ import numpy as np
 from flax import linen as nn
 from orbax.checkpoint import v1 as ocp
 
+from pvt_jax.checkpoints import names
+from pvt_jax.checkpoints.files import read_metadata, read_state_dict
+from pvt_jax.checkpoints.known import KNOWN, fetch_known
+from pvt_jax.checkpoints.merge import LoadReport, merge
 from pvt_jax.errors import UserError
 
+log = logging.getLogger("pvt_jax")
 
-def load_variables(path: str | Path, model: nn.Module, *, ema: bool = False) -> dict[str, Any]:
-    """Variables for ``model.apply`` from an Orbax checkpoint of a run, every parameter checked against ``model``.
+# What a folder of Hugging Face holds, whole or in parts.
+_FOLDER_FILES = ("model.safetensors*", "pytorch_model.bin*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a checkpoint holds, before any model is known.
+
+    Attributes:
+      tensors: by our paths if ``native``, else by the names of the file.
+      described: where they are from, for messages.
+      model: the settings under ``model`` in the config.json of a run; empty if there is none.
+      image_size: (height, width) of the images that its position tables are for; None if it does not say.
+    """
+
+    tensors: dict[str, np.ndarray]
+    described: str
+    native: bool
+    model: dict[str, Any]
+    image_size: tuple[int, int] | None
+
+
+def load_variables(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    ema: bool = False,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+    key: jax.Array | None = None,
+) -> dict[str, Any]:
+    """Variables for ``model.apply`` from a checkpoint, every parameter checked against ``model``.
+
+    A classifier of another number of classes is replaced by a new one and position tables of another image size are
+    resampled; what was done is logged.
 
     Args:
-      path: a workdir, its ``checkpoints`` folder (of both the newest step is taken), or the folder of one step.
-      model: as made by ``pvt_jax.create_model``, with the settings that it was trained with.
-      ema: take the moving average of the parameters instead.
+      path: a workdir, its ``checkpoints`` folder (of both the newest step is taken), or the folder of one step; a
+        ``.pth`` or ``.safetensors`` file with the names of the reference, timm, torchvision or Hugging Face; a folder
+        of Hugging Face; or a name of ``pvt_jax.checkpoints.known.KNOWN``, which is downloaded.
+      model: as made by ``pvt_jax.create_model``.
+      ema: take the moving average of the parameters instead, which only a run has.
+      allow_missing: patterns (``head/*``) of parameters that need not be there; those are initialised.
+      allow_unexpected: patterns of saved tensors that may stay unused.
+      key: for what is initialised; ``jax.random.key(0)`` if not given.
 
     Returns:
       ``{"params": …}``, with ``batch_stats`` if the model has them; arrays on the default device.
 
     Raises:
-      UserError: there is no checkpoint, it has no such item, or its parameters are not the model's.
+      UserError: there is no checkpoint, it cannot be read, or it does not hold this model.
     """
-    step = _step_folder(Path(path).expanduser())
-    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *_image_size(model), 3)))
-    names = {"params": "ema_params" if ema else "params"}
-    names.update({collection: collection for collection in expected if collection != "params"})
-    missing = [name for name in names.values() if not (step / name).is_dir()]
-    if missing:
-        raise UserError(f"{step} has no {missing[0]}: it was written by a run without")
-    shapes: Any = ocp.checkpointables_metadata(str(step.absolute())).metadata
-    problems = compare_shapes({collection: shapes[name] for collection, name in names.items()}, expected)
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+    variables, report = read_variables(
+        path, model, ema=ema, allow_missing=allow_missing, allow_unexpected=allow_unexpected, key=key
+    )
+    # A warning is seen without any set-up of logging; nobody should miss that a part is random.
+    log.log(logging.INFO if report.plain else logging.WARNING, report.summary())
+    return variables
+
+
+def read_variables(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    ema: bool = False,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+    key: jax.Array | None = None,
+) -> tuple[dict[str, Any], LoadReport]:
+    """As ``load_variables``, with the report in place of a line in the log."""
+    source = open_source(path, ema=ema)
+    return fit(source, model, allow_missing=allow_missing, allow_unexpected=allow_unexpected, key=key)
+
+
+def open_source(path: str | Path, *, ema: bool = False) -> Source:
+    """Read what ``path`` names (see ``load_variables``), whatever model it is of."""
+    place, settings = Path(path).expanduser(), {}
+    if str(path) in KNOWN and not place.exists():
+        place, settings = fetch_known(str(path)), {"name": KNOWN[str(path)].model}
+    if place.is_dir() and not any(any(place.glob(pattern)) for pattern in _FOLDER_FILES):
+        return _open_orbax(_step_folder(place), ema)
+    if not place.exists():
+        near = ", ".join(difflib.get_close_matches(str(path), KNOWN, 3, 0.6))
         raise UserError(
-            f"{step} does not hold this model: {'; '.join(problems[:4])}{more}. Create the model with the name, "
-            "num_classes and other settings in the run's config.json"
+            f"there is no {place}: give a workdir, an Orbax folder, a .pth or .safetensors file, a folder of Hugging "
+            f"Face, or a known name{f', as {near}' if near else ''}"
         )
-    # Asking for NumPy arrays makes Orbax forget the devices that the checkpoint was saved on.
-    wanted = {name: jax.tree.map(lambda a: np.empty(a.shape, a.dtype), shapes[name]) for name in names.values()}
-    saved: Any = ocp.load_checkpointables(str(step.absolute()), wanted)
-    return jax.tree.map(jnp.asarray, {collection: saved[name] for collection, name in names.items()})
+    if ema:
+        raise UserError(f"{place} has no moving average: only a checkpoint of a run has, leave ema out")
+    if place.is_dir():
+        stated: Any = _read_json(place / "config.json").get("image_size")
+    else:
+        stated = _parse_json(read_metadata(place).get("image_size", ""))
+    return Source(read_state_dict(place), str(place), False, settings, _pair(stated))
+
+
+def fit(
+    source: Source,
+    model: nn.Module,
+    *,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+    key: jax.Array | None = None,
+) -> tuple[dict[str, Any], LoadReport]:
+    """Variables of ``model`` from what was read; for arguments and errors see ``load_variables``."""
+    image_size = _pair(getattr(model, "image_size", None)) or (224, 224)
+    images = jnp.zeros((1, *image_size, 3))
+    expected = jax.eval_shape(model.init, jax.random.key(0), images)
+    leaves, report = merge(
+        source.tensors,
+        expected,
+        source=source.described,
+        native=source.native,
+        image_size=image_size,
+        source_image_size=source.image_size,
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+    )
+    wanted = names.flatten(expected)
+    rest = set(wanted) - set(leaves)
+    fresh: dict[str, Any] = {}
+    if rest:
+        # Compiled for these leaves alone: the forward pass and the other leaves are never computed.
+        def initial(key: jax.Array) -> dict[str, jax.Array]:
+            return {path: leaf for path, leaf in names.flatten(model.init(key, images)).items() if path in rest}
+
+        fresh = jax.jit(initial)(jax.random.key(0) if key is None else key)
+    return names.unflatten({path: jnp.asarray(leaves.get(path, fresh.get(path))) for path in wanted}), report
 
 
 def compare_shapes(found: Any, expected: Any) -> list[str]:
@@ -62,20 +167,60 @@ def compare_shapes(found: Any, expected: Any) -> list[str]:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+    return {path: tuple(leaf.shape) for path, leaf in names.flatten(tree).items()}
 
 
-def _image_size(model: nn.Module) -> tuple[int, int]:
-    side = getattr(model, "image_size", 224)
-    return (side, side) if isinstance(side, int) else (side[0], side[1])
+def _open_orbax(step: Path, ema: bool) -> Source:
+    items = {"params": "ema_params" if ema else "params", "batch_stats": "batch_stats"}
+    items = {collection: item for collection, item in items.items() if (step / item).is_dir()}
+    if "params" not in items:
+        raise UserError(f"{step} has no {'ema_params' if ema else 'params'}: it was written by a run without")
+    try:
+        saved: Any = ocp.checkpointables_metadata(str(step.absolute())).metadata
+        # Asking for NumPy arrays makes Orbax forget the devices that the checkpoint was saved on.
+        wanted = {item: jax.tree.map(lambda a: np.empty(a.shape, a.dtype), saved[item]) for item in items.values()}
+        trees: Any = ocp.load_checkpointables(str(step.absolute()), wanted)
+    except Exception as error:  # Orbax raises whatever its readers do.
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{step} is damaged or half written: {reason}. Take another step of the run") from error
+    tensors = names.flatten({collection: trees[item] for collection, item in items.items()})
+    config = _read_json(step.parent.parent / "config.json").get("model")
+    config = config if isinstance(config, dict) else {}
+    return Source(tensors, str(step), True, config, _pair(config.get("image_size")))
 
 
 def _step_folder(path: Path) -> Path:
     if (path / "params").is_dir() or (path / "ema_params").is_dir():
         return path
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    steps = [int(folder.name) for folder in root.iterdir() if folder.name.isdigit()] if root.is_dir() else []
+    steps = [int(folder.name) for folder in root.iterdir() if folder.name.isdigit()]
     if not steps:
-        raise UserError(f"no Orbax checkpoint in {path}: give a workdir, its checkpoints folder, or one step's folder")
+        raise UserError(
+            f"no checkpoint in {path}: give a workdir, its checkpoints folder, one step's folder, or a folder of "
+            "Hugging Face with model.safetensors in it"
+        )
     return root / str(max(steps))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        read = _parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """(height, width) from a side or a pair; None for anything else."""
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) for side in size):
+        return size[0], size[1]
+    return None

@@ -1,0 +1,318 @@
+"""The strict merge of a file's tensors into a model's variables, and the report of what went where.
+
+Whatever a checkpoint is, an Orbax tree or a state dict of any dialect, it goes through ``merge``. Everything must fit:
+what does not is one error that names it, but for the exceptions that the caller lists. Two things are fitted instead
+of refused, and said: a classifier of other classes starts anew, and position tables of another grid are resampled.
+"""
+
+import fnmatch
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from pvt_jax.checkpoints import dialects, names, signatures
+from pvt_jax.errors import UserError
+from pvt_jax.ops.resize import resize_grid
+
+_HEAD = "params/head/linear/"
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Where a checkpoint went. Parameters are named by path (``params/norm/scale``), tensors as in the file.
+
+    Attributes:
+      source: what was read, in words. dialect: whose names it has.
+      matched: parameters taken from the source, the resized ones among them.
+      missing: parameters that it lacks. They keep their initial values, as ``wrong_shape`` and ``replaced`` do.
+      unexpected: its tensors that the model has no place for.
+      wrong_shape: (parameter, shape in the source, shape in the model).
+      replaced: parameters of the classifier, whose number of classes or inputs is another; as ``wrong_shape``.
+      resized: (position table, rows and columns in the source, rows and columns in the model).
+      ignored: its tensors that belong to modules beside the backbone, as the neck and head of a detector.
+      converted: the types, not float32, that numbers were converted from, each with how many tensors had it.
+    """
+
+    source: str
+    dialect: str
+    matched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+    replaced: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+    resized: tuple[tuple[str, tuple[int, int], tuple[int, int]], ...] = ()
+    ignored: tuple[str, ...] = ()
+    converted: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every parameter came from the source as it is."""
+        changed = (self.missing, self.unexpected, self.wrong_shape, self.replaced, self.resized)
+        return not any(changed)
+
+    def summary(self) -> str:
+        """One line for a person."""
+        parts = [f"{len(self.matched)} parameters loaded"]
+        if self.converted:
+            parts.append("to float32 from " + ", ".join(f"{name} ({n})" for name, n in self.converted.items()))
+        if self.resized:
+            sizes = (f"{_last(path)} {old[0]}×{old[1]} → {new[0]}×{new[1]}" for path, old, new in self.resized)
+            parts.append("position tables resized: " + ", ".join(sizes))
+        if self.replaced:
+            _, old, new = self.replaced[0]
+            what = "classes" if old[:-1] == new[:-1] else "inputs and classes"
+            shapes = f"{old[-1]} → {new[-1]}" if what == "classes" else f"{old} → {new}"
+            parts.append(f"a new classifier, randomly initialised, for other {what} ({shapes})")
+        if self.missing:
+            parts.append(f"not in the file, freshly initialised: {_few(self.missing)}")
+        if self.wrong_shape:
+            parts.append(f"of another shape, freshly initialised: {_few(_shapes_lines(self.wrong_shape))}")
+        if self.unexpected:
+            parts.append(f"in the file and unused: {_few(self.unexpected)}")
+        if self.ignored:
+            modules = Counter(name.split(".")[0] for name in self.ignored)
+            parts.append("of other modules, unused: " + ", ".join(f"{name} ({n})" for name, n in modules.items()))
+        return f"{self.source} ({self.dialect}): {'; '.join(parts)}"
+
+
+def merge(
+    tensors: Mapping[str, np.ndarray],
+    expected: Any,
+    *,
+    source: str,
+    native: bool = False,
+    image_size: tuple[int, int] = (224, 224),
+    source_image_size: tuple[int, int] | None = None,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+) -> tuple[dict[str, np.ndarray], LoadReport]:
+    """Leaves of a model by path, from the tensors of a checkpoint.
+
+    Args:
+      tensors: by the names of any dialect, or by our paths if ``native``.
+      expected: the model's variables, as ``jax.eval_shape(model.init, …)`` describes them.
+      source: what the tensors were read from, for messages.
+      image_size, source_image_size: (height, width) of the model's and of the source's position tables; the source's
+        grid is taken to be square if its size is not known.
+      allow_missing: patterns as of ``fnmatch`` of paths, with or without the collection (``head/*``), of parameters
+        that need not be there, or that may have another shape.
+      allow_unexpected: patterns of the file's tensors that may stay unused.
+
+    Returns:
+      The leaves, float32 (counts int32), without those that have to be initialised; and the report.
+
+    Raises:
+      UserError: something does not fit and is not among the exceptions.
+    """
+    wanted: dict[str, Any] = names.flatten(expected)
+    found = _find_native(tensors, wanted) if native else _find(tensors, wanted, source)
+    distilled = any(name.rpartition(".")[2] in _DISTILLED for name in found.unexpected)
+    grids = _position_grids(wanted, image_size)
+    source_grids = _position_grids(wanted, source_image_size) if source_image_size else {}
+    resized = _resize(found.leaves, wanted, grids, source_grids, native, distilled)
+    converted = Counter(
+        str(value.dtype)
+        for path, value in found.leaves.items()
+        if value.dtype != wanted[path].dtype and jnp.issubdtype(value.dtype, jnp.floating)
+    )
+
+    leaves: dict[str, np.ndarray] = {}
+    wrong_shape, wrong_type = [], []
+    for path, value in found.leaves.items():
+        here = wanted[path]
+        value = resized[path][0] if path in resized else value
+        if not _fits_type(value, here):
+            wrong_type.append(f"{path} is {value.dtype}, here {np.dtype(here.dtype)}")
+        elif value.shape != tuple(here.shape):
+            wrong_shape.append((path, value.shape, tuple(here.shape)))
+        else:
+            leaves[path] = value.astype(here.dtype, copy=False)
+
+    replaced = []
+    if any(path == f"{_HEAD}kernel" for path, _, _ in wrong_shape):
+        # With other inputs the bias may fit, but what it was trained with is gone.
+        head = [path for path in (f"{_HEAD}kernel", f"{_HEAD}bias") if path in found.leaves]
+        replaced = [(path, found.leaves[path].shape, tuple(wanted[path].shape)) for path in head]
+        wrong_shape = [problem for problem in wrong_shape if problem[0] not in head]
+        leaves = {path: leaf for path, leaf in leaves.items() if path not in head}
+    missing = [path for path in wanted if path not in found.leaves]
+    report = LoadReport(
+        source=source,
+        dialect=found.dialect,
+        matched=tuple(path for path in wanted if path in leaves),
+        missing=tuple(missing),
+        unexpected=found.unexpected,
+        wrong_shape=tuple(wrong_shape),
+        replaced=tuple(replaced),
+        resized=tuple((path, old, grids[path]) for path, (_, old) in resized.items() if old != grids[path]),
+        ignored=found.ignored,
+        converted=dict(sorted(converted.items())),
+    )
+    problems = {
+        "missing": [path for path in missing if not _optional(path, allow_missing)],
+        "unexpected": [name for name in found.unexpected if not _matches(name, allow_unexpected)],
+        "of another shape": _shapes_lines(line for line in wrong_shape if not _optional(line[0], allow_missing)),
+        "of another type": wrong_type,
+    }
+    if any(problems.values()):
+        raise UserError(_refusal(source, problems, tensors, wanted, native, distilled))
+    return leaves, report
+
+
+@dataclass(frozen=True)
+class _Found:
+    dialect: str
+    leaves: dict[str, np.ndarray]
+    unexpected: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def _find_native(tensors: Mapping[str, np.ndarray], wanted: Collection[str]) -> _Found:
+    unexpected = tuple(path for path in tensors if path not in wanted)
+    return _Found("pvt_jax names", {path: tensors[path] for path in wanted if path in tensors}, unexpected, ())
+
+
+def _find(tensors: Mapping[str, np.ndarray], wanted: Collection[str], source: str) -> _Found:
+    family = names.family_of(wanted)
+    if family is None:
+        raise UserError(f"{source} has names of a PVT, ViT or ResNet, and this model is none: load an Orbax checkpoint")
+    entries = {path: names.entry_of(path, family) for path in wanted}
+    entries = {path: entry for path, entry in entries.items() if entry}
+    expected = {entry.name for entry in entries.values()}
+    reading = dialects.read_as_best(tensors.keys(), expected, family)
+    whole = {name: _join([tensors[part] for part in reading.sources[name]]) for name in reading.complete & expected}
+    leaves = {
+        path: names.to_leaf(whole[entry.name], path, entry) for path, entry in entries.items() if entry.name in whole
+    }
+    used = {part for name in whole for part in reading.sources[name]} | set(reading.ignored)
+    return _Found(reading.described, leaves, tuple(name for name in tensors if name not in used), reading.ignored)
+
+
+def _join(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _fits_type(value: np.ndarray, here: Any) -> bool:
+    if jnp.issubdtype(here.dtype, jnp.floating):
+        return bool(jnp.issubdtype(value.dtype, jnp.floating))
+    limits = np.iinfo(here.dtype)
+    return np.issubdtype(value.dtype, np.integer) and bool(((value >= limits.min) & (value <= limits.max)).all())
+
+
+# Position tables.
+
+
+def _position_grids(wanted: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Rows and columns of each position table of a model for images of this (height, width)."""
+    grids, (rows, columns) = {}, image_size
+    for stage in ("", "stage1/", "stage2/", "stage3/", "stage4/"):
+        if f"params/{stage}pos_embed" in wanted:
+            patch = wanted[f"params/{stage}patch_embed/kernel"].shape[0]
+            rows, columns = rows // patch, columns // patch
+            grids[f"params/{stage}pos_embed"] = (rows, columns)
+    return grids
+
+
+def _resize(
+    leaves: Mapping[str, np.ndarray],
+    wanted: Mapping[str, Any],
+    grids: Mapping[str, tuple[int, int]],
+    source_grids: Mapping[str, tuple[int, int]],
+    native: bool,
+    distilled: bool,
+) -> dict[str, tuple[np.ndarray, tuple[int, int]]]:
+    """Position tables of the model's grids, each with its own grid; without those of which that cannot be told."""
+    found = {}
+    for path, target in grids.items():
+        table, shape = leaves.get(path), wanted[path].shape
+        if table is None or table.ndim != 3 or table.shape[2] != shape[2] or not _fits_type(table, wanted[path]):
+            continue
+        if distilled:
+            table = np.delete(table, np.s_[1:2], axis=1)  # The slot of the distillation token.
+        extra = shape[1] - target[0] * target[1]
+        source = _grid_of(table.shape[1] - extra, target, source_grids.get(path), native)
+        if source is None:
+            continue
+        if source != target:
+            # The slot of a class token stands first and is left as it is. Each as its reference does it.
+            method = "bicubic" if path == "params/pos_embed" else "bilinear"
+            grid = jnp.asarray(table[:, extra:].reshape(1, *source, shape[2]), jnp.float32)
+            resampled = np.asarray(resize_grid(grid, target, method)).reshape(1, -1, shape[2])
+            table = np.concatenate([table[:, :extra].astype(np.float32), resampled], axis=1)
+        found[path] = (table, source)
+    return found
+
+
+def _grid_of(
+    slots: int, target: tuple[int, int], known: tuple[int, int] | None, native: bool
+) -> tuple[int, int] | None:
+    """Rows and columns of a table with so many slots; ``known`` are those that its source states, if any."""
+    side, fits = math.isqrt(max(slots, 0)), slots == target[0] * target[1]
+    if known is not None and known[0] * known[1] == slots:
+        return known
+    if native and fits:
+        return target
+    if side and side * side == slots:
+        return side, side
+    return target if fits else None
+
+
+# Messages.
+
+# timm's names, and those of Hugging Face.
+_DISTILLED = ("dist_token", "distillation_token")
+
+
+def _optional(path: str, allowed: Sequence[str]) -> bool:
+    # Files from before PyTorch 0.4.1 do not count batches; nothing but the count depends on it.
+    return path.endswith("/count") or _matches(path, allowed) or _matches(path.partition("/")[2], allowed)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _shapes_lines(problems: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> list[str]:
+    return [f"{path} is {found}, here {here}" for path, found, here in problems]
+
+
+def _few(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
+
+
+def _last(path: str) -> str:
+    return path.removeprefix("params/")
+
+
+def _refusal(
+    source: str,
+    problems: Mapping[str, Sequence[str]],
+    tensors: Mapping[str, np.ndarray],
+    wanted: Mapping[str, Any],
+    native: bool,
+    distilled: bool,
+) -> str:
+    kinds = "; ".join(f"{len(items)} {kind}: {_few(items)}" for kind, items in problems.items() if items)
+    text = f"{source} does not hold this model: {kinds}"
+    if distilled:
+        return (
+            f"{text}. It is distilled, with a second token that takes part in attention and that no model here has: "
+            "take weights that are not, or list these tensors in allow_unexpected to start from the rest"
+        )
+    here, there = (
+        signatures.recognise({name: tuple(leaf.shape) for name, leaf in leaves.items()}, native=paths)
+        for leaves, paths in ((wanted, True), (tensors, native))
+    )
+    exceptions = "list the exceptions in allow_missing and allow_unexpected"
+    if there is not None and (here is None or there.signature != here.signature):
+        return f"{text}. It looks like {there.signature}: create that model, or {exceptions}"
+    if native:
+        return f"{text}. Create the model with the name and settings in the run's config.json, or {exceptions}"
+    return f"{text}. Take another file, or {exceptions}"

@@ -1,0 +1,183 @@
+"""Convert weights, both ways: ``python -m pvt_jax.convert pvt_tiny.pth runs/pvt_tiny --model pvt_tiny``."""
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pvt_jax import commands
+from pvt_jax.errors import UserError
+
+_EXAMPLES = """\
+SRC is a .pth or .safetensors file (names of the reference, timm, torchvision or Hugging Face), a folder of Hugging
+Face, a name of known weights, or a run's workdir. DST ending in .safetensors becomes a file with the reference's names;
+any other DST becomes a folder laid out as a run's, for load_variables, init.checkpoint and Orbax alone.
+
+examples:
+  python -m pvt_jax.convert pvt_v2_b2.pth weights/pvt_v2_b2 --model pvt_v2_b2
+  python -m pvt_jax.convert runs/mine mine.safetensors --model pvt_v2_b2 --ema
+  python -m pvt_jax.convert retinanet.pth weights/backbone --model pvt_tiny --allow_missing 'head/*' 'norm/*'
+  python -m pvt_jax.convert weights/vit weights/vit_384 --model vit_small_patch16 --image_size 384 384
+  python -m pvt_jax.convert toy.pth weights/toy --model pvt_tiny --set depths=1,1,1,1 --set dims=16,32,80,64
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Flags; ``settings`` holds what ``--set`` gave as a dict."""
+    parser = commands.Parser(prog="python -m pvt_jax.convert", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLES
+    parser.add_argument("source", metavar="SRC", help="what to read")
+    parser.add_argument("destination", metavar="DST", type=Path, help="FILE.safetensors, or a new or empty folder")
+    parser.add_argument("--model", metavar="NAME", help="as pvt_tiny; may be left out for a run, whose config names it")
+    parser.add_argument(
+        "--num_classes", type=int, metavar="N", help="default: that of SRC; another starts a classifier"
+    )
+    parser.add_argument(
+        "--image_size", type=int, nargs=2, metavar=("H", "W"), help="default: that of SRC; another resizes its tables"
+    )
+    parser.add_argument("--ema", action="store_true", help="take the moving average of a run's parameters")
+    for flag, what in (("missing", "parameters that SRC may lack"), ("unexpected", "tensors of SRC to leave out")):
+        parser.add_argument(
+            f"--allow_{flag}", nargs="+", action="extend", default=[], metavar="PATTERN", help=f"{what}, as 'head/*'"
+        )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of the model; may be repeated"
+    )
+    flags = parser.parse_args(arguments)
+    flags.settings = dict(_setting(text) for text in flags.set)
+    for name in ("num_classes", "image_size"):
+        value = getattr(flags, name)
+        if name in flags.settings:
+            raise UserError(f"--set {name}=… is --{name}")
+        if value is not None and min(value if isinstance(value, list) else [value]) < 1:
+            raise UserError(f"--{name} must be above 0, but is {value}")
+    return flags
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Read, fit to the model, report, write."""
+    flags = parse(arguments)
+    _check_destination(flags.destination)
+
+    # Importing jax takes seconds; a mistyped flag is answered before.
+    from pvt_jax.checkpoints import load
+    from pvt_jax.models import create_model
+
+    source = load.open_source(flags.source, ema=flags.ema)
+    settings = _model_settings(flags, source)
+    model = create_model(**settings)
+    variables, report = load.fit(
+        source, model, allow_missing=flags.allow_missing, allow_unexpected=flags.allow_unexpected
+    )
+    print(report.summary())
+    if flags.destination.suffix == ".safetensors":
+        _write_file(flags.destination, variables, settings)
+    else:
+        _write_folder(flags.destination, variables, settings)
+    print(f"wrote {flags.destination}: {_described(settings)}")
+    return 0
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UserError(f"--set takes KEY=VALUE, as --set depths=2,2,2,2, not {text!r}")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _check_destination(place: Path) -> None:
+    if place.suffix in (".pth", ".pt", ".bin", ".ckpt", ".npz"):
+        raise UserError(f"cannot write {place.suffix} files: end DST in .safetensors, which PyTorch reads too")
+    if place.is_dir():
+        if place.suffix == ".safetensors":
+            raise UserError(f"{place} is a folder, but .safetensors is for a file: choose another DST")
+        if any(place.iterdir()):
+            raise UserError(f"{place} is not empty: choose another DST, or remove it first")
+    elif place.exists() and (place.suffix != ".safetensors" or place.stat().st_size):
+        raise UserError(f"{place} exists: choose another DST, or remove it first")
+    above = next(folder for folder in place.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"{above} is a file: choose another DST than {place}")
+
+
+def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
+    """Everything for ``create_model``: from the flags, then the run's config, then what the tensors themselves tell."""
+    from pvt_jax.checkpoints.signatures import recognise
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in source.tensors.items()}
+    recognised = recognise(shapes, native=source.native)
+    name = flags.model or source.model.get("name")
+    if name is None:
+        looks = f", as --model {recognised.signature}; this is what it looks like" if recognised else ""
+        raise UserError(f"give the model that {source.described} is of with --model{looks}")
+    settings = source.model if name == source.model.get("name") else {}
+    found: dict[str, Any] = {"name": name, "num_classes": 1000, "image_size": [224, 224]}
+    if recognised and recognised.num_classes:
+        found["num_classes"] = recognised.num_classes
+    if size := source.image_size or (recognised and recognised.image_size):
+        found["image_size"] = list(size)
+    given = {key: getattr(flags, key) for key in ("num_classes", "image_size") if getattr(flags, key) is not None}
+    merged = {**found, **settings, **flags.settings, **given}
+    # JSON makes lists of tuples, and the attributes of a module should not change.
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()}
+
+
+def _write_file(place: Path, variables: Any, settings: dict[str, Any]) -> None:
+    from pvt_jax.checkpoints.files import write_safetensors
+    from pvt_jax.checkpoints.names import to_state_dict
+
+    # "pt" is what readers of PyTorch ask for. The image size tells the grid of position tables that are not square.
+    described = {"model": settings["name"], "image_size": json.dumps(settings["image_size"]), "format": "pt"}
+    write_safetensors(place, to_state_dict(variables), described)
+
+
+def _write_folder(place: Path, variables: Any, settings: dict[str, Any]) -> None:
+    import logging
+
+    from pvt_jax.checkpoints.store import CheckpointStore
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs pages of traceback for what it then raises.
+    with _whole_or_not_at_all(place) as folder:
+        store = CheckpointStore(folder / "checkpoints")
+        store.save(0, dict(variables))
+        store.close()
+        text = json.dumps({"task": "classification", "model": settings}, indent=2) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _whole_or_not_at_all(place: Path) -> Iterator[Path]:
+    """A folder that gets its name when the block ends well, and is removed when it does not."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+        os.replace(folder, place)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _described(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; bad usage and bad input become one line on stderr and exit code 2."""
+    return commands.run(run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

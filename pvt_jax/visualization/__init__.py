@@ -1,0 +1,1 @@
+"""Visualization: pictures of what a model computes, with NumPy alone."""

@@ -1,0 +1,289 @@
+"""``python -m pvt_jax.convert``: every pair of formats, bit for bit, and nothing half done."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+import pvt_jax
+from pvt_jax import convert
+from pvt_jax.checkpoints import names, store
+from pvt_jax.checkpoints.files import read_metadata, read_state_dict
+from pvt_jax.checkpoints.store import CheckpointStore
+from pvt_jax.errors import UserError
+from tests.helpers import state_dicts, torch_files
+from tests.helpers.command import ROOT
+
+# The flags that make the small models of state_dicts.
+PVT = ["--model=pvt_tiny", "--set=depths=2,1,1,1", "--set=dims=8,16,40,32", "--set=num_heads=1,2,5,4"]
+RESNET = ["--model=resnet18", "--set=depths=2,1,1,1", "--set=dims=8,16,24,32"]
+VIT = ["--model=vit_tiny_patch16", "--set=depth=2", "--set=dim=16", "--set=num_heads=2"]
+FLAGS = {"pvt": PVT, "resnet basic": RESNET, "vit": VIT}
+
+
+def tensors_of(family):
+    """A state dict with numbers that arithmetic would change: NaNs with payloads, signalling ones, and -0.0."""
+    tensors = state_dicts.weights(state_dicts.shapes(family))
+    for tensor in tensors.values():
+        if tensor.dtype == np.float32 and tensor.size > 4:
+            tensor.view(np.uint32).flat[:4] = (0x7FC12345, 0x7F812345, 0xFFC00001, 0x80000000)
+    return tensors
+
+
+def write_torch(path, tensors):
+    path.write_bytes(torch_files.zip_bytes({name: torch_files.tensor(array) for name, array in tensors.items()}))
+    return path
+
+
+def converted(*flags) -> None:
+    assert convert.main([str(flag) for flag in flags]) == 0
+
+
+def refused(capfd, *flags) -> str:
+    capfd.readouterr()
+    assert convert.main([str(flag) for flag in flags]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+def assert_same_bits(path, expected):
+    found = read_state_dict(path)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape, name
+        assert found[name].tobytes() == tensor.tobytes(), name
+
+
+def left_over(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("family", FLAGS)
+def test_there_and_back_bit_for_bit(family, tmp_path, capfd):
+    tensors = tensors_of(family)
+    source = write_torch(tmp_path / "w.pth", tensors)
+    converted(source, tmp_path / "orbax", *FLAGS[family])
+    out = capfd.readouterr().out.splitlines()
+    assert out[0] == f"{source} (reference names): {len(names.flatten(expected(family)))} parameters loaded"
+    assert out[1].startswith(
+        f"wrote {tmp_path / 'orbax'}: name {state_dicts.TOYS[family][0]}, num_classes 5, image_size "
+    )
+    converted(tmp_path / "orbax", tmp_path / "back.safetensors", *FLAGS[family])
+    assert_same_bits(tmp_path / "back.safetensors", tensors)
+    converted(source, tmp_path / "direct.safetensors", *FLAGS[family])
+    assert_same_bits(tmp_path / "direct.safetensors", tensors)
+    assert left_over(tmp_path) == {"w.pth", "orbax", "back.safetensors", "direct.safetensors"}
+
+
+def expected(family):
+    return state_dicts.expected(state_dicts.toy(family))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """(converted folder, tensors) of the small ResNet, which has batch statistics."""
+    root = tmp_path_factory.mktemp("converted")
+    tensors = state_dicts.weights(state_dicts.shapes("resnet basic"))
+    converted(write_torch(root / "w.pth", tensors), root / "resnet", *RESNET, "--image_size", 64, 96)
+    return root / "resnet", tensors
+
+
+def test_the_folder_serves_the_library_and_orbax_alone(folder):
+    place, tensors = folder
+    config = json.loads((place / "config.json").read_text())
+    assert config["model"] == {
+        **{"name": "resnet18", "num_classes": 5, "image_size": [64, 96]},
+        **{"depths": [2, 1, 1, 1], "dims": [8, 16, 24, 32]},
+    }
+    variables = pvt_jax.load_variables(place, pvt_jax.create_model(**config["model"]))
+    for name, tensor in names.to_state_dict(variables).items():
+        np.testing.assert_array_equal(tensor, tensors[name], err_msg=name)
+    alone = ocp.load_checkpointables(str(place / "checkpoints" / "0"))
+    kernel = np.asarray(alone["params"]["stem"]["conv"]["kernel"])
+    np.testing.assert_array_equal(kernel, tensors["conv1.weight"].transpose(2, 3, 1, 0))
+    mean = np.asarray(alone["batch_stats"]["stem"]["norm"]["mean"])
+    np.testing.assert_array_equal(mean, tensors["bn1.running_mean"])
+
+
+def test_a_run_needs_no_model_flags(folder, tmp_path, capfd):
+    """Name, classes, image size and the other settings are in its config.json."""
+    path = tmp_path / "out" / "w.safetensors"
+    converted(folder[0], path)
+    assert_same_bits(path, folder[1])
+    assert read_metadata(path) == {"model": "resnet18", "image_size": "[64, 96]", "format": "pt"}
+    assert "depths (2, 1, 1, 1)" in capfd.readouterr().out
+    converted(folder[0], tmp_path / "same.safetensors", "--model=resnet18")
+    assert_same_bits(tmp_path / "same.safetensors", folder[1])
+
+
+def test_the_settings_of_a_run_belong_to_its_model(folder, tmp_path, capfd):
+    line = refused(capfd, folder[0], tmp_path / "out", "--model=resnet34")
+    assert "It looks like a resnet of depths (2, 1, 1, 1) and dims (8, 16, 24, 32)" in line
+    assert left_over(tmp_path) == set()
+
+
+def test_the_moving_average_of_a_run(tmp_path, capfd):
+    model = state_dicts.toy("vit")
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), expected("vit"))["params"]
+    run = CheckpointStore(tmp_path / "run" / "checkpoints")
+    run.save(7, {"params": params, "ema_params": jax.tree.map(lambda leaf: leaf + 1, params)})
+    run.close()
+    flags = [*VIT, "--num_classes=5"]
+    converted(tmp_path / "run", tmp_path / "plain.safetensors", *flags)
+    converted(tmp_path / "run", tmp_path / "average", *flags, "--ema")
+    assert not any(tensor.any() for tensor in read_state_dict(tmp_path / "plain.safetensors").values())
+    average = pvt_jax.load_variables(tmp_path / "average", model)
+    assert all((leaf == 1).all() for leaf in jax.tree.leaves(average))
+    assert "has no ema_params" in refused(capfd, tmp_path / "average", tmp_path / "x", *flags, "--ema")
+
+
+def test_classes_and_image_size_are_the_file_s_own_or_the_flags(tmp_path, capfd):
+    source = write_torch(tmp_path / "w.pth", state_dicts.weights(state_dicts.shapes("vit")))
+    converted(source, tmp_path / "same", *VIT)
+    settings = json.loads((tmp_path / "same" / "config.json").read_text())["model"]
+    assert (settings["num_classes"], settings["image_size"]) == (5, [64, 64])
+    capfd.readouterr()
+    converted(source, tmp_path / "other.safetensors", *VIT, "--num_classes", 7, "--image_size", 96, 32)
+    out = capfd.readouterr().out
+    assert "a new classifier, randomly initialised, for other classes (5 → 7)" in out and "pos_embed 4×4 → 6×2" in out
+    found = read_state_dict(tmp_path / "other.safetensors")
+    assert found["head.weight"].shape == (7, 16) and found["pos_embed"].shape == (1, 13, 16)
+    # What was written says that its grid is not square, and so goes on unchanged.
+    converted(tmp_path / "other.safetensors", tmp_path / "again.safetensors", *VIT)
+    assert_same_bits(tmp_path / "again.safetensors", found)
+
+
+def test_exceptions_are_listed(tmp_path, capfd):
+    tensors = state_dicts.weights(state_dicts.shapes("pvt"))
+    backbone = {f"backbone.{name}": t for name, t in tensors.items() if name.split(".")[0] not in ("norm", "head")}
+    source = tmp_path / "detector.pth"
+    write_torch(source, {**backbone, "backbone.extra": np.zeros(3, np.float32), "neck.bias": np.zeros(3, np.float32)})
+    line = refused(capfd, source, tmp_path / "out", *PVT)
+    assert "4 missing: params/head/linear/bias" in line and "1 unexpected: backbone.extra" in line
+    converted(source, tmp_path / "out", *PVT, "--allow_missing", "head/*", "norm/*", "--allow_unexpected", "*.extra")
+    assert "of other modules, unused: neck (1)" in capfd.readouterr().out
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())["model"]
+    assert settings["num_classes"] == 1000, "a file without a classifier says nothing of classes"
+
+
+def test_a_known_name_brings_its_model(tmp_path, monkeypatch):
+    from pvt_jax.checkpoints import load
+
+    tensors = state_dicts.weights(state_dicts.shapes("vit"))
+    source = write_torch(tmp_path / "w.pth", tensors)
+    known = type("Known", (), {"model": "vit_tiny_patch16"})
+    monkeypatch.setattr(load, "KNOWN", {"toy": known})
+    monkeypatch.setattr(load, "fetch_known", lambda name: source)
+    converted("toy", tmp_path / "w.safetensors", *VIT[1:])
+    assert_same_bits(tmp_path / "w.safetensors", tensors)
+
+
+# What is refused.
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_torch(tmp_path / "w.pth", state_dicts.weights(state_dicts.shapes("vit")))
+
+
+def test_destinations(source, tmp_path, capfd):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "note").write_text("mine")
+    assert f"{full} is not empty: choose another DST, or remove it first" in refused(capfd, source, full, *VIT)
+    (tmp_path / "file.safetensors").write_text("mine")
+    for name in ("file.safetensors", "full/note"):
+        line = refused(capfd, source, tmp_path / name, *VIT)
+        assert f"{tmp_path / name} exists: choose another DST, or remove it first" in line
+        assert (tmp_path / name).read_text() == "mine"
+    assert "cannot write .pth files: end DST in .safetensors" in refused(capfd, source, tmp_path / "new.pth", *VIT)
+    (tmp_path / "odd.safetensors").mkdir()
+    assert "is a folder, but .safetensors is for a file" in refused(capfd, source, tmp_path / "odd.safetensors", *VIT)
+    line = refused(capfd, source, full / "note" / "below", *VIT)
+    assert f"{full / 'note'} is a file: choose another DST than {full / 'note' / 'below'}" in line
+    (tmp_path / "empty").mkdir()
+    converted(source, tmp_path / "empty", *VIT)
+    assert left_over(tmp_path / "empty") == {"checkpoints", "config.json"}
+
+
+def test_sources_and_models(source, tmp_path, capfd):
+    out = tmp_path / "out"
+    assert "there is no" in refused(capfd, tmp_path / "none.pth", out, *VIT)
+    line = refused(capfd, source, out)
+    assert "give the model that" in line and "with --model, as --model a vit of depths (2,) and dims (16,)" in line
+    assert "unknown model 'vit_tini_patch16'" in refused(capfd, source, out, "--model=vit_tini_patch16")
+    assert "has no setting 'dept': did you mean 'depth'" in refused(capfd, source, out, *VIT, "--set=dept=2")
+    assert "It looks like a vit of depths (2,)" in refused(capfd, source, out, "--model=vit_tiny_patch16")
+    assert "has no moving average" in refused(capfd, source, out, *VIT, "--ema")
+    (tmp_path / "text.pth").write_text("no weights")
+    assert str(tmp_path / "text.pth") in refused(capfd, tmp_path / "text.pth", out, *VIT)
+    assert not out.exists()
+
+
+def test_flags(source, tmp_path, capfd):
+    out = tmp_path / "out"
+    assert "--set takes KEY=VALUE" in refused(capfd, source, out, *VIT, "--set=depth")
+    assert "--set num_classes=… is --num_classes" in refused(capfd, source, out, *VIT, "--set=num_classes=3")
+    assert "--num_classes must be above 0, but is 0" in refused(capfd, source, out, *VIT, "--num_classes=0")
+    assert "--image_size must be above 0, but is [0, 3]" in refused(capfd, source, out, *VIT, "--image_size", 0, 3)
+    assert "--wrong" in refused(capfd, source, out, *VIT, "--wrong")
+    assert "(see python -m pvt_jax.convert --help)" in refused(capfd, source)
+
+
+def test_help_has_examples_that_parse(capfd):
+    with pytest.raises(SystemExit) as caught:
+        convert.main(["--help"])
+    assert caught.value.code == 0
+    lines = capfd.readouterr().out.splitlines()
+    examples = [
+        line.split("pvt_jax.convert ")[1].replace("'", "").split() for line in lines if line.startswith("  python")
+    ]
+    assert len(examples) == 5
+    for example in examples:
+        assert convert.parse(example).model in pvt_jax.list_models()
+    assert convert.parse(examples[4]).settings == {"depths": (1, 1, 1, 1), "dims": (16, 32, 80, 64)}
+    assert convert.parse(["a", "b", "--set=dtype=bfloat16"]).settings == {"dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize("kind", [UserError, OSError, KeyboardInterrupt])
+def test_a_write_that_fails_leaves_nothing(kind, source, tmp_path, monkeypatch, capfd):
+    def fail(self):
+        close(self)
+        raise kind("the disk is full")
+
+    close = store.CheckpointStore.close
+    monkeypatch.setattr(store.CheckpointStore, "close", fail)
+    if kind is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            convert.main([str(source), str(tmp_path / "out"), *VIT])
+    else:
+        assert convert.main([str(source), str(tmp_path / "out"), *VIT]) == 2
+        assert capfd.readouterr().err == "error: the disk is full\n"
+    assert left_over(tmp_path) == {"w.pth"}
+
+
+def test_a_killed_conversion_leaves_no_destination(source, tmp_path):
+    script = (
+        "import os, sys; from pvt_jax import convert; from pvt_jax.checkpoints import store\n"
+        "close = store.CheckpointStore.close\n"
+        "store.CheckpointStore.close = lambda self: (close(self), os._exit(9))\n"
+        "convert.main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", script, str(source), str(tmp_path / "out"), *VIT]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 9
+    assert not (tmp_path / "out").exists()
+    converted(source, tmp_path / "out", *VIT)
+
+
+def test_the_command_in_a_process_of_its_own(source, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note").write_text("mine")
+    command = [sys.executable, "-m", "pvt_jax.convert", str(source), str(tmp_path / "full"), *VIT]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: {tmp_path / 'full'} is not empty: choose another DST, or remove it first\n"
