@@ -54,9 +54,11 @@ def defaults() -> Config:
             "epochs": 300.0,
             "steps": config_dict.placeholder(int),
             # One update is computed in this many parts, one after the other, to need less memory: the same update but
-            # for which samples drop a residual branch, which each part draws by itself.
+            # for which samples drop a residual branch, which each part draws by itself, and for batch norms (ResNet),
+            # which take the statistics of each part and move their running ones with each.
             "accumulation_steps": 1,
-            # Decay of the exponential moving average of the parameters; 0 keeps none.
+            # Decay of the exponential moving average of the parameters; 0 keeps none. Batch statistics are averages
+            # already: evaluation of the average takes them as they are.
             "ema_decay": 0.0,
             # Updates with a gradient that is not finite are skipped; so many in a row stop the run.
             "max_skipped_in_a_row": 20,

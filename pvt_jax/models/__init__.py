@@ -33,9 +33,14 @@ def create_model(name: str, **settings: Any) -> nn.Module:
         nearest = difflib.get_close_matches(name, MODELS, 1, 0.0)[0]
         raise UserError(f"unknown model {name!r}: did you mean {nearest!r}? The models are {', '.join(list_models())}")
     factory = MODELS[name]
-    known = [field.name for field in dataclasses.fields(factory.func) if field.name not in ("parent", "name")]  # pyright: ignore
-    for setting in settings:
+    fields = dataclasses.fields(factory.func)  # pyright: ignore[reportArgumentType]
+    known = {field.name: field for field in fields if field.name not in ("parent", "name")}
+    for setting, value in settings.items():
         if setting not in known:
-            nearest = difflib.get_close_matches(setting, known, 1, 0.0)[0]
-            raise UserError(f"model {name!r} has no setting {setting!r}: did you mean {nearest!r}?")
+            nearest = difflib.get_close_matches(setting, known, 1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known)}"
+            raise UserError(f"model {name!r} has no setting {setting!r}: {hint}")
+        # From a command line any word would be true.
+        if isinstance(known[setting].default, bool) and not isinstance(value, bool):
+            raise UserError(f"model.{setting} must be True or False, but is {value!r}")
     return factory(**{"num_classes": 1000, **settings})

@@ -105,10 +105,25 @@ def check_stages(dims: Sequence[int], num_heads: Sequence[int], **others: Sequen
 
 
 def stochastic_depth_of_stages(
-    parent: nn.Module, rate: float, depths: Sequence[int], batch: int
-) -> list[Float[Array, "_depth 2 batch"] | None]:
-    """The branch scales of every stage's blocks, drawn from ``parent``'s ``dropout`` stream; None where rate is 0."""
+    parent: nn.Module, rate: float, depths: Sequence[int], batch: Any
+) -> list[Float[Array, "_depth 2 _batch"] | None]:
+    """The branch scales of every stage's blocks, drawn from ``parent``'s ``dropout`` stream; None where rate is 0.
+
+    ``batch`` is a whole number, or the symbol of one in an exported model.
+    """
     if rate == 0:
         return [None] * len(depths)
     drawn = stochastic_depth_scales(parent.make_rng("dropout"), rate, sum(depths), batch)
     return jnp.split(drawn, [sum(depths[:i]) for i in range(1, len(depths))])
+
+
+def table_side(image_size: int | Sequence[int], stride: int) -> tuple[int, int]:
+    """(height, width) of the images that position tables are made for, of at least one position at ``stride``.
+
+    Raises:
+      UserError: it is neither a side nor two, or too small.
+    """
+    sides = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= stride for side in sides):
+        raise UserError(f"model.image_size must be a side of at least {stride}, or (height, width), but is {image_size}")
+    return sides[0], sides[1]

@@ -203,7 +203,7 @@ class SpatialReductionAttention(nn.Module):
         head_dim = self.dim // self.num_heads
 
         def heads(y: Float[Array, "b k c"]) -> Float[Array, "b h k d"]:
-            return y.reshape(b, -1, self.num_heads, head_dim).transpose(0, 2, 1, 3)
+            return y.reshape(b, y.shape[1], self.num_heads, head_dim).transpose(0, 2, 1, 3)
 
         query = heads(Dense(self.dim, self.dtype, name="q")(x) * head_dim**-0.5)
         source, key_grid = self._reduced(x, grid)
@@ -228,12 +228,12 @@ class SpatialReductionAttention(nn.Module):
         pooled, ratio = self.pooled_side, 1 if self.pooled_side else self.sr_ratio
         if not pooled and ratio == 1:
             return x, grid
-        x = x.reshape(len(x), *grid, self.dim)
+        x = x.reshape(x.shape[0], *grid, self.dim)
         if pooled:
             x = adaptive_average_pool(x, pooled)
         x = PatchProjection(self.dim, ratio, self.dtype, self.fan_out_init, name="sr")(x)
         rows, columns = x.shape[1:3]
-        x = nn.LayerNorm(1e-5, self.dtype, name="sr_norm")(x.reshape(len(x), rows * columns, self.dim))
+        x = nn.LayerNorm(1e-5, self.dtype, name="sr_norm")(x.reshape(x.shape[0], rows * columns, self.dim))
         return gelu(x) if pooled else x, (rows, columns)
 
 
@@ -255,6 +255,6 @@ class FeedForward(nn.Module):
         first = (jax.nn.relu if self.rectified else None) if self.depthwise else gelu
         hidden = Dense(self.hidden_dim, self.dtype, activation=first, name="fc1")(x)
         if self.depthwise:
-            maps = hidden.reshape(len(hidden), *grid, self.hidden_dim)
+            maps = hidden.reshape(hidden.shape[0], *grid, self.hidden_dim)
             hidden = DepthwiseConvolution(self.dtype, name="dwconv")(maps).reshape(hidden.shape)
         return Dense(self.dim, self.dtype, name="fc2")(hidden)

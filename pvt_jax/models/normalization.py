@@ -20,8 +20,9 @@ class BatchNorm(nn.Module):
     *unbiased* variance a tenth of the way to them; Flax's own layer takes the biased one there too. Both are float32
     whatever ``dtype``, the type of the result.
 
-    The batch is all that ``x`` holds. Under ``jit`` that is the global batch, however it is sharded over devices: the
-    statistics are synchronised (SyncBN) by construction, and do not depend on the number of devices.
+    The batch is all that ``x`` holds. Under ``jit`` that is the global batch (with gradient accumulation one part of
+    it), however it is sharded over devices: the statistics are synchronised (SyncBN) by construction, and do not depend
+    on the number of devices.
 
     Variables: params ``scale`` and ``bias`` [c]; batch_stats ``mean`` and ``var`` [c], and ``count``, an int32 scalar:
     the updates so far (PyTorch's ``num_batches_tracked``).

@@ -4,6 +4,7 @@ arXiv 2102.12122, section 3 and table 1. Four stages, each a patch embedding tha
 and 32 in all) and a stack of transformer blocks with spatial-reduction attention.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float
 
 from pvt_jax.errors import UserError
 from pvt_jax.models.backbone import Backbone
-from pvt_jax.models.blocks import check_stages, run_blocks, stochastic_depth_of_stages
+from pvt_jax.models.blocks import check_stages, run_blocks, stochastic_depth_of_stages, table_side
 from pvt_jax.models.heads.classification import ClassificationHead
 from pvt_jax.models.layers import PatchProjection, normal_002, resize_position_embedding
 
@@ -115,6 +116,10 @@ class PyramidVisionTransformer(Backbone):
         batch, height, width, _ = images.shape
         named = ("depths", "dims", "num_heads", "mlp_ratios", "sr_ratios", "patch_sizes")
         check_stages(**{name: getattr(self, name) for name in named})
+        if self.sr_ratios[3] != 1:
+            raise UserError(
+                f"model.sr_ratios must end in 1, as the last stage holds the class token, but is {self.sr_ratios}"
+            )
         self._check_side(height, width)
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, self.depths, batch)
         # Created even when unused, so that the parameters are the same however the model is first called.
@@ -122,7 +127,7 @@ class PyramidVisionTransformer(Backbone):
         norm = nn.LayerNorm(1e-6, self.dtype, name="norm")
         head = ClassificationHead(self.num_classes, self.spp_levels, name="head")
 
-        side = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        side = table_side(self.image_size, math.prod(self.patch_sizes))
         pyramid, x, tokens, grid = {}, images.astype(self.dtype), None, (0, 0)
         for i in range(4):
             side = (side[0] // self.patch_sizes[i], side[1] // self.patch_sizes[i])

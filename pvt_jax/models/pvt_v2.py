@@ -115,7 +115,7 @@ class PyramidVisionTransformerV2(Backbone):
         named = ("depths", "dims", "num_heads", "mlp_ratios", "sr_ratios")
         check_stages(**{name: getattr(self, name) for name in named})
         self._check_side(*images.shape[1:3])
-        scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, self.depths, len(images))
+        scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, self.depths, images.shape[0])
         head = ClassificationHead(self.num_classes, self.spp_levels, name="head")
 
         pyramid, x = {}, images.astype(self.dtype)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from pvt_jax.errors import UserError
 from pvt_jax.models.backbone import Backbone
-from pvt_jax.models.blocks import run_blocks, stochastic_depth_of_stages
+from pvt_jax.models.blocks import run_blocks, stochastic_depth_of_stages, table_side
 from pvt_jax.models.heads.classification import ClassificationHead
 from pvt_jax.models.layers import PatchProjection, normal_002, resize_position_embedding
 
@@ -67,7 +67,7 @@ class VisionTransformer(Backbone):
         embedded = PatchProjection(self.dim, self.patch_size, self.dtype, name="patch_embed")(images.astype(self.dtype))
         grid = embedded.shape[1:3]
         class_token = self.param("cls_token", normal_002, (1, 1, self.dim))
-        side = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        side = table_side(self.image_size, self.patch_size)
         table_grid = (side[0] // self.patch_size, side[1] // self.patch_size)
         table = self.param("pos_embed", normal_002, (1, 1 + table_grid[0] * table_grid[1], self.dim))
         positions = resize_position_embedding(table[:, 1:], table_grid, grid, "bicubic")

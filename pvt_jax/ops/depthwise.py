@@ -13,7 +13,7 @@ def depthwise_conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"
 
     Nine shifted multiply-adds: XLA's grouped convolution is ten times slower on CPU. The automatic gradient of nine
     slices would be nine padded sums; here the input's is the same correlation with the kernel flipped, and the
-    kernel's is nine products summed over batch and space, in float32.
+    kernel's is nine products summed over batch and space, in float32. Reverse mode only: ``jax.jvp`` of it fails.
     """
     return _correlate(x, kernel)
 
@@ -44,20 +44,21 @@ def _products(x: Array, gradient: Array) -> Array:
     height, width = x.shape[1:3]
     padded = _padded(x)
     return jnp.stack(
-        [jnp.sum(padded[:, i : i + height, j : j + width] * gradient, (0, 1, 2), dtype=jnp.float32) for i, j in _TAPS]
+        [jnp.sum(padded[:, i : i + height, j : j + width].astype(jnp.float32) * gradient, (0, 1, 2)) for i, j in _TAPS]
     )
 
 
 def _products_by_image(x: Array, gradient: Array) -> Array:
     """As ``_products``. XLA on CPU writes all nine products out before it sums them, which takes ten times as long as
-    nine running sums over the images do; on other devices a loop over the batch would leave them idle.
+    nine running sums over the images do; on other devices a loop over the batch would leave them idle. Of a batch
+    sharded over CPU devices each computes the whole sum: right, but no faster than one.
     """
     _, height, width, channels = x.shape
 
     def add(sums: tuple[Array, ...], image: tuple[Array, Array]) -> tuple[tuple[Array, ...], None]:
         padded, upstream = jnp.pad(image[0], ((1, 1), (1, 1), (0, 0))), image[1]
         return tuple(
-            total + (padded[i : i + height, j : j + width] * upstream).astype(jnp.float32)
+            total + padded[i : i + height, j : j + width].astype(jnp.float32) * upstream
             for total, (i, j) in zip(sums, _TAPS, strict=True)
         ), None
 

@@ -121,9 +121,11 @@ class Setup:
 
         Every process reads the file; ``initialise`` lays the arrays out on the mesh.
         """
-        options = self.config.init
+        options, optimizer = self.config.init, self.config.optimizer
+        if not options.checkpoint and optimizer.frozen:
+            raise UserError(f"optimizer.frozen={optimizer.frozen} keeps random parameters: give init.checkpoint")
         if not options.checkpoint:
-            return ""
+            return "init.checkpoint is empty: starting from random parameters" if optimizer.layer_decay < 1 else ""
         variables, report = read_variables(
             options.checkpoint,
             self.task.model,

@@ -275,3 +275,14 @@ def test_batch_statistics_of_a_frozen_backbone_do_not_change(images, tmp_path, f
     batch = {"image": jnp.zeros((8, 32, 32, 3)), "target": jnp.eye(8, 3)}
     _, changed = jax.eval_shape(task.loss, variables, batch, jax.random.key(0))
     assert set(changed) == (set() if frozen else {"batch_stats"})
+
+
+def test_a_backbone_is_not_frozen_at_random(images, tmp_path, capfd):
+    """Without weights to start from, a frozen backbone is a mistake."""
+    line = refused(capfd, flags_of(tmp_path / "run", images, "", optimizer__frozen="backbone")).strip()
+    assert line == "error: optimizer.frozen=backbone keeps random parameters: give init.checkpoint"
+
+
+def test_fine_tuning_from_nothing_says_so(images, tmp_path):
+    setup, _ = prepared(tmp_path, images, optimizer__layer_decay="0.9")
+    assert setup.read_initial() == "init.checkpoint is empty: starting from random parameters"

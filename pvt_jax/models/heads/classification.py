@@ -23,9 +23,10 @@ class ClassificationHead(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Float[Array, "b h w c"], token: Float[Array, "b c"] | None = None) -> Float[Array, "b k"]:
-        if self.spp_levels:
-            if not all(isinstance(level, int) and level > 0 for level in self.spp_levels):
-                raise UserError(f"model.spp_levels must be whole numbers above 0, but is {tuple(self.spp_levels)}")
+        levels = list(self.spp_levels) if isinstance(self.spp_levels, Sequence) else [None]
+        if not all(isinstance(level, int) and level > 0 for level in levels):
+            raise UserError(f"model.spp_levels must be whole numbers above 0, as (1, 2, 4), but is {self.spp_levels}")
+        if levels:
             feature = spatial_pyramid_pooling(maps, self.spp_levels)
         else:
             feature = maps.mean((1, 2), dtype=jnp.float32) if token is None else token

@@ -1,0 +1,111 @@
+"""Settings that no model can use, and ways to call a model that the trainer does not take."""
+
+import functools
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from pvt_jax.errors import UserError
+from pvt_jax.models import create_model
+
+PYRAMID: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "num_classes": 5}
+TRANSFORMER: dict[str, Any] = {**PYRAMID, "num_heads": (1, 2, 3, 4)}
+TOYS: dict[str, dict[str, Any]] = {
+    "pvt_tiny": {**TRANSFORMER, "image_size": 64},
+    "pvt_v2_b0": TRANSFORMER,
+    "pvt_v2_b2_li": TRANSFORMER,
+    "vit_tiny_patch16": {"depth": 1, "dim": 24, "num_heads": 3, "num_classes": 5, "image_size": 64},
+    "resnet50": PYRAMID,
+}
+# Side of the smallest images that have a position in every table.
+LEAST = {"pvt_tiny": 32, "vit_tiny_patch16": 16}
+
+
+@functools.cache
+def toy(name: str) -> tuple[Any, Any]:
+    model = create_model(name, **TOYS[name])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    return model, jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1, leaf.dtype), shapes)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_model_exports_with_a_batch_of_any_size(name):
+    """One exported program serves every batch."""
+    model, variables = toy(name)
+    (batch,) = export.symbolic_shape("b")
+    shape = jax.ShapeDtypeStruct((batch, 64, 64, 3), jnp.float32)
+    program = export.export(jax.jit(model.apply))(variables, shape)
+    images = np.random.default_rng(0).standard_normal((3, 64, 64, 3)).astype(np.float32)
+    np.testing.assert_allclose(program.call(variables, images), model.apply(variables, images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_an_empty_batch_has_no_scores(name):
+    model, variables = toy(name)
+    assert jax.eval_shape(model.apply, variables, jnp.zeros((0, 64, 64, 3))).shape == (0, 5)
+
+
+def test_settings_of_another_type_are_named():
+    """As a command line gives them. In a process of its own: here the signatures' check would be first to complain."""
+    cases = [(name, "spp_levels", levels) for name in TOYS for levels in (4, 0, True, "124", (1, 2.0))]
+    cases += [(name, "image_size", size) for name in ("pvt_tiny", "vit_tiny_patch16") for size in ((64.0, 64), ("64",))]
+    script = f"""
+import jax, jax.numpy as jnp
+from pvt_jax.errors import UserError
+from pvt_jax.models import create_model
+for name, setting, value in {cases!r}:
+    model = create_model(name, **{{**{TOYS!r}[name], setting: value}})
+    try:
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        print("accepted")
+    except UserError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.splitlines() == [
+        f"model.spp_levels must be whole numbers above 0, as (1, 2, 4), but is {value}"
+        if setting == "spp_levels"
+        else f"model.image_size must be a side of at least {LEAST[name]}, or (height, width), but is {value}"
+        for name, setting, value in cases
+    ]
+
+
+def test_the_stage_of_the_class_token_is_not_reduced():
+    model = create_model("pvt_tiny", **TOYS["pvt_tiny"], sr_ratios=(8, 4, 2, 2))
+    with pytest.raises(UserError, match=r"model.sr_ratios must end in 1, as the last stage holds the class token"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+@pytest.mark.parametrize("name", LEAST)
+@pytest.mark.parametrize("image_size", [8, (64,), (64, 8), (64, 64, 3)])
+def test_tables_for_images_without_a_position_are_refused(name, image_size):
+    model = create_model(name, **{**TOYS[name], "image_size": image_size})
+    with pytest.raises(UserError) as error:
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    expected = f"model.image_size must be a side of at least {LEAST[name]}, or (height, width), but is {image_size}"
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("resnet18", {"frozen_norm": "no"}, "model.frozen_norm must be True or False, but is 'no'"),
+        ("pvt_v2_b0", {"linear_attention": 1}, "model.linear_attention must be True or False, but is 1"),
+        ("pvt_tiny", {"depht": 3}, "model 'pvt_tiny' has no setting 'depht': did you mean 'depths'?"),
+    ],
+)
+def test_a_setting_that_is_none_is_named(name, settings, message):
+    with pytest.raises(UserError) as error:
+        create_model(name, **settings)
+    assert str(error.value) == message
+
+
+def test_a_setting_like_no_other_lists_what_there_is():
+    with pytest.raises(UserError, match=r"model 'pvt_tiny' has no setting 'frozen_norm': it has num_classes, depths, "):
+        create_model("pvt_tiny", frozen_norm=True)
