@@ -2,6 +2,9 @@
 #
 # With the default python3 the pinned versions of requirements.lock are installed, in .venv. With another one
 # (make test PYTHON=python3.13) the newest versions that requirements.txt allows are, in .venv-python3.13.
+#
+# make test ORACLES=1 also installs PyTorch and transformers, and compares with their models. PyPI's torch brings CUDA
+# on Linux; with PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu in the environment pip takes the one for CPU.
 
 DEFAULT_PYTHON := python3
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -24,7 +27,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 train: $(VENV)/runtime.stamp
 	$(VENV)/bin/python -m pvt_jax.main --config configs/digits.py --workdir $(WORKDIR)
 
-test: lint
+test: lint $(if $(ORACLES),$(VENV)/oracles.stamp)
 	$(VENV)/bin/python -m pytest -n 3 --durations=15
 
 lint: $(VENV)/dev.stamp
@@ -41,7 +44,13 @@ $(VENV)/runtime.stamp: requirements.txt requirements.lock
 
 $(VENV)/dev.stamp: $(VENV)/runtime.stamp requirements-dev.txt requirements-oracles.txt
 	$(PIP) -r requirements-dev.txt $(PINS)
-	$(PIP) --no-deps -r requirements-oracles.txt
+	$(PIP) --no-deps timm -c requirements-oracles.txt
+	@touch $@
+
+# PyTorch first and by itself, so that nothing else chooses its version.
+$(VENV)/oracles.stamp: $(VENV)/dev.stamp
+	$(PIP) torch -c requirements-oracles.txt $(PINS)
+	$(PIP) transformers -c requirements-oracles.txt $(PINS)
 	@touch $@
 
 # Writes requirements.lock anew, from a fresh environment with the newest versions that the ranges allow.

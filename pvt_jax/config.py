@@ -166,7 +166,11 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
       UserError: the file is missing or broken, or a key or value does not fit.
     """
     path, _, argument = spec.partition(":")
-    chosen = _run_config_file(Path(path).expanduser(), argument)
+    try:
+        file = Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"no config file {path}: there is no such user") from None
+    chosen = _run_config_file(file, argument)
     config = resolve(chosen.to_dict() if isinstance(chosen, ConfigDict) else chosen)
     for override in overrides:
         key, equals, text = override.partition("=")

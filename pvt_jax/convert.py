@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pvt_jax import commands
+from pvt_jax.checkpoints.torch_file import expanded
+from pvt_jax.checkpoints.torch_pickle import printable
 from pvt_jax.errors import UserError
 
 _EXAMPLES = """\
@@ -51,6 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of the model; may be repeated"
     )
     flags = parser.parse_args(arguments)
+    flags.destination = expanded(flags.destination)
     flags.settings = dict(_setting(text) for text in flags.set)
     for name in ("num_classes", "image_size"):
         value = getattr(flags, name)
@@ -72,10 +75,18 @@ def run(arguments: Sequence[str]) -> int:
 
     source = load.open_source(flags.source, ema=flags.ema)
     settings = _model_settings(flags, source)
-    model = create_model(**settings)
-    variables, report = load.fit(
-        source, model, allow_missing=flags.allow_missing, allow_unexpected=flags.allow_unexpected
-    )
+    try:
+        json.dumps(settings)  # As they are written in the end.
+        model = create_model(**settings)
+        variables, report = load.fit(
+            source, model, allow_missing=flags.allow_missing, allow_unexpected=flags.allow_unexpected
+        )
+    # What a module makes of a setting of another type is of no interest, only that it is wrong.
+    except (TypeError, IndexError) as error:
+        reason = printable(str(error).partition("\n")[0])
+        raise UserError(
+            f"a setting of the model is wrong ({reason}): {printable(_described(settings), 400)}. Change it with --set"
+        ) from error
     print(report.summary())
     if flags.destination.suffix == ".safetensors":
         _write_file(flags.destination, variables, settings)
@@ -91,11 +102,13 @@ def _setting(text: str) -> tuple[str, Any]:
         raise UserError(f"--set takes KEY=VALUE, as --set depths=2,2,2,2, not {text!r}")
     try:
         return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return key, value
 
 
 def _check_destination(place: Path) -> None:
+    if place.name in ("", "..") or place.resolve() == Path.cwd():
+        raise UserError(f"{place} is a folder that is there, and DST is made anew: give it a name of its own")
     if place.suffix in (".pth", ".pt", ".bin", ".ckpt", ".npz"):
         raise UserError(f"cannot write {place.suffix} files: end DST in .safetensors, which PyTorch reads too")
     if place.is_dir():
@@ -112,22 +125,38 @@ def _check_destination(place: Path) -> None:
 
 def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     """Everything for ``create_model``: from the flags, then the run's config, then what the tensors themselves tell."""
-    from pvt_jax.checkpoints.signatures import recognise
+    from pvt_jax.checkpoints.signatures import SIGNATURES, recognise
 
     shapes = {name: tuple(tensor.shape) for name, tensor in source.tensors.items()}
     recognised = recognise(shapes, native=source.native)
     name = flags.model or source.model.get("name")
     if name is None:
-        looks = f", as --model {recognised.signature}; this is what it looks like" if recognised else ""
+        looks = ""
+        if recognised and recognised.signature in SIGNATURES.values():
+            looks = f", as --model {recognised.signature}; this is what it looks like"
+        elif recognised:
+            looks = f" and its sizes with --set: it looks like {recognised.signature}, which has no name here"
         raise UserError(f"give the model that {source.described} is of with --model{looks}")
-    settings = source.model if name == source.model.get("name") else {}
+    if not isinstance(name, str):
+        raise UserError(f"the config of {source.described} calls its model {name!r:.80}: give its name with --model")
+    settings = dict(source.model) if name == source.model.get("name") else {}
     found: dict[str, Any] = {"name": name, "num_classes": 1000, "image_size": [224, 224]}
     if recognised and recognised.num_classes:
         found["num_classes"] = recognised.num_classes
-    if size := source.image_size or (recognised and recognised.image_size):
+    size = source.image_size
+    if size and recognised and not recognised.may_be_for(size):
+        # What a source says of its images is wrong if its position tables are not for them.
+        size = None
+        settings.pop("image_size", None)
+    if size := size or (recognised and recognised.image_size):
         found["image_size"] = list(size)
     given = {key: getattr(flags, key) for key in ("num_classes", "image_size") if getattr(flags, key) is not None}
     merged = {**found, **settings, **flags.settings, **given}
+    classes, rate = merged["num_classes"], merged.get("drop_path_rate", 0.0)
+    if type(classes) is not int or classes < 1:
+        raise UserError(f"num_classes must be above 0, but is {classes!r:.80}")
+    if type(rate) not in (int, float) or not 0 <= rate < 1:
+        raise UserError(f"drop_path_rate must be at least 0 and below 1, but is {rate!r:.80}")
     # JSON makes lists of tuples, and the attributes of a module should not change.
     return {key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()}
 
@@ -171,7 +200,7 @@ def _whole_or_not_at_all(place: Path) -> Iterator[Path]:
 
 
 def _described(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items())
+    return ", ".join(f"{key} {printable(str(value))}" for key, value in settings.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """``python -m pvt_jax.convert``: every pair of formats, bit for bit, and nothing half done."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,10 +13,10 @@ from orbax.checkpoint import v1 as ocp
 import pvt_jax
 from pvt_jax import convert
 from pvt_jax.checkpoints import names, store
-from pvt_jax.checkpoints.files import read_metadata, read_state_dict
+from pvt_jax.checkpoints.files import read_metadata, read_state_dict, write_safetensors
 from pvt_jax.checkpoints.store import CheckpointStore
 from pvt_jax.errors import UserError
-from tests.helpers import state_dicts, torch_files
+from tests.helpers import reference, state_dicts, torch_files
 from tests.helpers.command import ROOT
 
 # The flags that make the small models of state_dicts.
@@ -211,11 +212,27 @@ def test_destinations(source, tmp_path, capfd):
     assert left_over(tmp_path / "empty") == {"checkpoints", "config.json"}
 
 
+@pytest.mark.parametrize("place", [".", "", "sub/..", "{here}"])
+def test_a_destination_needs_a_name_of_its_own(place, source, tmp_path, monkeypatch, capfd):
+    (tmp_path / "here" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    line = refused(capfd, source, place.format(here=tmp_path / "here"), *VIT)
+    assert "is a folder that is there, and DST is made anew: give it a name of its own" in line
+
+
+def test_the_home_folder(source, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    converted(source, "~/w.safetensors", *VIT)
+    assert left_over(tmp_path / "home") == {"w.safetensors"}
+    for flags in ((source, "~nobody-of-this-name/x"), ("~nobody-of-this-name/x.pth", tmp_path / "out")):
+        assert "no home folder is known for ~nobody-of-this-name/x" in refused(capfd, *flags, *VIT)
+
+
 def test_sources_and_models(source, tmp_path, capfd):
     out = tmp_path / "out"
     assert "there is no" in refused(capfd, tmp_path / "none.pth", out, *VIT)
     line = refused(capfd, source, out)
-    assert "give the model that" in line and "with --model, as --model a vit of depths (2,) and dims (16,)" in line
+    assert "is of with --model and its sizes with --set: it looks like a vit of depths (2,) and dims (16,)" in line
     assert "unknown model 'vit_tini_patch16'" in refused(capfd, source, out, "--model=vit_tini_patch16")
     assert "has no setting 'dept': did you mean 'depth'" in refused(capfd, source, out, *VIT, "--set=dept=2")
     assert "It looks like a vit of depths (2,)" in refused(capfd, source, out, "--model=vit_tiny_patch16")
@@ -223,6 +240,78 @@ def test_sources_and_models(source, tmp_path, capfd):
     (tmp_path / "text.pth").write_text("no weights")
     assert str(tmp_path / "text.pth") in refused(capfd, tmp_path / "text.pth", out, *VIT)
     assert not out.exists()
+
+
+def test_a_size_that_has_a_name_is_named(tmp_path, capfd):
+    shapes = json.loads((reference.GOLDEN / "pvt_v2_b0.keys.json").read_text())
+    storage = np.zeros(max(np.prod(shape) for shape in shapes.values()), np.float32)
+    views = {name: storage[: np.prod(shape)].reshape(shape) for name, shape in shapes.items()}
+    shared = {name: torch_files.view(storage, array) for name, array in views.items()}
+    (tmp_path / "w.pth").write_bytes(torch_files.zip_bytes(shared))
+    line = refused(capfd, tmp_path / "w.pth", tmp_path / "out")
+    assert line.endswith("is of with --model, as --model pvt_v2_b0; this is what it looks like\n")
+
+
+@pytest.mark.parametrize(
+    "stated", ["[128, 128]", "[-64, -64]", "[200000, 200000]", "[20000, 20000]", "true", "[" * 99999]
+)
+def test_an_image_size_that_is_not_that_of_the_tables_is_not_believed(stated, tmp_path):
+    tensors = state_dicts.weights(state_dicts.shapes("vit"))
+    write_safetensors(tmp_path / "w.safetensors", tensors, {"image_size": stated})
+    converted(tmp_path / "w.safetensors", tmp_path / "out.safetensors", *VIT)
+    assert_same_bits(tmp_path / "out.safetensors", tensors)
+    assert read_metadata(tmp_path / "out.safetensors")["image_size"] == "[64, 64]"
+
+
+def test_no_images_are_made(tmp_path):
+    """Without position tables any size may be stated; images of this one would take three gigabytes."""
+    tensors = state_dicts.weights(state_dicts.shapes("resnet basic"))
+    write_safetensors(tmp_path / "w.safetensors", tensors, {"image_size": "[16384, 16384]"})
+    script = (
+        "import resource, sys; from pvt_jax import convert; code = convert.main(sys.argv[1:])\n"
+        "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 * 2**20\n"
+        "sys.exit(code)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "w.safetensors"), str(tmp_path / "out"), *RESNET]
+    done = subprocess.run([*command, "--num_classes=7"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("dtype=foo", "dtype foo"),
+        ("depths=3", "depths"),
+        ("spp_levels=3", "spp_levels"),
+        ("remat={1}", "a setting of the model is wrong (Object of type set is not JSON serializable): name pvt_tiny"),
+        ("drop_path_rate=x", "drop_path_rate must be at least 0 and below 1, but is 'x'"),
+        ("drop_path_rate=1", "drop_path_rate must be at least 0 and below 1, but is 1"),
+        ("x={[]:1}", "has no setting 'x'"),
+    ],
+)
+def test_settings_of_another_type(setting, text, tmp_path, capfd):
+    source = write_torch(tmp_path / "w.pth", state_dicts.weights(state_dicts.shapes("pvt")))
+    assert text in refused(capfd, source, tmp_path / "out", *PVT, f"--set={setting}")
+    assert left_over(tmp_path) == {"w.pth"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"name": 5}, "calls its model 5: give its name with --model"),
+        ({"name": ["resnet18"]}, "calls its model ['resnet18']: give its name with --model"),
+        ({"image_size": [64]}, "the image_size of a model is a side or (height, width)"),
+        ({"image_size": "64"}, "image_size"),
+        ({"num_classes": -1}, "num_classes must be above 0, but is -1"),
+        ({"num_classes": "7"}, "num_classes must be above 0, but is '7'"),
+        ({"depths": None}, "depths"),
+    ],
+)
+def test_a_config_with_wrong_settings(changes, text, folder, tmp_path, capfd):
+    run = shutil.copytree(folder[0], tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "model": {**config["model"], **changes}}))
+    assert text in refused(capfd, run, tmp_path / "out.safetensors")
 
 
 def test_flags(source, tmp_path, capfd):

@@ -254,10 +254,20 @@ class Reading:
         return f"{self.dialect} names" + (f" under {self.prefix}" if self.prefix else "")
 
 
-def read_as_best(names: Collection[str], wanted: Collection[str], family: str) -> Reading:
-    """The reading of a file's tensor names that covers most of the ``wanted`` reference names."""
+def best_readings(names: Collection[str], wanted: Collection[str], family: str) -> list[Reading]:
+    """The reading of a file's tensor names that covers most of the ``wanted`` reference names, the plainest first.
+
+    Those after it cover as many with other tensors, under another prefix or names: the file holds several copies.
+    """
     wanted = set(wanted)
-    return max(readings(names, family), key=lambda reading: len(wanted & reading.complete))
+    covered = [(reading, wanted & reading.complete) for reading in readings(names, family)]
+    most = max(len(names) for _, names in covered)
+    best = [next(reading for reading, names in covered if len(names) == most)]
+    for reading, names in covered:
+        others = not any(reading.sources.get(name) == kept.sources.get(name) for name in names for kept in best)
+        if names and len(names) == most and others:
+            best.append(reading)
+    return best
 
 
 def readings(names: Collection[str], family: str) -> Iterator[Reading]:
@@ -299,8 +309,8 @@ def _target(name: str, dialect: Dialect) -> _Target | None:
     if not dialect.rows:
         return _Target(name)
     words = name.split(".")
-    numbers = [int(word) for word in words if word.isdigit()]
-    words = ["#" if word.isdigit() else word for word in words]
+    numbers = [int(word) for word in words if _is_number(word)]
+    words = ["#" if _is_number(word) else word for word in words]
     module, leaf, row = ".".join(words), "", dialect.rows.get(".".join(words))
     if row is None:
         module, leaf = ".".join(words[:-1]), f".{words[-1]}"
@@ -312,6 +322,11 @@ def _target(name: str, dialect: Dialect) -> _Target | None:
     if isinstance(row, str):
         return _Target(row.format(**values) + leaf)
     return _Target(row[0].format(**values) + leaf, row[1], _PARTS[row[0].rpartition(".")[2]])
+
+
+def _is_number(word: str) -> bool:
+    # Other digits, as ², are no numbers, and no model has a million blocks.
+    return word.isascii() and word.isdigit() and len(word) < 6
 
 
 def _prefixes(names: Collection[str]) -> list[str]:

@@ -151,20 +151,24 @@ def _read_folder(folder: Path) -> dict[str, np.ndarray]:
     if found[0].suffix != ".json":
         return read_state_dict(found[0])
     try:
-        places = dict(json.loads(found[0].read_text())["weight_map"])
+        places = dict(json.loads(found[0].read_text(encoding="utf-8"))["weight_map"])
         parts = sorted(set(places.values()))
         # An index that names files elsewhere is no index of this folder.
         if not parts or any(part != Path(part).name for part in parts):
             raise ValueError("it names no files of this folder")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(found[0], str(error)) from error
-    missing = [part for part in parts if not (folder / part).is_file()]
+    # Looked up in the listing: a name of thousands of characters cannot even be asked for.
+    present = {entry.name for entry in folder.iterdir()}
+    missing = [part for part in parts if part not in present]
     if missing:
-        raise UserError(f"{folder} lacks {missing[0]}, which {found[0].name} names: download all of its parts")
+        lacking = printable(missing[0])
+        raise UserError(f"{folder} lacks {lacking}, which {found[0].name} names: download all of its parts")
     tensors: dict[str, np.ndarray] = {}
     for part in parts:
         tensors.update(read_state_dict(folder / part))
     lost = sorted(places.keys() - tensors.keys())
     if lost:
-        raise UserError(f"{folder} lacks {lost[0]}, which {found[0].name} names: download all of its parts again")
+        lacking = printable(lost[0])
+        raise UserError(f"{folder} lacks {lacking}, which {found[0].name} names: download all of its parts again")
     return tensors

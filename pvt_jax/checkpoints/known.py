@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pvt_jax.checkpoints.torch_file import open_file
+from pvt_jax.checkpoints.torch_file import expanded, open_file
 from pvt_jax.errors import UserError
 
 log = logging.getLogger("pvt_jax")
@@ -168,10 +168,10 @@ KNOWN: dict[str, KnownWeights] = {
 def cache_folder() -> Path:
     """Where downloads are kept: $PVT_JAX_CACHE, else pvt_jax in $XDG_CACHE_HOME, else ~/.cache/pvt_jax."""
     if own := os.environ.get("PVT_JAX_CACHE"):
-        return Path(own).expanduser()
+        return expanded(own)
     if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser() / "pvt_jax"
-    return Path("~/.cache/pvt_jax").expanduser()
+        return expanded(shared) / "pvt_jax"
+    return expanded("~/.cache/pvt_jax")
 
 
 def fetch_known(name: str, *, timeout: float = 60.0) -> Path:

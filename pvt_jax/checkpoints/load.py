@@ -18,12 +18,15 @@ from pvt_jax.checkpoints import names
 from pvt_jax.checkpoints.files import read_metadata, read_state_dict
 from pvt_jax.checkpoints.known import KNOWN, fetch_known
 from pvt_jax.checkpoints.merge import LoadReport, merge
+from pvt_jax.checkpoints.torch_file import expanded
 from pvt_jax.errors import UserError
 
 log = logging.getLogger("pvt_jax")
 
 # What a folder of Hugging Face holds, whole or in parts.
 _FOLDER_FILES = ("model.safetensors*", "pytorch_model.bin*")
+# A file may state any size of its images. Larger ones than these fit into no machine.
+_LARGEST_SIDE = 2**14
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def read_variables(
 
 def open_source(path: str | Path, *, ema: bool = False) -> Source:
     """Read what ``path`` names (see ``load_variables``), whatever model it is of."""
-    place, settings = Path(path).expanduser(), {}
+    place, settings = expanded(path), {}
     if str(path) in KNOWN and not place.exists():
         place, settings = fetch_known(str(path)), {"name": KNOWN[str(path)].model}
     if place.is_dir() and not any(any(place.glob(pattern)) for pattern in _FOLDER_FILES):
@@ -127,8 +130,12 @@ def fit(
     key: jax.Array | None = None,
 ) -> tuple[dict[str, Any], LoadReport]:
     """Variables of ``model`` from what was read; for arguments and errors see ``load_variables``."""
-    image_size = _pair(getattr(model, "image_size", None)) or (224, 224)
-    images = jnp.zeros((1, *image_size, 3))
+    stated = getattr(model, "image_size", (224, 224))
+    image_size = _pair(stated)
+    if image_size is None:
+        sides = f"a side or (height, width), each of 1 to {_LARGEST_SIDE} pixels"
+        raise UserError(f"the image_size of a model is {sides}, not {stated!r:.80}")
+    images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     expected = jax.eval_shape(model.init, jax.random.key(0), images)
     leaves, report = merge(
         source.tensors,
@@ -146,7 +153,8 @@ def fit(
     if rest:
         # Compiled for these leaves alone: the forward pass and the other leaves are never computed.
         def initial(key: jax.Array) -> dict[str, jax.Array]:
-            return {path: leaf for path, leaf in names.flatten(model.init(key, images)).items() if path in rest}
+            variables = model.init(key, jnp.zeros(images.shape, images.dtype))
+            return {path: leaf for path, leaf in names.flatten(variables).items() if path in rest}
 
         fresh = jax.jit(initial)(jax.random.key(0) if key is None else key)
     return names.unflatten({path: jnp.asarray(leaves.get(path, fresh.get(path))) for path in wanted}), report
@@ -190,16 +198,27 @@ def _open_orbax(step: Path, ema: bool) -> Source:
 
 
 def _step_folder(path: Path) -> Path:
-    if (path / "params").is_dir() or (path / "ema_params").is_dir():
+    if _is_whole(path):
         return path
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    steps = [int(folder.name) for folder in root.iterdir() if folder.name.isdigit()]
+    # Orbax may be told to write steps with zeros before them.
+    numbered = [folder for folder in root.iterdir() if folder.name.isascii() and folder.name.isdigit()]
+    steps = sorted((step for step in numbered if step.is_dir()), key=lambda step: int(step.name))
     if not steps:
         raise UserError(
             f"no checkpoint in {path}: give a workdir, its checkpoints folder, one step's folder, or a folder of "
             "Hugging Face with model.safetensors in it"
         )
-    return root / str(max(steps))
+    whole = [step for step in steps if _is_whole(step)]
+    if not whole:
+        raise UserError(f"{steps[-1]} has neither params nor ema_params: it is half written, or of no run of pvt_jax")
+    for step in steps[steps.index(whole[-1]) + 1 :]:
+        log.warning("checkpoint %s is half written and is ignored", step)
+    return whole[-1]
+
+
+def _is_whole(step: Path) -> bool:
+    return (step / "params").is_dir() or (step / "ema_params").is_dir()
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -213,14 +232,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # Numbers of thousands of digits, and lists in lists in lists.
         return None
 
 
 def _pair(size: Any) -> tuple[int, int] | None:
     """(height, width) from a side or a pair; None for anything else."""
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) for side in size):
-        return size[0], size[1]
-    return None
+    sides = [size, size] if isinstance(size, int) else size
+    if not isinstance(sides, Sequence) or len(sides) != 2:
+        return None
+    height, width = sides
+    # JSON's true is an int too.
+    if any(type(side) is not int or not 0 < side <= _LARGEST_SIDE for side in sides):
+        return None
+    return height, width

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pvt_jax.checkpoints import dialects, names, signatures
+from pvt_jax.checkpoints.torch_pickle import printable
 from pvt_jax.errors import UserError
 from pvt_jax.ops.resize import resize_grid
 
@@ -77,7 +78,7 @@ class LoadReport:
             parts.append(f"in the file and unused: {_few(self.unexpected)}")
         if self.ignored:
             modules = Counter(name.split(".")[0] for name in self.ignored)
-            parts.append("of other modules, unused: " + ", ".join(f"{name} ({n})" for name, n in modules.items()))
+            parts.append(f"of other modules, unused: {_few([f'{name} ({n})' for name, n in modules.items()])}")
         return f"{self.source} ({self.dialect}): {'; '.join(parts)}"
 
 
@@ -111,11 +112,12 @@ def merge(
       UserError: something does not fit and is not among the exceptions.
     """
     wanted: dict[str, Any] = names.flatten(expected)
-    found = _find_native(tensors, wanted) if native else _find(tensors, wanted, source)
+    found = _find_native(tensors, wanted) if native else _find(tensors, wanted, source, allow_unexpected)
     distilled = any(name.rpartition(".")[2] in _DISTILLED for name in found.unexpected)
     grids = _position_grids(wanted, image_size)
     source_grids = _position_grids(wanted, source_image_size) if source_image_size else {}
-    resized = _resize(found.leaves, wanted, grids, source_grids, native, distilled)
+    with np.errstate(over="ignore"):  # Told below, by name.
+        resized = _resize(found.leaves, wanted, grids, source_grids, native, distilled)
     converted = Counter(
         str(value.dtype)
         for path, value in found.leaves.items()
@@ -123,7 +125,7 @@ def merge(
     )
 
     leaves: dict[str, np.ndarray] = {}
-    wrong_shape, wrong_type = [], []
+    wrong_shape, wrong_type, too_large = [], [], []
     for path, value in found.leaves.items():
         here = wanted[path]
         value = resized[path][0] if path in resized else value
@@ -131,6 +133,8 @@ def merge(
             wrong_type.append(f"{path} is {value.dtype}, here {np.dtype(here.dtype)}")
         elif value.shape != tuple(here.shape):
             wrong_shape.append((path, value.shape, tuple(here.shape)))
+        elif _overflows(found.leaves[path], here.dtype):
+            too_large.append(path)
         else:
             leaves[path] = value.astype(here.dtype, copy=False)
 
@@ -159,6 +163,7 @@ def merge(
         "unexpected": [name for name in found.unexpected if not _matches(name, allow_unexpected)],
         "of another shape": _shapes_lines(line for line in wrong_shape if not _optional(line[0], allow_missing)),
         "of another type": wrong_type,
+        "with numbers too large for float32": too_large,
     }
     if any(problems.values()):
         raise UserError(_refusal(source, problems, tensors, wanted, native, distilled))
@@ -178,15 +183,17 @@ def _find_native(tensors: Mapping[str, np.ndarray], wanted: Collection[str]) -> 
     return _Found("pvt_jax names", {path: tensors[path] for path in wanted if path in tensors}, unexpected, ())
 
 
-def _find(tensors: Mapping[str, np.ndarray], wanted: Collection[str], source: str) -> _Found:
+def _find(
+    tensors: Mapping[str, np.ndarray], wanted: Collection[str], source: str, allow_unexpected: Sequence[str]
+) -> _Found:
     family = names.family_of(wanted)
     if family is None:
         raise UserError(f"{source} has names of a PVT, ViT or ResNet, and this model is none: load an Orbax checkpoint")
     entries = {path: names.entry_of(path, family) for path in wanted}
     entries = {path: entry for path, entry in entries.items() if entry}
     expected = {entry.name for entry in entries.values()}
-    reading = dialects.read_as_best(tensors.keys(), expected, family)
-    whole = {name: _join([tensors[part] for part in reading.sources[name]]) for name in reading.complete & expected}
+    reading = _the_reading(dialects.best_readings(tensors.keys(), expected, family), tensors, source, allow_unexpected)
+    whole = {name: _join(tensors, reading.sources[name], source) for name in reading.complete & expected}
     leaves = {
         path: names.to_leaf(whole[entry.name], path, entry) for path, entry in entries.items() if entry.name in whole
     }
@@ -194,8 +201,45 @@ def _find(tensors: Mapping[str, np.ndarray], wanted: Collection[str], source: st
     return _Found(reading.described, leaves, tuple(name for name in tensors if name not in used), reading.ignored)
 
 
-def _join(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _the_reading(
+    readings: Sequence[dialects.Reading],
+    tensors: Mapping[str, np.ndarray],
+    source: str,
+    allow_unexpected: Sequence[str],
+) -> dialects.Reading:
+    """The one of several that cover as much: the others are left out by the caller, or have the same numbers."""
+
+    def parts(reading: dialects.Reading) -> Iterable[str]:
+        return (part for found in reading.sources.values() for part in found)
+
+    kept = [
+        reading for reading in readings if not all(_matches(part, allow_unexpected) for part in parts(reading))
+    ] or readings[:1]
+    first, *others = kept
+    for other in others:
+        same = (
+            np.array_equal(tensors[a], tensors[b])
+            for name in first.complete & other.complete
+            for a, b in zip(first.sources[name], other.sources[name], strict=False)
+        )
+        if not all(same):
+            prefix = other.prefix or first.prefix
+            example = f", as '{prefix}*'" if prefix else ""
+            raise UserError(
+                f"{source} holds this model twice, with other numbers: {first.described}, and {other.described}; list "
+                f"those to leave out in allow_unexpected{example}"
+            )
+    return first
+
+
+def _join(tensors: Mapping[str, np.ndarray], parts: Sequence[str], source: str) -> np.ndarray:
+    arrays = [tensors[part] for part in parts]
+    if len(arrays) == 1:
+        return arrays[0]
+    if any(not array.ndim or array.shape[1:] != arrays[0].shape[1:] for array in arrays):
+        shapes = _few([f"{part} is {tensors[part].shape}" for part in parts])
+        raise UserError(f"{source} does not hold this model: parts of one tensor do not fit ({shapes}). Take another")
+    return np.concatenate(arrays)
 
 
 def _fits_type(value: np.ndarray, here: Any) -> bool:
@@ -203,6 +247,14 @@ def _fits_type(value: np.ndarray, here: Any) -> bool:
         return bool(jnp.issubdtype(value.dtype, jnp.floating))
     limits = np.iinfo(here.dtype)
     return np.issubdtype(value.dtype, np.integer) and bool(((value >= limits.min) & (value <= limits.max)).all())
+
+
+def _overflows(value: np.ndarray, dtype: Any) -> bool:
+    """Whether a finite number becomes infinite in this type."""
+    if not jnp.issubdtype(value.dtype, jnp.floating) or value.dtype.itemsize <= np.dtype(dtype).itemsize:
+        return False
+    with np.errstate(over="ignore"):
+        return bool((np.isinf(value.astype(dtype)) & np.isfinite(value)).any())
 
 
 # Position tables.
@@ -284,7 +336,7 @@ def _shapes_lines(problems: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]
 
 def _few(items: Sequence[str]) -> str:
     more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
+    return ", ".join(printable(item, 100) for item in items[:_SHOWN]) + more
 
 
 def _last(path: str) -> str:

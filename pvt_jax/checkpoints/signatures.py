@@ -31,11 +31,22 @@ class Signature(NamedTuple):
 
 
 class Recognised(NamedTuple):
-    """What a file says by itself; ``num_classes`` and ``image_size`` (height, width) are None if it does not."""
+    """What a file says by itself; ``num_classes`` and ``image_size`` (height, width) are None if it does not.
+
+    ``positions`` are the slots of its first position table, without those of tokens, and the side of a patch of it.
+    """
 
     signature: Signature
     num_classes: int | None
     image_size: tuple[int, int] | None
+    positions: tuple[int, int] | None = None
+
+    def may_be_for(self, image_size: tuple[int, int]) -> bool:
+        """Whether the position table, if there is one, has a slot for each patch of images of this size."""
+        if self.positions is None:
+            return True
+        slots, patch = self.positions
+        return (image_size[0] // patch) * (image_size[1] // patch) == slots
 
 
 _PVT, _PVT_SMALL = (64, 128, 320, 512), (32, 64, 160, 256)
@@ -88,7 +99,8 @@ def recognise(shapes: Shapes, *, native: bool = False) -> Recognised | None:
             signature = signature_of(whole, family)
             if signature and (best is None or sum(signature.depths) > sum(best.signature.depths)):
                 head = whole.get("fc.weight" if family == "resnet" else "head.weight")
-                best = Recognised(signature, head[0] if head else None, _image_size(whole, family))
+                positions = _positions(whole, family)
+                best = Recognised(signature, head[0] if head else None, _image_size(positions), positions)
     return best
 
 
@@ -122,14 +134,19 @@ def _count(pattern: str, shapes: Shapes, start: int = 0) -> int:
     return number
 
 
-def _image_size(shapes: Shapes, family: str) -> tuple[int, int] | None:
+def _image_size(positions: tuple[int, int] | None) -> tuple[int, int] | None:
     """The side of the square images that the position table was made for."""
+    slots, patch = positions or (0, 0)
+    side = math.isqrt(slots)
+    return (side * patch, side * patch) if side and side**2 == slots else None
+
+
+def _positions(shapes: Shapes, family: str) -> tuple[int, int] | None:
     stage, extra = ("1", 0) if family == "pvt" else ("", 1 + ("dist_token" in shapes))
     table, patch = shapes.get(f"pos_embed{stage}"), shapes.get(f"patch_embed{stage}.proj.weight")
-    if table is None or patch is None or len(table) != 3:
+    if table is None or patch is None or len(table) != 3 or len(patch) != 4 or not patch[2]:
         return None
-    side = math.isqrt(max(table[1] - extra, 0))
-    return (side * patch[2], side * patch[2]) if side and side**2 == table[1] - extra else None
+    return max(table[1] - extra, 0), patch[2]
 
 
 def _reference_shapes(shapes: Shapes) -> Shapes:

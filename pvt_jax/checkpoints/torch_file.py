@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pvt_jax.checkpoints.torch_pickle import Machine, Storage, printable
+from pvt_jax.checkpoints.torch_pickle import Machine, Storage, UnsupportedError, printable
 from pvt_jax.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -41,12 +41,22 @@ def read_torch_file(path: Path) -> Any:
                 return _read_legacy(path, file.read())
         except UserError:
             raise
+        except UnsupportedError as error:
+            raise UserError(f"{path} holds {error}") from error
         except MemoryError as error:
             raise UserError(f"{path} does not fit into the memory of this machine: use one with more") from error
         # What the readers of a damaged file raise is of any kind, and only its cause is of interest.
         except Exception as error:
             raise damaged(path, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
     raise wrong_file(path, head, size)
+
+
+def expanded(path: str | Path) -> Path:
+    """``path`` with the home folder in place of ``~`` or ``~user``; a UserError if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"no home folder is known for {path}: write the whole path, or ./~… for a file here") from error
 
 
 def open_file(path: Path) -> BinaryIO:

@@ -21,7 +21,14 @@ import numpy as np
 from pvt_jax.errors import UserError
 
 # A tensor may name an element of its storage many times (an expanded one): up to this many bytes of it are believed.
-_EXPANDED_BYTES = 2**26
+# Each that a model asks for is copied whole, and a file of kilobytes can hold hundreds of them.
+_EXPANDED_BYTES = 2**20
+# As many as NumPy's arrays have. The product of a longer size would be a number of megabytes.
+_DIMENSIONS = 64
+
+
+class UnsupportedError(Exception):
+    """What is in a whole file, that cannot be read here, and the way out."""
 
 
 @dataclass(eq=False, slots=True)
@@ -53,6 +60,8 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, dtype: np.dtype |
     """The array at ``offset`` (in elements) with ``size`` and ``stride`` in ``storage``, without copying."""
     if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
         raise ValueError("a tensor without a storage, a size or strides")
+    if len(size) > _DIMENSIONS:
+        raise ValueError(f"a tensor of {len(size)} dimensions")
     numbers = (offset, *size, *stride)
     if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers) or len(size) != len(stride):
         raise ValueError("a tensor with a wrong size, stride or offset")
@@ -70,14 +79,24 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, dtype: np.dtype |
     return np.ndarray(size, dtype, storage.buffer, offset * dtype.itemsize, strides)
 
 
-def _rebuild_tensor_v2(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> np.ndarray:
+def _rebuild_tensor_v2(
+    storage: Any, offset: int, size: Any, stride: Any, grad: Any = None, hooks: Any = None, metadata: Any = None
+) -> np.ndarray:
+    _check_metadata(metadata)
     return _tensor(storage, offset, size, stride)
 
 
 def _rebuild_tensor_v3(
-    storage: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+    storage: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, metadata: Any = None
 ) -> np.ndarray:
+    _check_metadata(metadata)
     return _tensor(storage, offset, size, stride, _DTYPES[dtype.name])
+
+
+def _check_metadata(metadata: Any) -> None:
+    # PyTorch states here that the numbers of a view have another sign than those in its storage.
+    if metadata:
+        raise UnsupportedError("a conjugated or negated view: save it again after .resolve_conj().resolve_neg()")
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> np.ndarray:
@@ -101,9 +120,15 @@ def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
     return result
 
 
+def _default_dictionary(*_: Any) -> dict[Any, Any]:
+    # Its entries follow. The default of those that are not there has no use in a file of weights.
+    return {}
+
+
 # Everything that a pickle may call. These are the functions of this module, not those that are named.
 _CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _dictionary,
+    "collections.defaultdict": _default_dictionary,
     "torch.Size": _size,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
@@ -129,7 +154,7 @@ _DTYPES: dict[str, np.dtype] = {
 }
 # What published training checkpoints hold beside tensors. Each becomes an Opaque, whatever it is called with.
 _OPAQUE = {
-    *("argparse.Namespace", "collections.Counter", "collections.defaultdict", "_codecs.encode", "torch.device"),
+    *("argparse.Namespace", "collections.Counter", "_codecs.encode", "torch.device"),
     *("numpy.dtype", "numpy.ndarray"),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"),
@@ -148,6 +173,9 @@ def _set(target: dict[Any, Any], key: Any, value: Any) -> None:
     # Only plain keys: hashing a tuple nested a million deep overflows the stack of the interpreter.
     if type(key) not in (str, int, float, bool, bytes, type(None)):
         raise ValueError(f"a dictionary with a key of type {type(key).__name__}")
+    # Nor the longest numbers: unlike text, they are hashed anew each time.
+    if type(key) is int and key.bit_length() > 63:
+        raise ValueError(f"a dictionary with a key of {key.bit_length()} bits")
     target[key] = value
 
 
@@ -283,9 +311,10 @@ class Machine:
         self.push(self._storage(dtype, key, count))
 
 
-def printable(text: str) -> str:
+def printable(text: str, length: int = 160) -> str:
     """``text`` of a file as part of one line of a message: bounded, without breaks or what steers a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text[:160])
+    shown = text if len(text) <= length else f"{text[: length - 1]}…"
+    return "".join(character if character.isprintable() else "?" for character in shown)
 
 
 def _text(data: bytes) -> str:

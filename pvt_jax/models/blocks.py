@@ -111,10 +111,12 @@ def stochastic_depth_of_stages(
 
     ``batch`` is a whole number, or the symbol of one in an exported model.
     """
+    if not 0 <= rate < 1:
+        raise UserError(f"model.drop_path_rate must be at least 0 and below 1, but is {rate}")
     if rate == 0:
         return [None] * len(depths)
     drawn = stochastic_depth_scales(parent.make_rng("dropout"), rate, sum(depths), batch)
-    return jnp.split(drawn, [sum(depths[:i]) for i in range(1, len(depths))])
+    return list(jnp.split(drawn, [sum(depths[:i]) for i in range(1, len(depths))]))
 
 
 def table_side(image_size: int | Sequence[int], stride: int) -> tuple[int, int]:
@@ -125,5 +127,7 @@ def table_side(image_size: int | Sequence[int], stride: int) -> tuple[int, int]:
     """
     sides = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= stride for side in sides):
-        raise UserError(f"model.image_size must be a side of at least {stride}, or (height, width), but is {image_size}")
+        raise UserError(
+            f"model.image_size must be a side of at least {stride}, or (height, width), but is {image_size}"
+        )
     return sides[0], sides[1]

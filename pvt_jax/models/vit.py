@@ -65,7 +65,7 @@ class VisionTransformer(Backbone):
         self._check_settings()
         self._check_side(height, width, self.patch_size if classify else max(self.patch_size, 32))
         embedded = PatchProjection(self.dim, self.patch_size, self.dtype, name="patch_embed")(images.astype(self.dtype))
-        grid = embedded.shape[1:3]
+        grid = (embedded.shape[1], embedded.shape[2])
         class_token = self.param("cls_token", normal_002, (1, 1, self.dim))
         side = table_side(self.image_size, self.patch_size)
         table_grid = (side[0] // self.patch_size, side[1] // self.patch_size)
@@ -88,8 +88,9 @@ class VisionTransformer(Backbone):
 
         maps = x[:, 1:].reshape(batch, *grid, self.dim)
         head = ClassificationHead(self.num_classes, self.spp_levels, name="head")
-        if classify or self.is_initializing():
-            logits = head(maps, x[:, 0])
+        if not classify and not self.is_initializing():
+            return _resampled(maps, height, width)
+        logits = head(maps, x[:, 0])
         return logits if classify else _resampled(maps, height, width)
 
     def _check_settings(self) -> None:

@@ -1,5 +1,7 @@
 """Depthwise 3×3 convolution as shifted multiply-adds, with its own gradient."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -21,7 +23,7 @@ def depthwise_conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"
 def _correlate(x: Array, kernel: Array) -> Array:
     height, width = x.shape[1:3]
     padded = _padded(x)
-    return sum(padded[:, i : i + height, j : j + width] * kernel[i, j, 0] for i, j in _TAPS)
+    return functools.reduce(jnp.add, (padded[:, i : i + height, j : j + width] * kernel[i, j, 0] for i, j in _TAPS))
 
 
 def _padded(x: Array) -> Array:

@@ -13,8 +13,12 @@ def adaptive_average_pool(x: Float[Array, "b h w c"], side: int) -> Float[Array,
     changing size, so it runs on every device and exports.
     """
     with jax.named_scope("adaptive_average_pool"):
-        rows, columns = (jnp.asarray(averaging_matrix(size, side), x.dtype) for size in x.shape[1:3])
-        return jnp.einsum("yh,bhwc,xw->byxc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
+        # In bfloat16 the parts of a mean would not add up to 1.
+        rows, columns = (jnp.asarray(averaging_matrix(size, side), jnp.float32) for size in x.shape[1:3])
+        pooled = jnp.einsum(
+            "yh,bhwc,xw->byxc", rows, x.astype(jnp.float32), columns, precision=jax.lax.Precision.HIGHEST
+        )
+        return pooled.astype(x.dtype)
 
 
 def averaging_matrix(size: int, bins: int) -> Float[np.ndarray, "bins size"]:

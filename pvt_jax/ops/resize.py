@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 def resize_grid(
     grid: Float[Array, "*b h w c"], target: tuple[int, int], method: Literal["bilinear", "bicubic"] = "bilinear"
 ) -> Float[Array, "*b h2 w2 c"]:
-    """Maps resampled to ``target`` (rows, columns), computed and returned in their own dtype.
+    """Maps resampled to ``target`` (rows, columns), in their own dtype; computed in float32.
 
     As PyTorch's ``interpolate(align_corners=False, antialias=False)``: half-pixel centres, borders repeated, bicubic
     with a = -0.75. ``jax.image.resize`` smooths when it shrinks, and its bicubic has a = -0.5.
@@ -22,10 +22,12 @@ def resize_grid(
     with jax.named_scope("resize_grid"):
         # A TPU would multiply float32 in bfloat16 by default.
         rows, columns = (
-            jnp.asarray(interpolation_matrix(old, new, method), grid.dtype)
+            jnp.asarray(interpolation_matrix(old, new, method), jnp.float32)
             for old, new in zip((height, width), target, strict=True)
         )
-        return jnp.einsum("yh,...hwc,xw->...yxc", rows, grid, columns, precision=jax.lax.Precision.HIGHEST)
+        precision = jax.lax.Precision.HIGHEST
+        resized = jnp.einsum("yh,...hwc,xw->...yxc", rows, grid.astype(jnp.float32), columns, precision=precision)
+        return resized.astype(grid.dtype)
 
 
 def interpolation_matrix(source: int, target: int, method: Literal["bilinear", "bicubic"]) -> Float[np.ndarray, "t s"]:

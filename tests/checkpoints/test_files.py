@@ -218,6 +218,10 @@ def test_folders_in_parts(tmp_path, kind):
     assert "lacks more, which" in refusal(tmp_path)
     index.write_text(json.dumps({"weight_map": {**names, "more": "elsewhere.bin"}}))
     assert "lacks elsewhere.bin, which" in refusal(tmp_path)
+    for odd in ({**names, "\x1b[2J\n" + "x" * 9999: names["half"]}, {**names, "more": "\x1b[2J\n" + "x" * 9999}):
+        index.write_text(json.dumps({"weight_map": odd}))
+        message = refusal(tmp_path)
+        assert "lacks ?[2J?xxx" in message and message.isprintable() and len(message) < 600
     for damaged in (
         "",
         "[]",
@@ -227,6 +231,8 @@ def test_folders_in_parts(tmp_path, kind):
         '{"weight_map": {"a": 1}}',
         '{"weight_map": {"a": "../secret.bin"}}',
         '{"weight_map": {"a": "/etc/passwd"}}',
+        "[" * 100_000,
+        '{"weight_map": ' + "1" * 5000 + "}",
     ):
         index.write_text(damaged)
         assert f"{kind}.index.json is damaged" in refusal(tmp_path)

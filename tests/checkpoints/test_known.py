@@ -248,3 +248,11 @@ def test_many_at_once(server, cache):
 def test_unknown_names_suggest_the_nearest():
     with pytest.raises(UserError, match="no known weights are called 'pvt_v2_b_2': did you mean 'pvt_v2_b2'"):
         fetch_known("pvt_v2_b_2")
+
+
+@pytest.mark.parametrize("variable", ["PVT_JAX_CACHE", "XDG_CACHE_HOME"])
+def test_a_cache_of_nobody(variable, monkeypatch):
+    monkeypatch.delenv("PVT_JAX_CACHE", raising=False)
+    monkeypatch.setenv(variable, "~nobody-of-this-name/cache")
+    with pytest.raises(UserError, match="no home folder is known for ~nobody-of-this-name/cache: write the whole path"):
+        cache_folder()

@@ -90,6 +90,42 @@ def test_a_damaged_checkpoint(run, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["00000002", "2", "0002"])
+def test_steps_may_be_written_with_zeros_before_them(run, tmp_path, name):
+    shutil.copytree(run[0] / "checkpoints" / "1", tmp_path / "checkpoints" / "00000001")
+    shutil.copytree(run[0] / "checkpoints" / "2", tmp_path / "checkpoints" / name)
+    source = load.open_source(tmp_path)
+    assert source.described == str(tmp_path / "checkpoints" / name)
+    np.testing.assert_array_equal(source.tensors["params/norm/bias"], run[3]["norm"]["bias"])
+
+
+def test_what_is_no_step_or_half_of_one_is_passed_over(run, tmp_path, caplog):
+    checkpoints = shutil.copytree(run[0] / "checkpoints", tmp_path / "run" / "checkpoints")
+    (checkpoints / "7").write_text("a file")
+    (checkpoints / "²").mkdir()
+    assert load.open_source(tmp_path / "run").described == str(checkpoints / "2") and not caplog.records
+    (checkpoints / "9").mkdir()
+    assert load.open_source(tmp_path / "run").described == str(checkpoints / "2")
+    assert f"checkpoint {checkpoints / '9'} is half written and is ignored" in caplog.text
+    (tmp_path / "half" / "checkpoints" / "9").mkdir(parents=True)
+    with pytest.raises(UserError, match="checkpoints/9 has neither params nor ema_params: it is half written"):
+        load.open_source(tmp_path / "half")
+
+
+def test_the_home_of_nobody(run):
+    with pytest.raises(UserError, match="no home folder is known for ~nobody-of-this-name/x.pth: write the whole path"):
+        pvt_jax.load_variables("~nobody-of-this-name/x.pth", run[1])
+
+
+@pytest.mark.parametrize("wrong", [0, -64, 2**20, True, (64,), (64, 0), "64", None])
+def test_a_model_with_an_impossible_image_size(run, wrong):
+    model = SimpleNamespace(image_size=wrong)
+    with pytest.raises(
+        UserError, match="the image_size of a model is a side or .height, width.*1 to 16384 pixels, not"
+    ):
+        load.fit(load.open_source(run[0]), model)
+
+
 # Fine-tuning from a run: the same fitting as for files.
 
 
@@ -191,6 +227,11 @@ def test_the_image_size_in_a_file(toy, tmp_path):
         ("[7, 7]", (4, 4)),
         ("what?", (4, 4)),
         ("64", (4, 4)),
+        ("true", (4, 4)),
+        ("[-64, -64]", (4, 4)),
+        ("[200000, 200000]", (4, 4)),
+        ("[" * 100_000, (4, 4)),
+        ("1" * 5000, (4, 4)),
     ):
         write_safetensors(path, toy[1], {"image_size": stated})
         report = load.read_variables(path, model)[1]

@@ -109,6 +109,61 @@ def test_several_kinds_are_told_together_and_long_lists_are_cut():
     assert line.count("and 3 more") == 2 and "1 of another shape: params/norm/bias is (7,), here (32,)" in line
 
 
+@pytest.mark.parametrize("odd", ["\x1b[2J\nerror: all fine", "x" * 100_000, "blocks.².x", f"blocks.{'1' * 5000}.x"])
+def test_names_of_a_file_cannot_steer_a_terminal_or_fill_it(odd):
+    """Of any module: ``decode_head`` and whatever else stands beside a ``backbone``."""
+    case = json.loads((reference.GOLDEN / "transformers.keys.json").read_text())["ViTForImageClassification 4"]
+    tensors = {**state_dicts.weights(case), odd: np.zeros(3, np.float32)}
+    line = refused(tensors, "vit")
+    assert "1 unexpected: " in line and line.isprintable() and len(line) < 600
+    summary = merged(tensors, "vit", allow_unexpected=("*",))[1].summary()
+    assert "in the file and unused: " in summary and summary.isprintable() and len(summary) < 600
+    wrapped = {f"backbone.{name}": tensor for name, tensor in tensors_of("vit").items()}
+    wrapped |= {f"{number}{odd.replace('.', ' ')}.bias": np.zeros(3, np.float32) for number in range(100)}
+    summary = merged(wrapped, "vit")[1].summary()
+    assert "of other modules, unused: 0" in summary and summary.isprintable() and len(summary) < 600
+
+
+@pytest.mark.parametrize("wrong", [(), (16,), (16, 8), (3, 16, 16)])
+def test_parts_of_a_tensor_that_do_not_fit(wrong):
+    case = json.loads((reference.GOLDEN / "transformers.keys.json").read_text())["ViTForImageClassification 4"]
+    name = "vit.encoder.layer.0.attention.attention.value.weight"
+    line = refused({**state_dicts.weights(case), name: np.zeros(wrong, np.float32)}, "vit")
+    assert "parts of one tensor do not fit" in line and f"value.weight is {wrong}" in line
+
+
+def test_two_copies_of_a_model():
+    """As a method with a teacher saves them: nothing says which one is meant."""
+    tensors = tensors_of()
+    copies = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+    copies |= {f"model.{name}": tensor + 1 for name, tensor in tensors.items()}
+    line = refused(copies)
+    assert "twice, with other numbers: reference names under backbone., and reference names under model.; " in line
+    assert line.endswith("list those to leave out in allow_unexpected, as 'model.*'")
+    for kept, left_out, added in (("model.", "backbone.*", 1), ("backbone.", "model.*", 0)):
+        leaves, report = merged(copies, allow_unexpected=(left_out,))
+        assert report.dialect == f"reference names under {kept}"
+        np.testing.assert_array_equal(leaves["params/norm/scale"], tensors["norm.weight"] + added)
+    plain = {**tensors, **{f"model.{name}": tensor + 1 for name, tensor in tensors.items()}}
+    assert "reference names, and reference names under model.; list" in refused(plain)
+    assert merged(plain, allow_unexpected=("model.*",))[1].dialect == "reference names"
+    same = {prefix + name: tensor for prefix in ("backbone.", "model.") for name, tensor in tensors.items()}
+    leaves, report = merged(same)
+    assert report.plain and len(leaves) == len(tensors)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("name", "path"), [("head.weight", "head/linear/kernel"), ("pos_embed", "pos_embed")])
+def test_numbers_too_large_for_float32(name, path):
+    tensors = tensors_of("vit")
+    tensors[name] = tensors[name].astype(np.float64)
+    tensors[name].flat[-1] = np.inf
+    assert np.isinf(merged(tensors, "vit")[0][f"params/{path}"]).sum() == 1
+    tensors[name].flat[-2] = 1e300
+    for changes in ({}, {"image_size": 128}):
+        assert f"1 with numbers too large for float32: params/{path}." in refused(tensors, "vit", changes)
+
+
 def test_half_of_a_tensor_is_none():
     case = json.loads((reference.GOLDEN / "transformers.keys.json").read_text())["PvtForImageClassification"]
     tensors = state_dicts.weights(case)

@@ -1,7 +1,6 @@
-"""PVT v1 a second time: plain NumPy in float64 on the reference's state-dict names, with none of the package's code.
+"""The reference's outputs, names and weights, and how near to them a result is.
 
-Written from the paper and the reference's documented layer order; it follows PyTorch's conventions (weights are
-[out, in], images inside are NHWC). Slow and direct on purpose.
+Weights are by the names of the reference's state dicts, in PyTorch's layouts ([out, in], [out, in, height, width]).
 """
 
 import json
@@ -14,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import erf
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Weights = dict[str, np.ndarray]
@@ -42,32 +40,59 @@ def reference_weight(key: str, shape: Sequence[int]) -> np.ndarray:
     return x / np.sqrt(np.prod(shape[1:])).astype(np.float32)
 
 
-# (pattern, replacement) from a reference name to a path in the Flax tree, applied in order.
+# (pattern, replacement) from a reference name to a path in the Flax tree, applied in order: the names of the PVTs,
+# which MiT shares, of timm's ViT, and of torchvision's ResNet.
 _NAMES = (
     (r"^pos_embed(\d)$", r"stage\1.pos_embed"),
-    (r"^patch_embed(\d)\.proj", r"stage\1.patch_embed"),
+    (r"^patch_embed(\d?)\.proj", r"stage\1.patch_embed"),
     (r"^patch_embed(\d)\.norm", r"stage\1.patch_norm"),
     (r"^block(\d)\.(\d+)\.", r"stage\1.block\2."),
     (r"attn\.norm", "attn.sr_norm"),
-    (r"^head\.", "head.linear."),
+    (r"dwconv\.dwconv", "dwconv"),
+    (r"^norm(\d)", r"stage\1.norm"),
+    (r"^stage\.", ""),
+    (r"^blocks\.(\d+)\.", r"block\1."),
+    (r"^conv1\.", "stem.conv."),
+    (r"^bn1\.", "stem.norm."),
+    (r"^layer(\d)\.(\d+)\.", r"stage\1.block\2."),
+    (r"\.bn(\d)\.", r".norm\1."),
+    (r"downsample\.0", "shortcut_conv"),
+    (r"downsample\.1", "shortcut_norm"),
+    (r"^(head|fc)\.", "head.linear."),
 )
+_STATISTICS = {"running_mean": "mean", "running_var": "var", "num_batches_tracked": "count"}
 
 
 def to_flax(weights: Weights) -> dict[str, Any]:
     """Reference weights as the nested dict of ``variables["params"]``."""
+    return variables(weights)["params"]
+
+
+def variables(weights: Weights) -> dict[str, Any]:
+    """Reference weights as a model's variables."""
     tree: dict[str, Any] = {}
-    for key, value in weights.items():
-        path, array = key, np.asarray(value, np.float32)
-        for pattern, replacement in _NAMES:
-            path = re.sub(pattern, replacement, path)
+
+    def place(path: str, array: np.ndarray) -> None:
         *folders, leaf = path.split(".")
+        collection = "batch_stats" if leaf in _STATISTICS else "params"
         if leaf == "weight":
             leaf = "scale" if array.ndim == 1 else "kernel"
             array = array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
         node = tree
-        for folder in folders:
+        for folder in [collection, *folders]:
             node = node.setdefault(folder, {})
-        node[leaf] = array
+        node[_STATISTICS.get(leaf, leaf)] = array
+
+    for key, value in weights.items():
+        path, array = key, np.asarray(value, np.int32 if np.ndim(value) == 0 else np.float32)
+        for pattern, replacement in _NAMES:
+            path = re.sub(pattern, replacement, path)
+        if ".qkv." in path:  # Rows are queries, then keys, then values.
+            dim = len(array) // 3
+            place(path.replace("qkv", "q"), array[:dim])
+            place(path.replace("qkv", "kv"), array[dim:])
+        else:
+            place(path, array)
     return tree
 
 
@@ -80,7 +105,7 @@ def shapes(
     sr_ratios: Sequence[int] = (8, 4, 2, 1),
     patches: Sequence[int] = (4, 2, 2, 2),
 ) -> dict[str, tuple[int, ...]]:
-    """State-dict names and shapes of a reference model of any size."""
+    """State-dict names and shapes of a PVT v1 of any size."""
     found: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, dims[3])}
 
     def linear(name: str, *weight: int) -> None:
@@ -110,115 +135,49 @@ def shapes(
     return found
 
 
-def linear(w: Weights, name: str, x: np.ndarray) -> np.ndarray:
-    """X W^T + b."""
-    return x @ w[f"{name}.weight"].T.astype(np.float64) + w[f"{name}.bias"]
+def shapes_v2(
+    depths: Sequence[int],
+    dims: Sequence[int],
+    num_classes: int,
+    mlp_ratios: Sequence[int] = (8, 8, 4, 4),
+    sr_ratios: Sequence[int] = (8, 4, 2, 1),
+    linear_attention: bool = False,
+) -> dict[str, tuple[int, ...]]:
+    """State-dict names and shapes of a PVT v2 of any size: what v1 has, without tables and tokens."""
+    ratios = (1, 1, 1, 1) if linear_attention else sr_ratios
+    found = shapes(depths, dims, num_classes, 224, mlp_ratios, ratios)
+    for i, dim in enumerate(dims):
+        side = 7 if i == 0 else 3
+        found[f"patch_embed{i + 1}.proj.weight"] = (dim, dims[i - 1] if i else 3, side, side)
+        found.update({f"norm{i + 1}.{leaf}": (dim,) for leaf in ("weight", "bias")})
+        for j in range(depths[i]):
+            block, hidden = f"block{i + 1}.{j}", mlp_ratios[i] * dim
+            found |= {
+                f"{block}.mlp.dwconv.dwconv.weight": (hidden, 1, 3, 3),
+                f"{block}.mlp.dwconv.dwconv.bias": (hidden,),
+            }
+            if linear_attention:
+                found |= {f"{block}.attn.sr.weight": (dim, dim, 1, 1), f"{block}.attn.sr.bias": (dim,)}
+                found |= {f"{block}.attn.norm.{leaf}": (dim,) for leaf in ("weight", "bias")}
+    return {name: shape for name, shape in found.items() if not name.startswith(("pos_embed", "cls_token", "norm."))}
 
 
-def layer_norm(w: Weights, name: str, x: np.ndarray, epsilon: float) -> np.ndarray:
-    """Normalised over the last axis, biased variance."""
-    centred = x - x.mean(-1, keepdims=True)
-    normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
-    return normed * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def convolution(w: Weights, name: str, x: np.ndarray) -> np.ndarray:
-    """Convolution with stride = kernel and no padding, output pixel by output pixel."""
-    kernel = w[f"{name}.weight"].astype(np.float64)
-    k = kernel.shape[-1]
-    rows, columns = x.shape[1] // k, x.shape[2] // k
-    out = np.empty((x.shape[0], rows, columns, kernel.shape[0]))
-    flat = kernel.transpose(0, 2, 3, 1).reshape(kernel.shape[0], -1)
-    for i in range(rows):
-        for j in range(columns):
-            patch = x[:, i * k : (i + 1) * k, j * k : (j + 1) * k]
-            out[:, i, j] = patch.reshape(len(x), -1) @ flat.T
-    return out + w[f"{name}.bias"]
-
-
-def attention(
-    w: Weights, name: str, x: np.ndarray, grid: tuple[int, int], num_heads: int, epsilon: float = 1e-5
-) -> np.ndarray:
-    """Spatial-reduction attention, head by head; reduced where the weights have a reduction."""
-    batch, _, dim = x.shape
-    source = x
-    if f"{name}.sr.weight" in w:
-        reduced = convolution(w, f"{name}.sr", x.reshape(batch, *grid, dim)).reshape(batch, -1, dim)
-        source = layer_norm(w, f"{name}.norm", reduced, epsilon)
-    query, key_value = linear(w, f"{name}.q", x), linear(w, f"{name}.kv", source)
-    size = dim // num_heads
-    heads = []
-    for head in range(num_heads):
-        part = slice(head * size, (head + 1) * size)
-        q, k, v = query[..., part], key_value[..., :dim][..., part], key_value[..., dim:][..., part]
-        scores = q @ k.transpose(0, 2, 1) / np.sqrt(size)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        heads.append(weights / weights.sum(-1, keepdims=True) @ v)
-    return linear(w, f"{name}.proj", np.concatenate(heads, -1))
-
-
-def bilinear(grid: np.ndarray, target: tuple[int, int]) -> np.ndarray:
-    """[h, w, c] → [*target, c] as ``align_corners=False`` without antialiasing, one output pixel at a time."""
-    h, w, c = grid.shape
-    out = np.empty((*target, c))
-    for i in range(target[0]):
-        y = max((i + 0.5) * h / target[0] - 0.5, 0.0)
-        top = int(y)
-        bottom, down = min(top + 1, h - 1), y - top
-        for j in range(target[1]):
-            x = max((j + 0.5) * w / target[1] - 0.5, 0.0)
-            left = int(x)
-            right, along = min(left + 1, w - 1), x - left
-            upper = grid[top, left] * (1 - along) + grid[top, right] * along
-            lower = grid[bottom, left] * (1 - along) + grid[bottom, right] * along
-            out[i, j] = upper * (1 - down) + lower * down
-    return out
-
-
-EPSILONS = {"patch": 1e-5, "sr": 1e-5, "block": 1e-6, "final": 1e-6}
-
-
-def pvt(
-    w: Weights,
-    images: np.ndarray,
-    num_heads: Sequence[int],
-    *,
-    classify: bool,
-    epsilons: dict[str, float] | None = None,
-    branch_scales: np.ndarray | None = None,
-) -> Any:
-    """Class scores, or the maps c2…c5. The sizes are those of ``w``; ``branch_scales`` [depth, 2, b] as in training."""
-    epsilon = {**EPSILONS, **(epsilons or {})}
-    x, maps, number = images.astype(np.float64), {}, 0
-    for stage in range(1, 5):
-        x = convolution(w, f"patch_embed{stage}.proj", x)
-        batch, *grid, dim = x.shape
-        rows, columns = grid
-        x = layer_norm(w, f"patch_embed{stage}.norm", x.reshape(batch, -1, dim), epsilon["patch"])
-        table = w[f"pos_embed{stage}"][0].astype(np.float64)
-        slot, table = (table[:1], table[1:]) if stage == 4 else (table[:0], table)
-        side = round(len(table) ** 0.5)
-        positions = bilinear(table.reshape(side, side, dim), (rows, columns)).reshape(-1, dim)
-        if stage == 4 and classify:
-            x = np.concatenate([np.repeat(w["cls_token"], batch, 0), x], 1)
-            positions = np.concatenate([slot, positions])
-        x = x + positions
-        block = 0
-        while f"block{stage}.{block}.norm1.weight" in w:
-            name = f"block{stage}.{block}"
-            scale = np.ones((2, batch)) if branch_scales is None else branch_scales[number]
-            normed = layer_norm(w, f"{name}.norm1", x, epsilon["block"])
-            branch = attention(w, f"{name}.attn", normed, (rows, columns), num_heads[stage - 1], epsilon["sr"])
-            x = x + scale[0][:, None, None] * branch
-            hidden = linear(w, f"{name}.mlp.fc1", layer_norm(w, f"{name}.norm2", x, epsilon["block"]))
-            hidden = hidden * (1 + erf(hidden / np.sqrt(2))) / 2
-            x = x + scale[1][:, None, None] * linear(w, f"{name}.mlp.fc2", hidden)
-            block, number = block + 1, number + 1
-        if not (stage == 4 and classify):
-            x = maps[f"c{stage + 1}"] = x.reshape(batch, rows, columns, dim)
-    if classify:
-        return linear(w, "head", layer_norm(w, "norm", x, epsilon["final"])[:, 0])
-    return maps
+def vit_shapes(depth: int, dim: int, patch: int, table_side: int, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """State-dict names and shapes of timm's ViT of any size, for square images."""
+    found = {"cls_token": (1, 1, dim), "pos_embed": (1, 1 + (table_side // patch) ** 2, dim)}
+    found |= {"patch_embed.proj.weight": (dim, 3, patch, patch), "patch_embed.proj.bias": (dim,)}
+    for block in (f"blocks.{i}" for i in range(depth)):
+        found |= {f"{block}.{norm}.{leaf}": (dim,) for norm in ("norm1", "norm2") for leaf in ("weight", "bias")}
+        sizes = {
+            "attn.qkv": (3 * dim, dim),
+            "attn.proj": (dim, dim),
+            "mlp.fc1": (4 * dim, dim),
+            "mlp.fc2": (dim, 4 * dim),
+        }
+        found |= {f"{block}.{name}.weight": shape for name, shape in sizes.items()}
+        found |= {f"{block}.{name}.bias": shape[:1] for name, shape in sizes.items()}
+    found |= {"norm.weight": (dim,), "norm.bias": (dim,)}
+    return {**found, "head.weight": (num_classes, dim), "head.bias": (num_classes,)}
 
 
 def parameter_shapes(model: Any, height: int = 64, width: int = 64, **options: Any) -> Any:

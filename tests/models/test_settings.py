@@ -89,6 +89,24 @@ for name, setting, value in {cases!r}:
     ]
 
 
+@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("num_classes", 0, "model.num_classes must be above 0, but is 0"),
+        ("num_classes", -1, "model.num_classes must be above 0, but is -1"),
+        ("drop_path_rate", 1.0, "model.drop_path_rate must be at least 0 and below 1, but is 1.0"),
+        ("drop_path_rate", -0.1, "model.drop_path_rate must be at least 0 and below 1, but is -0.1"),
+    ],
+)
+def test_numbers_that_are_impossible_are_named(name, setting, value, message):
+    model = create_model(name, **{**TOYS[name], setting: value})
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    with pytest.raises(UserError) as error:
+        jax.eval_shape(lambda keys, x: model.init(keys, x, train=True), keys, jnp.zeros((2, 64, 64, 3)))
+    assert str(error.value) == message
+
+
 def test_the_stage_of_the_class_token_is_not_reduced():
     model = create_model("pvt_tiny", **TOYS["pvt_tiny"], sr_ratios=(8, 4, 2, 2))
     with pytest.raises(UserError, match=r"model.sr_ratios must end in 1, as the last stage holds the class token"):

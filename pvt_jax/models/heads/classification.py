@@ -23,6 +23,8 @@ class ClassificationHead(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Float[Array, "b h w c"], token: Float[Array, "b c"] | None = None) -> Float[Array, "b k"]:
+        if self.num_classes < 1:
+            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
         levels = list(self.spp_levels) if isinstance(self.spp_levels, Sequence) else [None]
         if not all(isinstance(level, int) and level > 0 for level in levels):
             raise UserError(f"model.spp_levels must be whole numbers above 0, as (1, 2, 4), but is {self.spp_levels}")
