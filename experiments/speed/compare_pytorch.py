@@ -139,7 +139,8 @@ def torch_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[s
         torch.nn.functional.cross_entropy(model(images).logits, labels).backward()
 
     def seconds_of_update(form: str) -> float:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, **{form: True})
+        options: dict[str, Any] = {form: True}
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, **options)
         optimizer.step()
         start = time.perf_counter()
         for _ in range(3):
@@ -149,7 +150,8 @@ def torch_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[s
     backward()
     form = min(("foreach", "fused"), key=seconds_of_update)
     facts["versions"] += f", {form} AdamW"
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, **{form: True})
+    options: dict[str, Any] = {form: True}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, **options)
 
     def step() -> None:
         optimizer.zero_grad()
