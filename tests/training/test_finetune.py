@@ -17,7 +17,7 @@ from PIL import Image
 from pvt_jax import config as config_lib
 from pvt_jax import main
 from pvt_jax.tasks.classification import Classification
-from pvt_jax.training import loop
+from pvt_jax.training import setup as setup_lib
 from pvt_jax.training.step import train_step
 from tests.helpers.command import arguments, finish, records, start
 
@@ -95,10 +95,10 @@ def refused(capfd, flags) -> str:
 
 @pytest.mark.parametrize("ema", [False, True])
 def test_a_checkpoint_of_ten_classes_starts_one_of_three(pretrained, images, tmp_path, ema):
-    setup = loop.Setup(config_of(flags_of(tmp_path, images, pretrained, init__ema=str(ema))))
+    setup = setup_lib.Setup(config_of(flags_of(tmp_path, images, pretrained, init__ema=str(ema))))
     report = setup.read_initial()
     assert "classifier" in report and "10 → 3" in report
-    setup.prepare_state(loop.Schedule(total=STEPS, warmup=0, evaluate_every=STEPS))
+    setup.prepare_state(setup_lib.Schedule(total=STEPS, warmup=0, evaluate_every=STEPS))
     state = setup.initialise()
     expected = saved_items(pretrained, 2)["ema_params" if ema else "params"]
     assert_equal(jax.tree.map(np.asarray, without_head(state.params)), without_head(expected))
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_ten_classes_starts_one_of_three(pretrained, images, tmp
 def test_what_the_checkpoint_lacks_is_refused_unless_it_is_allowed(pretrained, images, tmp_path, capfd):
     flags = flags_of(tmp_path / "run", images, pretrained, model__depths="(1,1,1,2)")
     assert "stage4/block1" in refused(capfd, flags) and not (tmp_path / "run").exists()
-    setup = loop.Setup(config_of([*flags, "--config.init.allow_missing=('stage4/block1/*',)"]))
+    setup = setup_lib.Setup(config_of([*flags, "--config.init.allow_missing=('stage4/block1/*',)"]))
     assert "stage4/block1" in setup.read_initial()
     assert set(setup.loaded["params"]["stage4"]) >= {"block0", "block1"}
 
@@ -220,8 +220,8 @@ def test_two_processes_with_sharded_parameters_equal_one(whole, pretrained, imag
 
 def prepared(workdir, images, **overrides):
     flags = flags_of(workdir, images, "", accumulation_steps="1", **overrides)
-    setup = loop.Setup(config_of(flags))
-    setup.prepare_state(loop.Schedule(total=STEPS, warmup=0, evaluate_every=STEPS))
+    setup = setup_lib.Setup(config_of(flags))
+    setup.prepare_state(setup_lib.Schedule(total=STEPS, warmup=0, evaluate_every=STEPS))
     shape = (8, *setup.task.image_size, 3)
     return setup, {"image": jax.ShapeDtypeStruct(shape, jnp.uint8), "label": jax.ShapeDtypeStruct((8,), jnp.int32)}
 

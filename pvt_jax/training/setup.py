@@ -1,0 +1,184 @@
+"""What a run is made of before its first step: its length, its task on the mesh, optimizer, state and evaluator."""
+
+import collections
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pvt_jax.checkpoints.load import read_variables
+from pvt_jax.checkpoints.store import CheckpointStore
+from pvt_jax.compilation import compiler_options
+from pvt_jax.config import Config
+from pvt_jax.errors import UserError
+from pvt_jax.tasks import TASKS
+from pvt_jax.training import optimizer as optimizers
+from pvt_jax.training import sharding
+from pvt_jax.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Lengths of a run, in steps."""
+
+    total: int
+    warmup: int
+    evaluate_every: int
+
+    @classmethod
+    def of(cls, config: Config, examples: int) -> "Schedule":
+        """Epochs turned into steps; an epoch of a set is the number of whole batches in it."""
+        per_epoch = max(examples // config.batch_size, 1)
+        total = config.steps if config.steps is not None else max(round(config.epochs * per_epoch), 1)
+        return cls(
+            total=total,
+            warmup=round(config.optimizer.warmup_epochs * per_epoch),
+            evaluate_every=max(round(config.evaluation.every_epochs * per_epoch), 1),
+        )
+
+
+class Setup:
+    """What training and evaluation both need: the task on the mesh, and the abstract state."""
+
+    def __init__(self, config: Config):
+        if config.task not in TASKS:
+            raise UserError(f"unknown task {config.task!r}: the tasks are {', '.join(TASKS)}")
+        self.config = config
+        self.task = TASKS[config.task](config)
+        self.mesh = sharding.make_mesh(config.mesh.fsdp)
+        sharding.check_batch(config.batch_size, self.mesh, config.accumulation_steps)
+        self.block = sharding.host_block()
+        self.batch_sharding = sharding.batch_sharding(self.mesh)
+        self.loaded: Any = None
+
+    def prepare_state(self, schedule: Schedule) -> None:
+        """Define optimizer and state; nothing is computed yet."""
+        options = self.config.optimizer
+        self.peak_learning_rate = optimizers.scaled_learning_rate(
+            options.learning_rate, options.base_batch_size, self.config.batch_size
+        )
+        self.learning_rate = optimizers.warmup_cosine(
+            self.peak_learning_rate,
+            options.warmup_learning_rate,
+            options.final_learning_rate,
+            schedule.warmup,
+            schedule.total,
+        )
+        self.optimizer = optimizers.adamw(
+            self.learning_rate,
+            b1=options.b1,
+            b2=options.b2,
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+            clip_norm=options.clip_norm,
+            layer_decay=options.layer_decay,
+        )
+
+        def initial(variables: Any = None) -> TrainState:
+            if variables is None:
+                variables = self.task.init(jax.random.key(self.config.seed))
+            else:
+                # On CPU the given arrays may be NumPy's own memory, and a train step overwrites its state.
+                variables = jax.tree.map(jnp.copy, variables)
+            return TrainState.create(variables, self.optimizer, ema=self.config.ema_decay > 0, frozen=options.frozen)
+
+        self.initial = initial
+        abstract = jax.eval_shape(initial)
+        self.state_sharding = sharding.state_sharding(abstract, self.mesh)
+        self.abstract: TrainState = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            abstract,
+            self.state_sharding,
+        )
+
+    def read_initial(self) -> str:
+        """Read what ``init.checkpoint`` names, if anything; a text that says what of it is used. UserError if unusable.
+
+        Every process reads the file; ``initialise`` lays the arrays out on the mesh.
+        """
+        options, optimizer = self.config.init, self.config.optimizer
+        if not options.checkpoint and optimizer.frozen:
+            raise UserError(f"optimizer.frozen={optimizer.frozen} keeps random parameters: give init.checkpoint")
+        if not options.checkpoint:
+            return "init.checkpoint is empty: starting from random parameters" if optimizer.layer_decay < 1 else ""
+        variables, report = read_variables(
+            options.checkpoint,
+            self.task.model,
+            ema=options.ema,
+            allow_missing=options.allow_missing,
+            allow_unexpected=options.allow_unexpected,
+            key=jax.random.key(self.config.seed),
+        )
+        # Kept on the host: the parameters may be too large for one device.
+        self.loaded = jax.tree.map(np.asarray, variables)
+        return report.summary()
+
+    def initialise(self) -> TrainState:
+        """The state before the first step, on the mesh: random, or what ``read_initial`` read."""
+        options = compiler_options("init")
+        if self.loaded is None:
+            return jax.jit(self.initial, out_shardings=self.state_sharding, compiler_options=options)()
+
+        def place(leaf: jax.ShapeDtypeStruct, value: np.ndarray) -> jax.Array:
+            value = value.astype(leaf.dtype, copy=False)
+            return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: value[index])
+
+        variables = jax.tree.map(place, self.abstract.variables(), self.loaded)
+        self.loaded = None
+        return jax.jit(self.initial, out_shardings=self.state_sharding, compiler_options=options)(variables)
+
+    def open_store(self, directory: Path, *, read_only: bool = False) -> CheckpointStore:
+        """The checkpoints of the run in ``directory``."""
+        options = self.config.checkpoint
+        return CheckpointStore(
+            directory / "checkpoints",
+            keep=options.keep,
+            keep_best=options.keep_best,
+            best_metric=self.task.best_metric,
+            read_only=read_only,
+        )
+
+    def restore(self, store: CheckpointStore, step: int | None = None) -> TrainState | None:
+        """The state of the newest whole checkpoint (or of ``step``), on this mesh; None if there is none."""
+        found = store.restore(self.abstract.to_items(), step)
+        if found is None:
+            return None
+        state = self.abstract.from_items(*found)
+        return state.replace(step=jax.device_put(state.step, sharding.replicated(self.mesh)))
+
+    def evaluator(self) -> Callable[..., dict[str, float] | None]:
+        """A function from a state to metrics over the whole evaluation set; EMA metrics get the prefix ``ema_``.
+
+        Its argument ``stop`` is asked before each batch; once it says so there are no metrics, but None.
+        """
+        step = jax.jit(
+            self.task.evaluate,
+            out_shardings=sharding.replicated(self.mesh),
+            compiler_options=compiler_options("infer"),
+        )
+
+        def evaluate(state: TrainState, stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+            variables = {"": state.variables()}
+            if state.ema_params:
+                variables["ema_"] = state.variables(ema=True)
+            sums: dict[str, Any] = {prefix: collections.Counter() for prefix in variables}
+            corrupt = 0
+            for batch in self.task.evaluation_batches(self.block, self.mesh.size):
+                if stop():
+                    return None
+                corrupt += int(batch.pop("corrupt").sum())
+                on_device = sharding.to_devices(batch, self.batch_sharding)
+                for prefix, values in variables.items():
+                    sums[prefix].update({k: float(v) for k, v in step(values, on_device).items()})
+            metrics = {
+                prefix + name: value
+                for prefix, total in sums.items()
+                for name, value in self.task.metrics(dict(total)).items()
+            }
+            return {**metrics, **({"corrupt_images": corrupt} if corrupt else {})}
+
+        return evaluate
