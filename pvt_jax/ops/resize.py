@@ -1,11 +1,14 @@
-"""Resampling of maps by two fixed matrices, one a side, built from the shapes: matmuls on every device."""
+"""Resampling of maps by two matrices, one a side: matmuls on every device.
 
-from typing import Literal
+``resize_grid`` builds them from the shapes; ``resize_padded`` from sizes that the program computes with, one a sample.
+"""
+
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def resize_grid(
@@ -38,23 +41,88 @@ def interpolation_matrix(source: int, target: int, method: Literal["bilinear", "
         if method == "bilinear":
             centre = max(centre, 0.0)
         left = int(np.floor(centre))
-        taps = _LINEAR_TAPS if method == "bilinear" else _CUBIC_TAPS
-        for tap in taps:
-            weight = _linear(centre - left - tap) if method == "bilinear" else _cubic(centre - left - tap)
-            matrix[i, min(max(left + tap, 0), source - 1)] += weight
+        for tap, weight in _TAPS[method].items():
+            matrix[i, min(max(left + tap, 0), source - 1)] += weight(abs(centre - left - tap))
     return matrix
 
 
-_LINEAR_TAPS, _CUBIC_TAPS = (0, 1), (-1, 0, 1, 2)
+def resize_padded(
+    maps: Float[Array, "b h w c"],
+    source_sizes: Int[Array, "b 2"],
+    target_sizes: Int[Array, "b 2"],
+    target: tuple[int, int],
+    method: Literal["bilinear", "bicubic", "triangle"] = "bilinear",
+) -> Float[Array, "b h2 w2 c"]:
+    """The true region of every map resampled to a size of its own, in maps of ``target`` (rows, columns).
+
+    In the upper left ``target_sizes`` (rows, columns) of each result stands what ``resize_grid`` makes of the upper
+    left ``source_sizes`` of the map, and beyond it zeros. The sizes may be traced: one program serves them all.
+
+    What lies beyond a source must be finite. See ``padded_interpolation_matrix`` for the methods.
+    """
+    with jax.named_scope("resize_padded"):
+        rows, columns = (
+            padded_interpolation_matrix(source_sizes[:, side], target_sizes[:, side], maps.shape[1 + side], new, method)
+            for side, new in enumerate(target)
+        )
+        precision = jax.lax.Precision.HIGHEST
+        resized = jnp.einsum("byh,bhwc,bxw->byxc", rows, maps.astype(jnp.float32), columns, precision=precision)
+        return resized.astype(maps.dtype)
 
 
-def _linear(distance: float) -> float:
-    return 1.0 - abs(distance)
+def padded_interpolation_matrix(
+    source_size: Int[Array, " b"],
+    target_size: Int[Array, " b"],
+    source: int,
+    target: int,
+    method: Literal["bilinear", "bicubic", "triangle"] = "bilinear",
+) -> Float[Array, "b {target} {source}"]:
+    """Weights of ``source`` positions in each of ``target`` positions along one side, of which a sample has its sizes.
+
+    Rows within the target's size sum to 1 over positions within the source's, the other rows are 0. "bilinear" and
+    "bicubic" are those of ``interpolation_matrix``; "triangle" averages when it shrinks, as ``jax.image.resize`` of
+    method "linear" does. float32, each weight within 1e-6: centres are computed in whole numbers, which is exact for
+    sides up to 32767. In float32 the centre of pixel 2000 would be off by 1e-4.
+    """
+    size = jnp.maximum(source_size, 1)[:, None, None]
+    new_size = jnp.maximum(target_size, 1)[:, None, None]
+    # Beyond the target the last row again, so that every number stays finite and small.
+    t, s = jnp.minimum(jnp.arange(target)[:, None], new_size - 1), jnp.arange(source)
+    # 2 new_size times the centre (t + ½) size / new_size - ½.
+    centre = (2 * t + 1) * size - new_size
+    if method == "triangle":
+        distance = jnp.abs(centre - 2 * s * new_size) / (2 * jnp.maximum(size, new_size))
+        matrix = jnp.where(s < size, jnp.maximum(1.0 - distance, 0.0), 0.0)
+        matrix = matrix / matrix.sum(-1, keepdims=True)
+    else:
+        centre = jnp.maximum(centre, 0) if method == "bilinear" else centre
+        left = centre // (2 * new_size)
+        fraction = (centre - 2 * new_size * left) / (2 * new_size)
+        matrix = jnp.zeros((1, 1, source), jnp.float32)
+        for tap, weight in _TAPS[method].items():
+            position = jnp.clip(left + tap, 0, size - 1)
+            matrix += jnp.where(position == s, weight(jnp.abs(fraction - tap)), 0.0)
+    return jnp.where(jnp.arange(target)[:, None] < target_size[:, None, None], matrix, 0.0)
 
 
-def _cubic(distance: float, a: float = -0.75) -> float:
-    """Keys' convolution kernel, IEEE Trans. ASSP 29(6), 1981, with PyTorch's a."""
-    x = abs(distance)
-    if x <= 1.0:
-        return (a + 2) * x**3 - (a + 3) * x**2 + 1
-    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+def _linear(distance: Any) -> Any:
+    return 1.0 - distance
+
+
+# Keys' convolution kernel, IEEE Trans. ASSP 29(6), 1981, with PyTorch's a: for distances to 1, and from 1 to 2.
+_A = -0.75
+
+
+def _cubic_near(x: Any) -> Any:
+    return (_A + 2) * x**3 - (_A + 3) * x**2 + 1
+
+
+def _cubic_far(x: Any) -> Any:
+    return _A * (x - 1) * (x - 2) ** 2
+
+
+# From the position left of a centre: the neighbours that count, and their weight by their distance to the centre.
+_TAPS = {
+    "bilinear": {0: _linear, 1: _linear},
+    "bicubic": {-1: _cubic_far, 0: _cubic_near, 1: _cubic_near, 2: _cubic_far},
+}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvt_jax.ops.pooling import adaptive_average_pool, averaging_matrix
+from pvt_jax.ops.pooling import adaptive_average_pool, averaging_matrix, padded_averaging_matrix
 from tests.helpers import numpy_models
 
 # Above, below and equal to the side that is pooled to; 7 divides some of them.
@@ -80,3 +80,29 @@ def test_the_mean_of_a_constant_is_that_constant_in_bfloat16_too():
     pooled = adaptive_average_pool(jnp.ones((1, 49, 49, 2), jnp.bfloat16), 7)
     assert pooled.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(pooled, np.float32), 1.0)
+
+
+def test_padding_is_left_out():
+    x = numbers(4, 14, 20, 3)
+    sizes = np.asarray([(14, 20), (7, 9), (1, 13), (2, 3)], np.int32)
+    found = jax.jit(adaptive_average_pool, static_argnums=1)(x, 7, sizes)
+    for one, whole, (h, w) in zip(found, x, sizes, strict=True):
+        expected = numpy_models.adaptive_average(whole[None, :h, :w].astype(np.float64), 7)[0]
+        np.testing.assert_allclose(one, expected, rtol=0, atol=2e-6)
+
+
+@settings(max_examples=60)
+@given(size=st.integers(1, 60))
+def test_padded_bins_are_those_of_the_fixed_matrix(size):
+    found = padded_averaging(np.asarray([size, 60], np.int32), 60, 7)
+    expected = np.zeros((2, 7, 60))
+    expected[0, :, :size], expected[1] = averaging_matrix(size, 7), averaging_matrix(60, 7)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+padded_averaging = jax.jit(padded_averaging_matrix, static_argnums=(1, 2))
+
+
+def test_the_mean_of_nothing_is_zero():
+    found = adaptive_average_pool(jnp.ones((1, 5, 5, 1)), 3, jnp.zeros((1, 2), jnp.int32))
+    np.testing.assert_array_equal(found, np.zeros((1, 3, 3, 1)))

@@ -1,6 +1,7 @@
 """Resampling of maps against loops over positions, PyTorch, and properties that hold for any size."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvt_jax.ops.resize import interpolation_matrix, resize_grid
+from pvt_jax.ops.resize import interpolation_matrix, padded_interpolation_matrix, resize_grid, resize_padded
 from tests.helpers import numpy_models
 
 METHODS = pytest.mark.parametrize("method", ["bilinear", "bicubic"])
@@ -105,3 +106,84 @@ def test_bfloat16_stays_bfloat16():
     found = resize_grid(jnp.asarray(maps, jnp.bfloat16), (7, 3))
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(np.float32), resize_grid(jnp.asarray(maps), (7, 3)), atol=0.03)
+
+
+# Sizes that the program computes with, one a sample.
+
+PADDED_METHODS = pytest.mark.parametrize("method", ["bilinear", "bicubic", "triangle"])
+SOURCE_SIZES = np.asarray([(7, 7), (8, 11), (1, 2), (5, 3)], np.int32)
+TARGET_SIZES = np.asarray([(14, 9), (3, 30), (16, 1), (5, 3)], np.int32)
+padded_matrix = jax.jit(padded_interpolation_matrix, static_argnums=(2, 3, 4))
+
+
+def fixed(maps: np.ndarray, target: tuple[int, int], method: Any) -> np.ndarray:
+    """As of a map that is as large as the true region."""
+    if method == "triangle":
+        shape = (*maps.shape[:-3], *target, maps.shape[-1])
+        return np.asarray(jax.image.resize(maps, shape, "linear", antialias=True))
+    return np.asarray(resize_grid(jnp.asarray(maps), target, method))
+
+
+@PADDED_METHODS
+def test_padded_maps_are_resampled_as_each_alone(method):
+    maps = numbers(4, 8, 11, 3)
+    found = jax.jit(resize_padded, static_argnums=(3, 4))(maps, SOURCE_SIZES, TARGET_SIZES, (16, 30), method)
+    assert found.shape == (4, 16, 30, 3)
+    for one, whole, (h, w), (y, x) in zip(found, maps, SOURCE_SIZES, TARGET_SIZES, strict=True):
+        np.testing.assert_allclose(one[:y, :x], fixed(whole[:h, :w], (int(y), int(x)), method), rtol=0, atol=1e-5)
+        assert not one[y:].any() and not one[:, x:].any()
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_padded_maps_are_resampled_as_by_pytorch(method):
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle here: make test ORACLES=1 installs it")
+    maps = numbers(4, 8, 11, 3)
+    found = resize_padded(jnp.asarray(maps), jnp.asarray(SOURCE_SIZES), jnp.asarray(TARGET_SIZES), (16, 30), method)
+    for one, whole, (h, w), (y, x) in zip(found, maps, SOURCE_SIZES.tolist(), TARGET_SIZES.tolist(), strict=True):
+        part = torch.from_numpy(whole[:h, :w].transpose(2, 0, 1).copy())[None]
+        expected = torch.nn.functional.interpolate(part, size=(y, x), mode=method, align_corners=False)
+        np.testing.assert_allclose(one[:y, :x], expected[0].numpy().transpose(1, 2, 0), rtol=0, atol=1e-5)
+
+
+@METHODS
+@settings(max_examples=40)
+@given(source=sides, target=sides)
+def test_padded_weights_are_those_of_the_fixed_matrix(method, source, target):
+    """The other sample has sizes of its own, and what is beyond them has no weight."""
+    source_sizes, target_sizes = np.asarray([source, 40], np.int32), np.asarray([target, 7], np.int32)
+    found = np.asarray(padded_matrix(source_sizes, target_sizes, 40, 40, method))
+    for matrix, old, new in zip(found, source_sizes.tolist(), target_sizes.tolist(), strict=True):
+        expected = np.zeros((40, 40))
+        expected[:new, :old] = interpolation_matrix(old, new, method)
+        np.testing.assert_allclose(matrix, expected, rtol=0, atol=1e-6)
+
+
+@PADDED_METHODS
+@pytest.mark.parametrize(("source", "target"), [(512, 2048), (683, 2731), (1365, 2048), (2999, 1000), (2731, 2733)])
+def test_weights_of_large_sides_are_exact(method, source, target):
+    """Where a centre in float32 is off by 1e-4."""
+    found = np.asarray(
+        padded_matrix(np.asarray([source], np.int32), np.asarray([target], np.int32), source, target, method)
+    )[0]
+    if method == "triangle":
+        distance = np.abs((np.arange(target)[:, None] + 0.5) * source / target - 0.5 - np.arange(source))
+        expected = np.maximum(1 - distance / max(source / target, 1), 0)
+        expected /= expected.sum(1, keepdims=True)
+    else:
+        expected = interpolation_matrix(source, target, method)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@PADDED_METHODS
+def test_maps_of_no_size_become_zeros(method):
+    nothing, something = jnp.zeros((1, 2), jnp.int32), jnp.full((1, 2), 3)
+    for source, target in ((nothing, something), (something, nothing), (nothing, nothing)):
+        found = resize_padded(jnp.zeros((1, 4, 4, 1)), source, target, (5, 6), method)
+        np.testing.assert_array_equal(found, np.zeros((1, 5, 6, 1)))
+
+
+def test_padded_bfloat16_stays_bfloat16():
+    sizes = jnp.full((1, 2), 4)
+    found = resize_padded(jnp.ones((1, 5, 6, 2), jnp.bfloat16), sizes, sizes + 3, (7, 7))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(found, np.float32), 1.0)
