@@ -1,7 +1,12 @@
-"""Models: image → pyramid → prediction. ``MODELS`` is the registry: one name, one factory."""
+"""Models: image → pyramid → prediction. ``MODELS`` and ``HEADS`` are the registries: one name, one factory.
+
+``MODELS`` has what makes a pyramid of an image, or classes; ``HEADS`` what stands on it for a dense task. A new head is
+a module in ``heads/`` and a row of ``HEADS``.
+"""
 
 import dataclasses
 import difflib
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,6 +14,11 @@ from flax import linen as nn
 
 from pvt_jax.errors import UserError
 from pvt_jax.models import pvt, pvt_v2, resnet, vit
+from pvt_jax.models.fpn import FeaturePyramid
+from pvt_jax.models.heads.segformer import SegFormerHead
+from pvt_jax.models.heads.semantic_fpn import SemanticFPNHead
+from pvt_jax.models.heads.trans2seg import Trans2SegHead
+from pvt_jax.models.segmentation import SegmentationModel
 
 MODELS: dict[str, partial[nn.Module]] = {
     **{name: partial(pvt.PyramidVisionTransformer, **sizes) for name, sizes in pvt.VARIANTS.items()},
@@ -18,29 +28,102 @@ MODELS: dict[str, partial[nn.Module]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class DenseModel:
+    """What is built on a backbone under the name of a head.
+
+    Attributes:
+      model: the whole: takes ``backbone``, ``head`` and ``neck``.
+      head: takes ``num_classes``, ``dtype`` and settings of its own.
+      num_classes: unless told, those of the data set that published weights are for.
+      neck: what the head's maps come from, where they are not the backbone's own; takes ``channels`` and ``dtype``.
+      by_backbone: settings of the head that its paper has for some backbones, by their names.
+    """
+
+    model: type[nn.Module]
+    head: type[nn.Module]
+    num_classes: int
+    neck: Callable[..., nn.Module] | None = None
+    by_backbone: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+_ADE20K = 150
+HEADS: dict[str, DenseModel] = {
+    "semantic_fpn": DenseModel(SegmentationModel, SemanticFPNHead, _ADE20K, neck=FeaturePyramid),
+    "segformer": DenseModel(
+        SegmentationModel,
+        SegFormerHead,
+        _ADE20K,
+        by_backbone={f"mit_b{size}": {"channels": 768} for size in (2, 3, 4, 5)},
+    ),
+    "trans2seg": DenseModel(SegmentationModel, Trans2SegHead, _ADE20K),
+}
+
+
 def list_models() -> list[str]:
     """Names of all models, sorted."""
     return sorted(MODELS)
 
 
-def create_model(name: str, **settings: Any) -> nn.Module:
+def list_heads() -> list[str]:
+    """Names of all heads, sorted."""
+    return sorted(HEADS)
+
+
+def create_model(
+    name: str, head: str = "", head_settings: Mapping[str, Any] | None = None, **settings: Any
+) -> nn.Module:
     """The model called ``name``; ``settings`` are the attributes of its module, as ``num_classes=1000``.
 
+    With a ``head`` it is a dense model, whose backbone ``name`` is, without a classifier: ``num_classes`` are the
+    head's, and ``head_settings`` the attributes of its module, and ``neck_channels`` where it has a neck.
+
     Raises:
-      UserError: no model has this name, or its module has no such attribute.
+      UserError: no model or head has this name, or its module has no such attribute.
     """
-    if name not in MODELS:
-        nearest = difflib.get_close_matches(name, MODELS, 1, 0.0)[0]
-        raise UserError(f"unknown model {name!r}: did you mean {nearest!r}? The models are {', '.join(list_models())}")
+    _check_name("model", name, MODELS)
     factory = MODELS[name]
-    fields = dataclasses.fields(factory.func)  # pyright: ignore[reportArgumentType]
-    known = {field.name: field for field in fields if field.name not in ("parent", "name")}
+    _check_settings(f"model {name!r}", "model", settings, _fields(factory.func))
+    if not head:
+        if head_settings:
+            raise UserError(f"settings of a head without a head: name one of {', '.join(list_heads())}")
+        return factory(**{"num_classes": 1000, **settings})
+
+    _check_name("head", head, HEADS)
+    if settings.get("spp_levels"):
+        raise UserError("model.spp_levels is for the classifier, and a dense model has none: leave it out")
+    row = HEADS[head]
+    chosen = {**row.by_backbone.get(name, {}), **(head_settings or {})}
+    known = {field: default for field, default in _fields(row.head).items() if field not in ("num_classes", "dtype")}
+    _check_settings(f"head {head!r}", "head", chosen, {**known, **({} if row.neck is None else {"neck_channels": 0})})
+    of_neck = {"channels": chosen.pop("neck_channels")} if "neck_channels" in chosen else {}
+    shared = {"dtype": settings["dtype"]} if "dtype" in settings else {}
+    return row.model(
+        backbone=factory(**{**settings, "num_classes": 0}),
+        head=row.head(num_classes=settings.get("num_classes", row.num_classes), **shared, **chosen),
+        neck=None if row.neck is None else row.neck(**shared, **of_neck),
+    )
+
+
+def _check_name(kind: str, name: str, registry: Iterable[str]) -> None:
+    if name not in registry:
+        nearest = difflib.get_close_matches(name, registry, 1, 0.0)[0]
+        raise UserError(
+            f"unknown {kind} {name!r}: did you mean {nearest!r}? The {kind}s are {', '.join(sorted(registry))}"
+        )
+
+
+def _fields(module: Any) -> dict[str, Any]:
+    """Settings of a module, and their default values."""
+    return {field.name: field.default for field in dataclasses.fields(module) if field.name not in ("parent", "name")}
+
+
+def _check_settings(owner: str, section: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for setting, value in settings.items():
         if setting not in known:
             nearest = difflib.get_close_matches(setting, known, 1)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known)}"
-            raise UserError(f"model {name!r} has no setting {setting!r}: {hint}")
+            raise UserError(f"{owner} has no setting {setting!r}: {hint}")
         # From a command line any word would be true.
-        if isinstance(known[setting].default, bool) and not isinstance(value, bool):
-            raise UserError(f"model.{setting} must be True or False, but is {value!r}")
-    return factory(**{"num_classes": 1000, **settings})
+        if isinstance(known[setting], bool) and not isinstance(value, bool):
+            raise UserError(f"{section}.{setting} must be True or False, but is {value!r}")

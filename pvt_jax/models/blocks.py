@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pvt_jax.errors import UserError
 from pvt_jax.models.layers import FeedForward, SpatialReductionAttention, stochastic_depth_scales
@@ -29,9 +29,16 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n c"], grid: tuple[int, int], branch_scales: Float[Array, "2 b"] | None
+        self,
+        x: Float[Array, "b n c"],
+        grid: tuple[int, int],
+        branch_scales: Float[Array, "2 b"] | None,
+        sizes: Int[Array, "b 2"] | None = None,
     ) -> Float[Array, "b n c"]:
-        """``branch_scales`` multiply the two residual branches of each sample (stochastic depth); None keeps both."""
+        """``branch_scales`` multiply the two residual branches of each sample (stochastic depth); None keeps both.
+
+        ``sizes``: see ``padding.py``.
+        """
 
         def residual(branch: Float[Array, "b n c"], index: int) -> Float[Array, "b n c"]:
             if branch_scales is None:
@@ -55,8 +62,8 @@ class Block(nn.Module):
             rectified=self.pooled_side > 0,
             name="mlp",
         )
-        x = x + residual(attention(nn.LayerNorm(1e-6, self.dtype, name="norm1")(x), grid), 0)
-        return x + residual(feed_forward(nn.LayerNorm(1e-6, self.dtype, name="norm2")(x), grid), 1)
+        x = x + residual(attention(nn.LayerNorm(1e-6, self.dtype, name="norm1")(x), grid, sizes), 0)
+        return x + residual(feed_forward(nn.LayerNorm(1e-6, self.dtype, name="norm2")(x), grid, sizes), 1)
 
 
 def run_blocks(
@@ -66,6 +73,7 @@ def run_blocks(
     x: Float[Array, "b n c"],
     grid: tuple[int, int],
     branch_scales: Float[Array, "depth 2 b"] | None,
+    sizes: Int[Array, "b 2"] | None = None,
     *,
     remat: bool,
     scan: bool,
@@ -83,13 +91,13 @@ def run_blocks(
 
         def step(x: Array, inputs: tuple[Any, Array | None]) -> tuple[Any, None]:
             parameters, scales = inputs
-            return block.apply({"params": parameters}, x, grid, scales), None
+            return block.apply({"params": parameters}, x, grid, scales, sizes), None
 
         return jax.lax.scan(jax.checkpoint(step) if remat else step, x, (stacked, branch_scales))[0]
 
     make = nn.remat(Block, static_argnums=(2,)) if remat else Block
     for i in range(depth):
-        x = make(**settings, name=f"block{i}")(x, grid, None if branch_scales is None else branch_scales[i])
+        x = make(**settings, name=f"block{i}")(x, grid, None if branch_scales is None else branch_scales[i], sizes)
     return x
 
 

@@ -14,11 +14,12 @@ from flax import linen as nn
 from flax import struct
 from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from pvt_jax.models.padding import inside, zero_outside
 from pvt_jax.ops.depthwise import depthwise_conv3x3
 from pvt_jax.ops.pooling import adaptive_average_pool
-from pvt_jax.ops.resize import resize_grid
+from pvt_jax.ops.resize import resize_grid, resize_padded
 
 # The references call truncated normals with bounds of ±2 absolute, 100 standard deviations away: no truncation.
 normal_002 = nn.initializers.normal(0.02)
@@ -67,14 +68,20 @@ def resize_position_embedding(
     source: tuple[int, int],
     target: tuple[int, int],
     method: Literal["bilinear", "bicubic"] = "bilinear",
-) -> Float[Array, "1 m c"]:
+    sizes: Int[Array, "b 2"] | None = None,
+) -> Float[Array, "_b m c"]:
     """Position embeddings of a ``source`` grid (rows, columns), resampled to a ``target`` grid.
 
-    As the references: half-pixel centres, no antialiasing; bilinear in PVT, bicubic in ViT.
+    As the references: half-pixel centres, no antialiasing; bilinear in PVT, bicubic in ViT. One for all samples, or,
+    with ``sizes``, for each sample those of the part of the target that is image.
     """
-    channels = table.shape[-1]
-    grid = resize_grid(table.reshape(1, *source, channels), target, method)
-    return grid.reshape(1, target[0] * target[1], channels)
+    grid = table.reshape(1, *source, table.shape[-1])
+    if sizes is None:
+        grid = resize_grid(grid, target, method)
+    else:
+        tables = jnp.broadcast_to(grid, (sizes.shape[0], *grid.shape[1:]))
+        grid = resize_padded(tables, jnp.full_like(sizes, jnp.asarray(source)), sizes, target, method)
+    return grid.reshape(grid.shape[0], target[0] * target[1], table.shape[-1])
 
 
 class Dense(nn.Module):
@@ -132,6 +139,7 @@ class OverlappingPatchProjection(nn.Module):
     """Linear map of overlapping patches: a convolution with zero padding of half its kernel (PVT v2, section 3.2).
 
     [b, h, w, c] → [b, ⌈h / stride⌉, ⌈w / stride⌉, dim] for the odd kernels above the stride that PVT v2 uses.
+    ``sizes`` of the input: see ``padding.py``.
     """
 
     dim: int
@@ -140,7 +148,10 @@ class OverlappingPatchProjection(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 dim"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b h2 w2 dim"]:
+        x = zero_outside(x, sizes)
         side, half = self.kernel_side, self.kernel_side // 2
         kernel = self.param("kernel", normal_fan_out(side * side * self.dim), (side, side, x.shape[-1], self.dim))
         bias = self.param("bias", nn.initializers.zeros, (self.dim,))
@@ -151,13 +162,17 @@ class OverlappingPatchProjection(nn.Module):
 
 
 class DepthwiseConvolution(nn.Module):
-    """activation(depthwise 3×3 convolution of x + bias), zero padding 1: PVT v2's position information."""
+    """activation(depthwise 3×3 convolution of x + bias), zero padding 1: PVT v2's position information.
+
+    ``sizes``: see ``padding.py``.
+    """
 
     dtype: DTypeLike = jnp.float32
     activation: Callable[[Array], Array] = gelu
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None) -> Float[Array, "b h w c"]:
+        x = zero_outside(x, sizes)
         kernel = self.param("kernel", normal_fan_out(9), (3, 3, 1, x.shape[-1]))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
@@ -188,6 +203,8 @@ class SpatialReductionAttention(nn.Module):
 
     With ``pooled_side`` it is the linear SRA of PVT v2 (section 3.1): the map is averaged to that side whatever its
     size, SR(x) = GELU(Norm(AveragePool(x) W_S)), and the cost grows linearly with the image's area.
+
+    With ``sizes`` (see ``padding.py``) no query attends to padding.
     """
 
     dim: int
@@ -198,7 +215,9 @@ class SpatialReductionAttention(nn.Module):
     fan_out_init: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n c"], grid: tuple[int, int]) -> Float[Array, "b n c"]:
+    def __call__(
+        self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b n c"]:
         b, n, _ = x.shape
         head_dim = self.dim // self.num_heads
 
@@ -206,13 +225,18 @@ class SpatialReductionAttention(nn.Module):
             return y.reshape(b, y.shape[1], self.num_heads, head_dim).transpose(0, 2, 1, 3)
 
         query = heads(Dense(self.dim, self.dtype, name="q")(x) * head_dim**-0.5)
-        source, key_grid = self._reduced(x, grid)
+        source, key_grid = self._reduced(x, grid, sizes)
         # One matrix gives keys and values; the reference's output order is all keys, then all values.
         key, value = map(heads, jnp.split(Dense(2 * self.dim, self.dtype, name="kv")(source), 2, axis=-1))
 
         # Softmax, its division left until after the sum over values: n × d quotients instead of n × m.
         with jax.named_scope("attention"):
             logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
+            if sizes is not None and not self.pooled_side:
+                valid = inside(sizes // self.sr_ratio, key_grid).reshape(b, key_grid[0] * key_grid[1])
+                # A class token comes first, and is always there.
+                valid = jnp.pad(valid, ((0, 0), (source.shape[1] - valid.shape[1], 0)), constant_values=True)
+                logits = jnp.where(valid[:, None, None], logits, jnp.finfo(logits.dtype).min)
             weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
             total = weights.sum(axis=-1, keepdims=True)
             out = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32) / total
@@ -222,7 +246,7 @@ class SpatialReductionAttention(nn.Module):
         return Dense(self.dim, self.dtype, name="proj")(out)
 
     def _reduced(
-        self, x: Float[Array, "b n c"], grid: tuple[int, int]
+        self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None
     ) -> tuple[Float[Array, "b m c"], tuple[int, int]]:
         """What keys and values are computed from, and the rows and columns of its map."""
         pooled, ratio = self.pooled_side, 1 if self.pooled_side else self.sr_ratio
@@ -230,7 +254,7 @@ class SpatialReductionAttention(nn.Module):
             return x, grid
         x = x.reshape(x.shape[0], *grid, self.dim)
         if pooled:
-            x = adaptive_average_pool(x, pooled)
+            x = adaptive_average_pool(x, pooled, sizes)
         x = PatchProjection(self.dim, ratio, self.dtype, self.fan_out_init, name="sr")(x)
         rows, columns = x.shape[1:3]
         x = nn.LayerNorm(1e-5, self.dtype, name="sr_norm")(x.reshape(x.shape[0], rows * columns, self.dim))
@@ -241,7 +265,7 @@ class FeedForward(nn.Module):
     """Two linear maps with a GELU between: the position-wise network of a transformer block.
 
     ``depthwise`` puts a 3×3 depthwise convolution before the GELU (PVT v2, section 3.3); ``rectified`` a ReLU before
-    that (its variants with linear SRA).
+    that (its variants with linear SRA). ``sizes``: see ``padding.py``.
     """
 
     dim: int
@@ -251,10 +275,12 @@ class FeedForward(nn.Module):
     rectified: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n c"], grid: tuple[int, int]) -> Float[Array, "b n c"]:
+    def __call__(
+        self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b n c"]:
         first = (jax.nn.relu if self.rectified else None) if self.depthwise else gelu
         hidden = Dense(self.hidden_dim, self.dtype, activation=first, name="fc1")(x)
         if self.depthwise:
             maps = hidden.reshape(hidden.shape[0], *grid, self.hidden_dim)
-            hidden = DepthwiseConvolution(self.dtype, name="dwconv")(maps).reshape(hidden.shape)
+            hidden = DepthwiseConvolution(self.dtype, name="dwconv")(maps, sizes).reshape(hidden.shape)
         return Dense(self.dim, self.dtype, name="fc2")(hidden)

@@ -11,13 +11,14 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pvt_jax.errors import UserError
 from pvt_jax.models.backbone import Backbone
 from pvt_jax.models.blocks import check_stages, run_blocks, stochastic_depth_of_stages, table_side
 from pvt_jax.models.heads.classification import ClassificationHead
 from pvt_jax.models.layers import PatchProjection, normal_002, resize_position_embedding
+from pvt_jax.models.padding import shrunk
 
 # Table 1 of the paper: what differs between the variants. huge_v2 is defined by the reference code alone.
 _HEADS_AND_DIMS = {"dims": (64, 128, 320, 512), "num_heads": (1, 2, 5, 8)}
@@ -54,8 +55,13 @@ class Stage(nn.Module):
         maps: Float[Array, "b h w c"],
         class_token: Float[Array, "1 1 d"] | None,
         branch_scales: Float[Array, "depth 2 b"] | None,
+        sizes: Int[Array, "b 2"] | None = None,
     ) -> tuple[Float[Array, "b n d"], tuple[int, int]]:
-        """Tokens of this stage, the class token (if one is given) first, and the rows and columns of their map."""
+        """Tokens of this stage, the class token (if one is given) first, and the rows and columns of their map.
+
+        ``sizes`` of the given maps: see ``padding.py``.
+        """
+        sizes = shrunk(sizes, self.patch)
         embedded = PatchProjection(self.dim, self.patch, self.dtype, name="patch_embed")(maps)
         batch, rows, columns, _ = embedded.shape
         x = embedded.reshape(batch, rows * columns, self.dim)
@@ -64,7 +70,8 @@ class Stage(nn.Module):
         # The table keeps a slot for the class token even where a dense task uses no such token.
         slots = self.table_grid[0] * self.table_grid[1] + self.extra_tokens
         table = self.param("pos_embed", normal_002, (1, slots, self.dim))
-        positions = resize_position_embedding(table[:, self.extra_tokens :], self.table_grid, (rows, columns))
+        grid = (rows, columns)
+        positions = resize_position_embedding(table[:, self.extra_tokens :], self.table_grid, grid, sizes=sizes)
         if class_token is not None:
             x = jnp.concatenate([jnp.broadcast_to(class_token, (batch, 1, self.dim)).astype(x.dtype), x], axis=1)
             positions = jnp.concatenate([table[:, : self.extra_tokens], positions], axis=1)
@@ -76,8 +83,8 @@ class Stage(nn.Module):
             "sr_ratio": self.sr_ratio,
             "dtype": self.dtype,
         }
-        grid = (rows, columns)
-        return run_blocks(self, settings, self.depth, x, grid, branch_scales, remat=self.remat, scan=self.scan), grid
+        x = run_blocks(self, settings, self.depth, x, grid, branch_scales, sizes, remat=self.remat, scan=self.scan)
+        return x, grid
 
 
 class PyramidVisionTransformer(Backbone):
@@ -86,7 +93,8 @@ class PyramidVisionTransformer(Backbone):
     The maps are those of the reference's dense backbone: without the class token and without the final norm.
 
     Attributes:
-      num_classes: classes of the classifier.
+      num_classes: classes of the classifier; 0 makes a backbone alone, for ``features``, without class token and
+        final norm. The last table keeps the token's slot.
       depths, dims, num_heads: blocks, channels and attention heads of each stage.
       mlp_ratios, sr_ratios: hidden over model channels of the feed-forward; side reduction of keys and values.
       patch_sizes: how much each stage shrinks the map.
@@ -112,7 +120,7 @@ class PyramidVisionTransformer(Backbone):
     spp_levels: Sequence[int] = ()
 
     @nn.compact
-    def _forward(self, images: Array, train: bool, classify: bool) -> Any:
+    def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
         batch, height, width, _ = images.shape
         named = ("depths", "dims", "num_heads", "mlp_ratios", "sr_ratios", "patch_sizes")
         check_stages(**{name: getattr(self, name) for name in named})
@@ -122,10 +130,9 @@ class PyramidVisionTransformer(Backbone):
             )
         self._check_side(height, width)
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, self.depths, batch)
-        # Created even when unused, so that the parameters are the same however the model is first called.
-        class_token = self.param("cls_token", normal_002, (1, 1, self.dims[3]))
-        norm = nn.LayerNorm(1e-6, self.dtype, name="norm")
-        head = ClassificationHead(self.num_classes, self.spp_levels, name="head")
+        class_token = None
+        if self.num_classes != 0:
+            class_token = self.param("cls_token", normal_002, (1, 1, self.dims[3]))
 
         side = table_side(self.image_size, math.prod(self.patch_sizes))
         pyramid, x, tokens, grid = {}, images.astype(self.dtype), None, (0, 0)
@@ -146,15 +153,16 @@ class PyramidVisionTransformer(Backbone):
                 scan=self.scan,
                 name=f"stage{i + 1}",
             )
-            tokens, grid = stage(x, class_token if last and classify else None, scales[i])
+            tokens, grid = stage(x, class_token if last and classify else None, scales[i], sizes)
+            sizes = shrunk(sizes, self.patch_sizes[i])
             if not (last and classify):
                 x = tokens.reshape(batch, *grid, self.dims[i])
                 pyramid[f"c{i + 2}"] = x
-        if not classify and not self.is_initializing():
+        if self._ends_with_maps(classify):
             return pyramid
-        tokens = norm(tokens)
+        tokens = nn.LayerNorm(1e-6, self.dtype, name="norm")(tokens)
         maps = tokens[:, -grid[0] * grid[1] :].reshape(batch, *grid, self.dims[3])
-        logits = head(maps, tokens[:, 0])
+        logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(maps, tokens[:, 0])
         return logits if classify else pyramid
 
     def _check_side(self, height: int, width: int) -> None:

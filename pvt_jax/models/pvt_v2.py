@@ -11,13 +11,14 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pvt_jax.errors import UserError
 from pvt_jax.models.backbone import Backbone
 from pvt_jax.models.blocks import check_stages, run_blocks, stochastic_depth_of_stages
 from pvt_jax.models.heads.classification import ClassificationHead
 from pvt_jax.models.layers import OverlappingPatchProjection
+from pvt_jax.models.padding import shrunk
 
 # Table 1 of the PVT v2 paper and table 6 of SegFormer's: what differs between the variants.
 _NARROW, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
@@ -59,9 +60,14 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(
-        self, maps: Float[Array, "b h w c"], branch_scales: Float[Array, "depth 2 b"] | None
+        self,
+        maps: Float[Array, "b h w c"],
+        branch_scales: Float[Array, "depth 2 b"] | None,
+        sizes: Int[Array, "b 2"] | None = None,
     ) -> Float[Array, "b h2 w2 d"]:
-        embedded = OverlappingPatchProjection(self.dim, *self.patch, self.dtype, name="patch_embed")(maps)
+        """``sizes`` of the given maps: see ``padding.py``."""
+        embedded = OverlappingPatchProjection(self.dim, *self.patch, self.dtype, name="patch_embed")(maps, sizes)
+        sizes = shrunk(sizes, self.patch[1])
         batch, rows, columns, _ = embedded.shape
         x = nn.LayerNorm(1e-5, self.dtype, name="patch_norm")(embedded.reshape(batch, rows * columns, self.dim))
         settings = {
@@ -74,7 +80,7 @@ class Stage(nn.Module):
             "pooled_side": _POOLED_SIDE if self.linear_attention else 0,
         }
         grid = (rows, columns)
-        x = run_blocks(self, settings, self.depth, x, grid, branch_scales, remat=self.remat, scan=self.scan)
+        x = run_blocks(self, settings, self.depth, x, grid, branch_scales, sizes, remat=self.remat, scan=self.scan)
         return nn.LayerNorm(1e-6, self.dtype, name="norm")(x).reshape(batch, rows, columns, self.dim)
 
 
@@ -85,7 +91,7 @@ class PyramidVisionTransformerV2(Backbone):
     dense tasks alike. Sides that a stride does not divide round up.
 
     Attributes:
-      num_classes: classes of the classifier.
+      num_classes: classes of the classifier; 0 makes a backbone alone, for ``features``.
       depths, dims, num_heads: blocks, channels and attention heads of each stage.
       mlp_ratios, sr_ratios: hidden over model channels of the feed-forward; side reduction of keys and values.
       linear_attention: pool keys and values to 7×7 in every stage; ``sr_ratios`` then has no use.
@@ -111,12 +117,11 @@ class PyramidVisionTransformerV2(Backbone):
     spp_levels: Sequence[int] = ()
 
     @nn.compact
-    def _forward(self, images: Array, train: bool, classify: bool) -> Any:
+    def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
         named = ("depths", "dims", "num_heads", "mlp_ratios", "sr_ratios")
         check_stages(**{name: getattr(self, name) for name in named})
         self._check_side(*images.shape[1:3])
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, self.depths, images.shape[0])
-        head = ClassificationHead(self.num_classes, self.spp_levels, name="head")
 
         pyramid, x = {}, images.astype(self.dtype)
         for i in range(4):
@@ -132,10 +137,11 @@ class PyramidVisionTransformerV2(Backbone):
                 remat=self.remat,
                 scan=self.scan,
                 name=f"stage{i + 1}",
-            )(x, scales[i])
-        if not classify and not self.is_initializing():
+            )(x, scales[i], sizes)
+            sizes = shrunk(sizes, _PATCHES[i][1])
+        if self._ends_with_maps(classify):
             return pyramid
-        logits = head(x)
+        logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(x)
         return logits if classify else pyramid
 
     def _check_side(self, height: int, width: int) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pvt_jax.errors import UserError
 from pvt_jax.models.backbone import Backbone
@@ -20,6 +20,7 @@ from pvt_jax.models.blocks import check_stages, stochastic_depth_of_stages
 from pvt_jax.models.heads.classification import ClassificationHead
 from pvt_jax.models.layers import matmul, normal_fan_out
 from pvt_jax.models.normalization import BatchNorm
+from pvt_jax.models.padding import shrunk, zero_outside
 
 # Table 1 of the paper. All have the stem of 64 channels and stages of 64, 128, 256 and 512.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -36,7 +37,7 @@ _EXPANSIONS = {"basic": 1, "bottleneck": 4}
 class Convolution(nn.Module):
     """Convolution without bias, padded by half its kernel: [b, h, w, c] → [b, ⌈h / stride⌉, ⌈w / stride⌉, dim].
 
-    A 1×1 kernel runs as a matmul, which is faster on CPU.
+    A 1×1 kernel runs as a matmul, which is faster on CPU. ``sizes`` of the input: see ``padding.py``.
     """
 
     dim: int
@@ -45,12 +46,15 @@ class Convolution(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 dim"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b h2 w2 dim"]:
         side, dim = self.side, self.dim
         kernel = self.param("kernel", normal_fan_out(side * side * dim), (side, side, x.shape[-1], dim))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         if side == 1:
             return matmul(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        x = zero_outside(x, sizes)
         pad, dimensions = (side // 2, side // 2), ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (self.stride,) * 2, (pad, pad), dimension_numbers=dimensions)
 
@@ -62,9 +66,13 @@ class Stem(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w 3"], train: bool) -> Float[Array, "b h4 w4 dim"]:
-        x = Convolution(self.dim, 7, 2, self.dtype, name="conv")(x)
+    def __call__(
+        self, x: Float[Array, "b h w 3"], train: bool, sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b h4 w4 dim"]:
+        x = Convolution(self.dim, 7, 2, self.dtype, name="conv")(x, sizes)
         x = nn.relu(BatchNorm(self.dtype, name="norm")(x, not train))
+        # Zeros do as padding here: after a ReLU none is larger than what it stands for.
+        x = zero_outside(x, shrunk(sizes, 2))
         pad = ((0, 0), (1, 1), (1, 1), (0, 0))
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
 
@@ -82,19 +90,27 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], train: bool, branch_scale: Float[Array, "b"] | None
+        self,
+        x: Float[Array, "b h w c"],
+        train: bool,
+        branch_scale: Float[Array, "b"] | None,
+        sizes: Int[Array, "b 2"] | None = None,
     ) -> Float[Array, "b h2 w2 d"]:
-        """``train`` takes the statistics of the batch; ``branch_scale`` multiplies F of each sample, None keeps it."""
+        """``train`` takes the statistics of the batch; ``branch_scale`` multiplies F of each sample, None keeps it.
+
+        ``sizes`` of the input: see ``padding.py``.
+        """
         out_dim = self.dim * _EXPANSIONS[self.block]
         sides = {"basic": (3, 3), "bottleneck": (1, 3, 1)}[self.block]
         dims = [self.dim] * (len(sides) - 1) + [out_dim]
         shrinking = sides.index(3)
 
-        branch = x
+        branch, branch_sizes = x, sizes
         for i, (side, dim) in enumerate(zip(sides, dims, strict=True)):
             branch = nn.relu(branch) if i else branch
             stride = self.stride if i == shrinking else 1
-            branch = Convolution(dim, side, stride, self.dtype, name=f"conv{i + 1}")(branch)
+            branch = Convolution(dim, side, stride, self.dtype, name=f"conv{i + 1}")(branch, branch_sizes)
+            branch_sizes = shrunk(branch_sizes, stride)
             branch = BatchNorm(self.dtype, name=f"norm{i + 1}")(branch, not train)
         if branch_scale is not None:
             branch = branch * branch_scale[:, None, None, None].astype(branch.dtype)
@@ -121,20 +137,31 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], train: bool, branch_scales: Float[Array, "depth b"] | None
+        self,
+        x: Float[Array, "b h w c"],
+        train: bool,
+        branch_scales: Float[Array, "depth b"] | None,
+        sizes: Int[Array, "b 2"] | None = None,
     ) -> Float[Array, "b h2 w2 d"]:
+        """``sizes`` of the input: see ``padding.py``."""
         settings: dict[str, Any] = {"dim": self.dim, "block": self.block, "dtype": self.dtype}
         make = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         scan = self.scan and not self.is_initializing() and self.depth > 2
         for i in range(1 if scan else self.depth):
             block = make(**settings, stride=self.stride if i == 0 else 1, name=f"block{i}")
-            x = block(x, train, None if branch_scales is None else branch_scales[i])
+            x = block(x, train, None if branch_scales is None else branch_scales[i], sizes)
+            sizes = shrunk(sizes, self.stride) if i == 0 else sizes
         if not scan:
             return x
-        return self._scan(Block(**settings, stride=1, parent=None), x, train, branch_scales)
+        return self._scan(Block(**settings, stride=1, parent=None), x, train, branch_scales, sizes)
 
     def _scan(
-        self, block: Block, x: Float[Array, "b h w d"], train: bool, branch_scales: Float[Array, "depth b"] | None
+        self,
+        block: Block,
+        x: Float[Array, "b h w d"],
+        train: bool,
+        branch_scales: Float[Array, "depth b"] | None,
+        sizes: Int[Array, "b 2"] | None,
     ) -> Float[Array, "b h w d"]:
         # Blocks are stored one by one; stacking them here costs one copy of the stage's variables a step.
         names = [f"block{i}" for i in range(1, self.depth)]
@@ -143,7 +170,7 @@ class Stage(nn.Module):
 
         def step(x: Array, inputs: tuple[Any, Array | None]) -> tuple[Any, Any]:
             variables, scale = inputs
-            return block.apply(variables, x, train, scale, mutable=["batch_stats"])
+            return block.apply(variables, x, train, scale, sizes, mutable=["batch_stats"])
 
         inputs = (stacked, None if branch_scales is None else branch_scales[1:])
         x, changed = jax.lax.scan(jax.checkpoint(step) if self.remat else step, x, inputs)
@@ -159,7 +186,7 @@ class ResNet(Backbone):
     ``mutable=["batch_stats"]``, and a key only if there is stochastic depth.
 
     Attributes:
-      num_classes: classes of the classifier.
+      num_classes: classes of the classifier; 0 makes a backbone alone, for ``features``.
       depths, dims: blocks of each stage, and channels of their 3×3 convolutions; the stem has those of stage 1.
       block: "basic", or "bottleneck", which gives four times the channels of its 3×3 convolution.
       image_size: side, or (height, width), of the images of a run; no parameter depends on it.
@@ -184,7 +211,7 @@ class ResNet(Backbone):
     frozen_norm: bool = False
 
     @nn.compact
-    def _forward(self, images: Array, train: bool, classify: bool) -> Any:
+    def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
         # Without attention: one head, which divides every width.
         check_stages(self.dims, (1, 1, 1, 1), depths=self.depths)
         if self.block not in _EXPANSIONS:
@@ -193,7 +220,8 @@ class ResNet(Backbone):
         scales = stochastic_depth_of_stages(self, rate, self.depths, images.shape[0])
         update = train and not self.frozen_norm
 
-        pyramid, x = {}, Stem(self.dims[0], self.dtype, name="stem")(images.astype(self.dtype), update)
+        pyramid, x = {}, Stem(self.dims[0], self.dtype, name="stem")(images.astype(self.dtype), update, sizes)
+        sizes = shrunk(sizes, 4)
         for i, drawn in enumerate(scales):
             stage = Stage(
                 depth=self.depths[i],
@@ -206,9 +234,9 @@ class ResNet(Backbone):
                 name=f"stage{i + 1}",
             )
             # Drawn in pairs for transformers, whose blocks have two branches; these have one.
-            x = pyramid[f"c{i + 2}"] = stage(x, update, None if drawn is None else drawn[:, 0])
-        # Made even when unused, so that the parameters are the same however the model is first called.
-        if not classify and not self.is_initializing():
+            x = pyramid[f"c{i + 2}"] = stage(x, update, None if drawn is None else drawn[:, 0], sizes)
+            sizes = shrunk(sizes, stage.stride)
+        if self._ends_with_maps(classify):
             return pyramid
         logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(x)
         return logits if classify else pyramid

@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pvt_jax.errors import UserError
 from pvt_jax.models.backbone import Backbone
 from pvt_jax.models.blocks import run_blocks, stochastic_depth_of_stages, table_side
 from pvt_jax.models.heads.classification import ClassificationHead
 from pvt_jax.models.layers import PatchProjection, normal_002, resize_position_embedding
+from pvt_jax.models.padding import shrunk
+from pvt_jax.ops.resize import resize_padded
 
 # Table 1 of DeiT; "small" has no counterpart in ViT's own table.
 _SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
@@ -36,7 +38,8 @@ class VisionTransformer(Backbone):
     channels, so that this backbone stands under every head.
 
     Attributes:
-      num_classes: classes of the classifier.
+      num_classes: classes of the classifier; 0 makes a backbone alone, for ``features``. It keeps the class token,
+        which the patches attend to, and the final norm, which the maps have passed.
       depth, dim, num_heads, mlp_ratio: blocks, their channels, attention heads, hidden over model channels.
       patch_size: side of a patch; pixels beyond the last whole patch are dropped.
       image_size: side, or (height, width), of the images that the position table is made for; other sizes resample.
@@ -60,7 +63,7 @@ class VisionTransformer(Backbone):
     spp_levels: Sequence[int] = ()
 
     @nn.compact
-    def _forward(self, images: Array, train: bool, classify: bool) -> Any:
+    def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
         batch, height, width, _ = images.shape
         self._check_settings()
         self._check_side(height, width, self.patch_size if classify else max(self.patch_size, 32))
@@ -70,7 +73,8 @@ class VisionTransformer(Backbone):
         side = table_side(self.image_size, self.patch_size)
         table_grid = (side[0] // self.patch_size, side[1] // self.patch_size)
         table = self.param("pos_embed", normal_002, (1, 1 + table_grid[0] * table_grid[1], self.dim))
-        positions = resize_position_embedding(table[:, 1:], table_grid, grid, "bicubic")
+        true_grid = shrunk(sizes, self.patch_size)
+        positions = resize_position_embedding(table[:, 1:], table_grid, grid, "bicubic", true_grid)
         x = embedded.reshape(batch, grid[0] * grid[1], self.dim) + positions.astype(self.dtype)
         token = jnp.broadcast_to(class_token + table[:, :1], (batch, 1, self.dim)).astype(self.dtype)
         x = jnp.concatenate([token, x], axis=1)
@@ -83,15 +87,14 @@ class VisionTransformer(Backbone):
             "dtype": self.dtype,
         }
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, [self.depth], batch)[0]
-        x = run_blocks(self, settings, self.depth, x, grid, scales, remat=self.remat, scan=self.scan)
+        x = run_blocks(self, settings, self.depth, x, grid, scales, true_grid, remat=self.remat, scan=self.scan)
         x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x)
 
         maps = x[:, 1:].reshape(batch, *grid, self.dim)
-        head = ClassificationHead(self.num_classes, self.spp_levels, name="head")
-        if not classify and not self.is_initializing():
-            return _resampled(maps, height, width)
-        logits = head(maps, x[:, 0])
-        return logits if classify else _resampled(maps, height, width)
+        if self._ends_with_maps(classify):
+            return _resampled(maps, height, width, true_grid, sizes)
+        logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(maps, x[:, 0])
+        return logits if classify else _resampled(maps, height, width, true_grid, sizes)
 
     def _check_settings(self) -> None:
         for name in ("depth", "dim", "num_heads", "patch_size", "mlp_ratio"):
@@ -108,10 +111,19 @@ class VisionTransformer(Backbone):
             raise UserError(f"an image of {height}×{width} is too small: both sides must be at least {least}")
 
 
-def _resampled(maps: Float[Array, "b h w c"], height: int, width: int) -> dict[str, Float[Array, "b _h _w c"]]:
+def _resampled(
+    maps: Float[Array, "b h w c"],
+    height: int,
+    width: int,
+    true_grid: Int[Array, "b 2"] | None,
+    sizes: Int[Array, "b 2"] | None,
+) -> dict[str, Float[Array, "b _h _w c"]]:
     """``maps`` at strides 4, 8, 16 and 32 of an image; shrinking averages, so that no patch is skipped."""
-    batch, _, _, dim = maps.shape
-    return {
-        f"c{level}": jax.image.resize(maps, (batch, height >> level, width >> level, dim), "linear", antialias=True)
-        for level in (2, 3, 4, 5)
-    }
+
+    def resized(target: tuple[int, int], stride: int) -> Float[Array, "b _h _w c"]:
+        if true_grid is None or sizes is None:
+            shape = (maps.shape[0], *target, maps.shape[3])
+            return jax.image.resize(maps, shape, "linear", antialias=True)
+        return resize_padded(maps, true_grid, sizes // stride, target, "triangle")
+
+    return {f"c{level}": resized((height >> level, width >> level), 2**level) for level in (2, 3, 4, 5)}

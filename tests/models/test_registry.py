@@ -130,6 +130,47 @@ def last_map(name: str, model: Any, variables: Any, images: np.ndarray) -> np.nd
     return np.asarray(maps["c4" if name.startswith("vit") else "c5"])
 
 
+# A backbone alone, for dense tasks.
+
+
+# PVT: the papers' pyramids without their classifiers (arXiv 2102.12122, table 1: 24,485,864 less 513,000 of the linear
+# map, 512 of the class token and 1,024 of the final norm; arXiv 2105.15203: 3,576,392 less 257,000).
+@pytest.mark.parametrize(("name", "count"), [("pvt_small", 23_971_328), ("mit_b0", 3_319_392)])
+def test_a_backbone_alone_has_this_many_parameters(name, count):
+    tree = reference.parameter_shapes(create_model(name, num_classes=0), method="features")
+    assert sum(math.prod(shape) for shape in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, tuple))) == count
+
+
+@FAMILIES
+def test_a_backbone_alone_is_the_classifier_without_what_classifies(name):
+    whole, alone = (abstract_variables(toy(name, num_classes=classes)) for classes in (5, 0))
+    gone = {"head", "cls_token", "norm"} if name == "pvt_tiny" else {"head"}
+    assert whole["params"].keys() - alone["params"].keys() == gone
+    assert alone == {**whole, "params": {part: whole["params"][part] for part in alone["params"]}}
+
+
+def test_a_backbone_alone_has_the_maps_of_the_classifier():
+    """PVT's, whose dense maps have neither the token nor the norm; and attention without a class token behind them."""
+    rng, images = np.random.default_rng(0), pictures(32, 64)
+    whole, alone = toy("pvt_tiny"), toy("pvt_tiny", num_classes=0)
+    tree = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), abstract_variables(whole))
+    part = {"params": {name: tree["params"][name] for name in abstract_variables(alone)["params"]}}
+    expected = quick_jit(lambda v, x: whole.apply(v, x, method="features"))(tree, images)
+    found, attention = quick_jit(
+        lambda v, x: (alone.apply(v, x, method="features"), alone.apply(v, x, method="attention_maps"))
+    )(part, images)
+    for level, maps in found.items():
+        np.testing.assert_allclose(maps, expected[level], rtol=1e-4, atol=1e-5)
+    shapes = {name: maps.weights.shape for name, maps in attention.items()}
+    assert shapes == {f"stage{i + 1}/block0": (2, i + 1, 128 >> 2 * i, 2) for i in range(4)}
+
+
+def abstract_variables(model: Any) -> Any:
+    """Shapes and types; ``features`` is what every backbone can do."""
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    return jax.eval_shape(lambda key, x: model.init(key, x, method="features"), jax.random.key(0), images)
+
+
 FOUR = "must be four whole numbers above 0, one a stage, but is"
 ONE = "must be a whole number above 0, but is"
 

@@ -93,7 +93,11 @@ for name, setting, value in {cases!r}:
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
-        ("num_classes", 0, "model.num_classes must be above 0, but is 0"),
+        (
+            "num_classes",
+            0,
+            'a backbone without classifier (num_classes=0) has no class scores: call it with method="features"',
+        ),
         ("num_classes", -1, "model.num_classes must be above 0, but is -1"),
         ("drop_path_rate", 1.0, "model.drop_path_rate must be at least 0 and below 1, but is 1.0"),
         ("drop_path_rate", -0.1, "model.drop_path_rate must be at least 0 and below 1, but is -0.1"),

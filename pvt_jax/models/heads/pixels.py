@@ -1,0 +1,63 @@
+"""What the heads that give every pixel class scores have in common."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from pvt_jax.errors import UserError
+from pvt_jax.ops.resize import resize_grid, resize_padded
+
+
+class PixelClassifier(nn.Module):
+    """Dropout, then a linear map of each position: class scores [b, h, w, num_classes], float32 whatever ``dtype``.
+
+    ``whole_channels`` drops a channel of a sample everywhere or nowhere. Weights start from N(0, ``deviation``²).
+    """
+
+    num_classes: int
+    dropout_rate: float
+    whole_channels: bool
+    deviation: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
+        if self.num_classes < 1:
+            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
+        if not 0 <= self.dropout_rate < 1:
+            raise UserError(f"head.dropout_rate must be at least 0 and below 1, but is {self.dropout_rate}")
+        x = nn.Dropout(self.dropout_rate, (1, 2) if self.whole_channels else (), deterministic=not train)(x)
+        kernel = self.param("kernel", nn.initializers.normal(self.deviation), (x.shape[-1], self.num_classes))
+        bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        logits = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=jnp.float32)
+        return logits.reshape(*x.shape[:-1], self.num_classes) + bias
+
+
+def check_channels(channels: int) -> None:
+    """Raise UserError for a head's number of channels that is none."""
+    if not isinstance(channels, int) or channels < 1:
+        raise UserError(f"head.channels must be a whole number above 0, but is {channels}")
+
+
+def grid_of(maps: Float[Array, "b h w c"]) -> tuple[int, int]:
+    """Rows and columns."""
+    return maps.shape[1], maps.shape[2]
+
+
+def resampled(
+    maps: Float[Array, "b h w c"],
+    target: tuple[int, int],
+    sizes: Int[Array, "b 2"] | None,
+    level: int,
+    target_level: int,
+) -> Float[Array, "b h2 w2 c"]:
+    """Bilinear, to ``target`` (rows, columns); of padded images of these ``sizes`` each one's true part to its own.
+
+    With ``sizes`` the maps have strides 2^``level`` and 2^``target_level``, and the result is 0 beyond the true parts.
+    """
+    if sizes is None:
+        return resize_grid(maps, target)
+    return resize_padded(maps, sizes // 2**level, sizes // 2**target_level, target)
