@@ -4,19 +4,18 @@ Element i of the endless training stream depends on the seed and i alone. Each h
 every global batch, so that a resume needs only the step, and 1, 8 or 800 devices see the same images in the same order.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 from absl import flags
 
 from pvt_jax.data import transforms
-from pvt_jax.data.sources import ClassificationSource
 from pvt_jax.errors import CorruptImageError
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # arrays and scalars of NumPy
 
 # An undecodable image is replaced by the next readable one; so many bad ones in a row are no accident.
 _MOST_CORRUPT_IN_A_ROW = 100
@@ -51,12 +50,43 @@ class RepeatEach(grain.MapDataset):
         return self._parent[epoch * len(self) + position // self._times]
 
 
+class Source(Protocol):
+    """Records by number; see ``pvt_jax/data/sources``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+    def name(self, index: int, /) -> str:
+        """What a person needs to find a record."""
+        ...
+
+
+class TrainExample(Protocol):
+    """A source, the number of a record, random numbers → arrays, the same shapes for all; see ``data/examples.py``.
+
+    It raises CorruptImageError for what cannot be decoded, before it draws a random number.
+    """
+
+    def __call__(self, source: Any, index: int, rng: np.random.Generator, /) -> Batch: ...
+
+
+class EvalExample(Protocol):
+    """A source, the number of a record → arrays, whose shapes depend on ``kind`` alone; so do those of ``blank``."""
+
+    def __call__(self, source: Any, index: int, kind: int, /) -> Batch: ...
+
+    def blank(self, kind: int, /) -> Batch:
+        """What stands for a record where there is none."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoadForTraining(grain.transforms.RandomMap):
-    """Record number → ``image`` uint8 [h, w, 3], ``label`` int32, ``corrupt`` int32 (undecodable records passed)."""
+    """Record number → what ``example`` makes of it, and ``corrupt`` int32 (undecodable records passed over)."""
 
-    source: ClassificationSource
-    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+    source: Source
+    example: TrainExample
     on_corrupt: str
 
     def random_map(self, element: Any, rng: np.random.Generator) -> Any:
@@ -64,20 +94,13 @@ class LoadForTraining(grain.transforms.RandomMap):
         index = int(element)
         for corrupt in range(_MOST_CORRUPT_IN_A_ROW):
             index = (int(element) + corrupt) % len(self.source)
-            record = self.source[index]
             try:
-                image = record["image"]
-                if isinstance(image, bytes):
-                    image = transforms.decode(image, self.source.name(index))
+                arrays = self.example(self.source, index, rng)
             except CorruptImageError:
                 if self.on_corrupt == "error":
                     raise
                 continue
-            return {
-                "image": self.transform(image, rng),
-                "label": np.int32(record["label"]),
-                "corrupt": np.int32(corrupt),
-            }
+            return {**arrays, "corrupt": np.int32(corrupt)}
         raise CorruptImageError(
             f"{_MOST_CORRUPT_IN_A_ROW} undecodable images in a row, the last is {self.source.name(index)}: "
             "repair the data set"
@@ -86,38 +109,37 @@ class LoadForTraining(grain.transforms.RandomMap):
 
 @dataclass(frozen=True)
 class LoadForEvaluation(grain.transforms.Map):
-    """Record number → ``image``, ``label`` and ``mask`` (False for padding and undecodable records), ``corrupt``."""
+    """Place in ``order`` → what ``example`` makes of the record there, with ``record`` int32, ``mask`` and ``corrupt``.
 
-    source: ClassificationSource
-    transform: transforms.EvalTransform
+    ``order`` holds record numbers, -1 for padding, and ``kinds`` the kind of example at each place. ``mask`` is False
+    for padding and undecodable records.
+    """
+
+    source: Source
+    example: EvalExample
+    order: np.ndarray
+    kinds: np.ndarray
     on_corrupt: str
 
     def map(self, element: Any) -> Any:
-        index = int(element)
-        blank = np.zeros((*self.transform.image_size, 3), np.uint8)
-        padding = {"image": blank, "label": np.int32(0), "mask": np.bool_(False), "corrupt": np.int32(0)}
-        if index >= len(self.source):
-            return padding
-        record = self.source[index]
-        try:
-            image = record["image"]
-            if isinstance(image, bytes):
-                image = transforms.decode_pil(image, self.source.name(index))
-        except CorruptImageError:
-            if self.on_corrupt == "error":
-                raise
-            return {**padding, "corrupt": np.int32(1)}
-        return {
-            "image": self.transform(image),
-            "label": np.int32(record["label"]),
-            "mask": np.bool_(True),
-            "corrupt": np.int32(0),
-        }
+        transforms.limit_threads()
+        index, kind = int(self.order[int(element)]), int(self.kinds[int(element)])
+        arrays, corrupt = None, 0
+        if index >= 0:
+            try:
+                arrays = self.example(self.source, index, kind)
+            except CorruptImageError:
+                if self.on_corrupt == "error":
+                    raise
+                corrupt = 1
+        mask = arrays is not None
+        arrays = arrays if arrays is not None else self.example.blank(kind)
+        return {**arrays, "record": np.int32(index), "mask": np.bool_(mask), "corrupt": np.int32(corrupt)}
 
 
 def training_batches(
-    source: ClassificationSource,
-    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+    source: Source,
+    example: TrainExample,
     *,
     batch_size: int,
     seed: int,
@@ -126,7 +148,7 @@ def training_batches(
     block: tuple[int, int] = (0, 1),
     loading: Loading,
 ) -> Generator[Batch, None, None]:
-    """Endless batches from step ``start_step`` on: ``image`` uint8 [b, h, w, 3], ``label`` and ``corrupt`` int32 [b].
+    """Endless batches from step ``start_step`` on: the arrays of ``example`` behind an axis b, and ``corrupt`` [b].
 
     Args:
       batch_size: images of a global batch; b is batch_size / block count.
@@ -140,22 +162,33 @@ def training_batches(
     records = grain.MapDataset.range(len(source)).shuffle(seed=shuffle_seed)
     if repeats > 1:
         records = RepeatEach(records, repeats)
-    load = LoadForTraining(source, transform, loading.on_corrupt)
+    load = LoadForTraining(source, example, loading.on_corrupt)
     examples = records.repeat(None).random_map(load, seed=augment_seed)
     return _iterate(examples, batch_size, block, start_step, loading)
 
 
 def evaluation_batches(
-    source: ClassificationSource,
-    transform: transforms.EvalTransform,
+    source: Source,
+    example: EvalExample,
     *,
     batch_size: int,
+    order: np.ndarray | None = None,
+    kinds: np.ndarray | None = None,
     block: tuple[int, int] = (0, 1),
     loading: Loading,
 ) -> Generator[Batch, None, None]:
-    """Every record once, in order, the last batch padded: as ``training_batches``, with ``mask`` bool [b]."""
-    padded = -(-len(source) // batch_size) * batch_size
-    examples = grain.MapDataset.range(padded).map(LoadForEvaluation(source, transform, loading.on_corrupt))
+    """Batches of the arrays of ``example``, with ``record``, ``mask`` and ``corrupt`` [b]; see ``LoadForEvaluation``.
+
+    ``order`` [n], a whole number of batches, says which record stands where, by default every record once, in order,
+    padded at the end. ``kinds`` [n] is one kind a batch, by default 0.
+    """
+    if order is None:
+        order = np.arange(-(-len(source) // batch_size) * batch_size, dtype=np.int32)
+        order[len(source) :] = -1
+    kinds = np.zeros(len(order), np.int32) if kinds is None else kinds
+    examples = grain.MapDataset.range(len(order)).map(
+        LoadForEvaluation(source, example, order, kinds, loading.on_corrupt)
+    )
     return _iterate(examples, batch_size, block, 0, loading)
 
 

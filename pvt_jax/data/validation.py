@@ -39,7 +39,7 @@ def validate_classification(
     for half, source in halves.items():
         if not len(source):
             raise UserError(f"the {half} data has no images ({source}): check its folder or split")
-    _check_same_classes(train.class_names, evaluation.class_names)
+    check_same_classes(train.class_names, evaluation.class_names)
     count = len(train.class_names)
     if count != num_classes:
         raise UserError(
@@ -56,7 +56,8 @@ def validate_classification(
     )
 
 
-def _check_same_classes(train: tuple[str, ...], evaluation: tuple[str, ...]) -> None:
+def check_same_classes(train: tuple[str, ...], evaluation: tuple[str, ...]) -> None:
+    """Raises UserError unless both halves have the same classes in the same order."""
     if tuple(train) == tuple(evaluation):
         return
     differences = [
@@ -109,7 +110,7 @@ def _check_probes(
         labels.append(record["label"])
         image, name = record["image"], source.name(int(index))
         if not isinstance(image, bytes):
-            _check_array(image, name)
+            check_array(image, name)
             continue
         try:
             decode(image, name)
@@ -131,7 +132,8 @@ def _check_probes(
         ) from corrupt[0]
 
 
-def _check_array(image: np.ndarray, name: str) -> None:
+def check_array(image: np.ndarray, name: str) -> None:
+    """Raises UserError unless an image that is no file is uint8 [H, W, 3]."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
         shape = ", ".join(map(str, image.shape))
         raise UserError(f"{name} is {image.dtype} [{shape}], but an image is uint8 [H, W, 3]: convert it in its source")

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pvt_jax.data import pipeline, transforms
+from pvt_jax.data.examples import ClassificationEvaluation, ClassificationTraining
 from pvt_jax.data.sources import open_source
 from pvt_jax.errors import CorruptImageError
 
@@ -41,8 +42,10 @@ def stamp(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def training(source, count, *, batch_size=6, loading=None, **options):
+    loading = loading or pipeline.Loading(threads=2)
+    example = ClassificationTraining(stamp)
     batches = pipeline.training_batches(
-        source, stamp, batch_size=batch_size, loading=loading or pipeline.Loading(threads=2), **{"seed": 3, **options}
+        source, example, batch_size=batch_size, loading=loading, **{"seed": 3, **options}
     )
     taken = list(itertools.islice(batches, count))
     batches.close()
@@ -102,7 +105,7 @@ def test_worker_processes_change_nothing():
     for workers in (0, 2):
         batches = pipeline.training_batches(
             source,
-            transform,
+            ClassificationTraining(transform),
             batch_size=8,
             seed=1,
             start_step=3,
@@ -147,30 +150,66 @@ def test_skipping_gives_up_when_nothing_can_be_read():
 @pytest.mark.parametrize("count", [1, 6, 13])
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_evaluation_pads_the_last_batch_and_drops_nothing(count, hosts):
-    transform = transforms.EvalTransform(SIDE, 1.0)
+    example = ClassificationEvaluation(transforms.EvalTransform(SIDE, 1.0))
     seen = []
     for number in range(hosts):
         batches = list(
             pipeline.evaluation_batches(
-                Numbered(count), transform, batch_size=6, block=(number, hosts), loading=pipeline.Loading(threads=2)
+                Numbered(count), example, batch_size=6, block=(number, hosts), loading=pipeline.Loading(threads=2)
             )
         )
         assert len(batches) == -(-count // 6), "every host takes part in every batch"
         for batch in batches:
             assert batch["image"].shape == (6 // hosts, *SIDE, 3)
             seen += list(batch["label"][batch["mask"]])
+            np.testing.assert_array_equal(batch["record"][batch["mask"]], batch["label"][batch["mask"]])
+            assert (batch["record"][~batch["mask"]] == -1).all()
             assert not batch["image"][~batch["mask"]].any()
     assert sorted(seen) == list(range(count))
 
 
 def test_evaluation_masks_corrupt_images_when_told_to_skip():
-    transform = transforms.EvalTransform(SIDE, 1.0)
+    example = ClassificationEvaluation(transforms.EvalTransform(SIDE, 1.0))
     source = Numbered(8, corrupt=(2,))
     loading = pipeline.Loading(on_corrupt="skip", threads=2)
-    batches = list(pipeline.evaluation_batches(source, transform, batch_size=8, loading=loading))
+    batches = list(pipeline.evaluation_batches(source, example, batch_size=8, loading=loading))
     assert sum(batch["mask"].sum() for batch in batches) == 7 and batches[0]["corrupt"].sum() == 1
     with pytest.raises(CorruptImageError, match="record 2"):
-        list(pipeline.evaluation_batches(source, transform, batch_size=8, loading=pipeline.Loading(threads=2)))
+        list(pipeline.evaluation_batches(source, example, batch_size=8, loading=pipeline.Loading(threads=2)))
+
+
+class Kinds:
+    """Examples whose shape is their kind."""
+
+    def __call__(self, source, index, kind):
+        return {"image": np.full((kind, 3), source[index]["label"], np.uint8)}
+
+    def blank(self, kind):
+        return {"image": np.zeros((kind, 3), np.uint8)}
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_evaluation_takes_records_in_any_order_with_shapes_by_batch(hosts):
+    order, kinds = np.array([5, 0, 3, -1, 1, 2, 4, -1]), np.array([2, 2, 2, 2, 7, 7, 7, 7])
+    parts = [
+        list(
+            pipeline.evaluation_batches(
+                Numbered(6),
+                Kinds(),
+                batch_size=4,
+                order=order,
+                kinds=kinds,
+                block=(number, hosts),
+                loading=pipeline.Loading(threads=2),
+            )
+        )
+        for number in range(hosts)
+    ]
+    batches = [{name: np.concatenate([p[i][name] for p in parts]) for name in parts[0][0]} for i in range(2)]
+    assert [batch["image"].shape for batch in batches] == [(4, 2, 3), (4, 7, 3)]
+    np.testing.assert_array_equal(np.concatenate([batch["record"] for batch in batches]), order)
+    np.testing.assert_array_equal(np.concatenate([batch["mask"] for batch in batches]), order >= 0)
+    np.testing.assert_array_equal(np.concatenate([b["image"][:, 0, 0] for b in batches]), np.maximum(order, 0))
 
 
 def test_a_corrupt_file_is_named_from_a_worker_process(tmp_path):

@@ -33,16 +33,16 @@ class FolderSource:
     """
 
     def __init__(self, folder: str, class_names: tuple[str, ...]) -> None:
-        present = set(_list_folder(folder)[1])
+        present = set(list_folder(folder)[1])
         classes = [label for label, name in enumerate(class_names) if name in present]
         with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-            scanned = list(pool.map(_scan_class, [os.path.join(folder, class_names[label]) for label in classes]))
+            scanned = list(pool.map(scan_class, [os.path.join(folder, class_names[label]) for label in classes]))
         counts = [len(lengths) for _, lengths in scanned]
         empty = [class_names[label] for label, count in zip(classes, counts, strict=True) if count == 0]
         if empty:
             raise UserError(
                 f"{len(empty)} of {len(classes)} class folders in {folder} have no images "
-                f"({_listed(sorted(EXTENSIONS))}): {_listed(empty)}; add images or remove the folders"
+                f"({listed(sorted(EXTENSIONS))}): {listed(empty)}; add images or remove the folders"
             )
         self._folder = folder
         self.class_names = class_names
@@ -98,7 +98,7 @@ def open_folder(
     """
     class_names = list_classes(root, train_folder)
     root = os.path.abspath(os.path.expanduser(root))
-    below = _list_folder(root)[1]
+    below = list_folder(root)[1]
     if split == "train":
         return FolderSource(os.path.join(root, train_folder), class_names)
 
@@ -110,7 +110,7 @@ def open_folder(
     unknown = sorted(set(_class_folders(folder)) - set(class_names))
     if unknown:
         raise UserError(
-            f"{folder} has {len(unknown)} class folders that {train_folder} has not: {_listed(unknown)}"
+            f"{folder} has {len(unknown)} class folders that {train_folder} has not: {listed(unknown)}"
             f"{did_you_mean(unknown[0], class_names)}; both must name the same classes"
         )
     return FolderSource(folder, class_names)
@@ -130,7 +130,7 @@ def list_classes(root: str, train_folder: str = "train") -> tuple[str, ...]:
     if not os.path.isdir(root):
         state = "is a file, not a folder" if os.path.exists(root) else "does not exist"
         raise UserError(f"the data folder {root} {state}: set data.root to the folder that holds train/<class>/*.jpg")
-    below = _list_folder(root)[1]
+    below = list_folder(root)[1]
     if train_folder not in below:
         raise UserError(_missing_folder(root, train_folder, below))
     return tuple(sorted(_class_folders(os.path.join(root, train_folder))))
@@ -138,7 +138,7 @@ def list_classes(root: str, train_folder: str = "train") -> tuple[str, ...]:
 
 def _class_folders(folder: str) -> list[str]:
     """Returns the names of the class folders in ``folder``; raises UserError when there are none."""
-    files, folders = _list_folder(folder)
+    files, folders = list_folder(folder)
     if not folders:
         images = sum(_is_image(name) for name in files)
         what = f"{images:,} images lie directly in it" if images else "it has no images either"
@@ -149,14 +149,14 @@ def _class_folders(folder: str) -> list[str]:
     return folders
 
 
-def _scan_class(folder: str) -> tuple[bytes, np.ndarray]:
+def scan_class(folder: str) -> tuple[bytes, np.ndarray]:
     """Lists the images below ``folder``, sorted: their relative paths in one byte string, and the length of each."""
     paths: list[str] = []
     pending = [""]
     linked = {os.path.realpath(folder)}
     while pending:
         prefix = pending.pop()
-        files, folders = _list_folder(os.path.join(folder, prefix))
+        files, folders = list_folder(os.path.join(folder, prefix))
         paths.extend(os.path.join(prefix, name) for name in files if _is_image(name))
         for name in folders:
             path = os.path.join(folder, prefix, name)
@@ -171,7 +171,7 @@ def _scan_class(folder: str) -> tuple[bytes, np.ndarray]:
     return b"".join(encoded), np.asarray([len(path) for path in encoded], np.int64)
 
 
-def _list_folder(folder: str) -> tuple[list[str], list[str]]:
+def list_folder(folder: str) -> tuple[list[str], list[str]]:
     """Returns the names of the files and of the folders in ``folder``, without those to ignore, in no order."""
     files: list[str] = []
     folders: list[str] = []
@@ -194,13 +194,14 @@ def _is_image(name: str) -> bool:
 
 
 def _missing_folder(root: str, name: str, below: Sequence[str]) -> str:
-    found = f"{root} holds {_listed(sorted(below))}" if below else f"{root} holds no folder"
+    found = f"{root} holds {listed(sorted(below))}" if below else f"{root} holds no folder"
     return (
         f"no {name} folder in {root}: expected {os.path.join(root, 'train', '<class>', '*.jpg')} and "
         f"{os.path.join(root, 'val', '<class>', '*.jpg')}; {found}"
     )
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Returns the first names as a list for a message, and how many more there are."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")

@@ -11,9 +11,10 @@ import contextlib
 import io
 import operator
 import os
+import re
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,35 +24,32 @@ from pvt_jax.data.sources import ClassificationRecord, Split, did_you_mean
 from pvt_jax.errors import UserError
 
 
-class TfdsSource:
-    """One split of a prepared TFDS data set; images stay encoded, labels are unknown until a record is read.
+class TfdsRecords:
+    """One split of a prepared TFDS data set, whose images stay encoded.
 
     ``name`` and ``split`` are as TFDS takes them, such as "imagenet2012:5.1.0" and "train[:90%]"; ``root`` is its
-    data_dir, None for the default. Raises UserError as ``open_tfds`` does.
+    data_dir, None for the default; ``images`` are the names of its image features. Raises UserError as ``open_tfds``.
     """
 
-    labels = None
-
-    def __init__(self, name: str, split: str, root: str | None) -> None:
-        self._name, self._split, self._root = name, split, root
-        builder = _open_builder(name, root)
+    def __init__(self, name: str, split: str, root: str | None, images: Sequence[str]) -> None:
+        self._name, self._split, self._root, self._images = name, split, root, tuple(images)
+        builder = open_builder(name, root)
         _check_split(builder, split)
-        self.class_names = _class_names(builder)
-        self._records: Any = _open_records(builder, split)
+        self._records: Any = _open_records(builder, split, self._images)
         self._length = len(self._records)
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> ClassificationRecord:
+    def record(self, index: int) -> dict[str, Any]:
+        """Returns all features of record ``index``."""
         index = operator.index(index)
         if not 0 <= index < self._length:
             raise IndexError(f"record {index} of {self._length} in {self._name}/{self._split}")
         try:
-            record = self._records[index]
+            return self._records[index]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             raise UserError(f"cannot read {self.name(index)} ({_one_line(error)}): is the data still there?") from error
-        return {"image": record["image"], "label": int(record["label"])}
 
     def name(self, index: int) -> str:
         return f"{self._name}/{self._split} record {index}"
@@ -66,7 +64,21 @@ class TfdsSource:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Now and not at the first record: Grain's threads would race for it.
         self.__dict__.update(state)
-        self._records = _open_records(_open_builder(self._name, self._root), self._split)
+        self._records = _open_records(open_builder(self._name, self._root), self._split, self._images)
+
+
+class TfdsSource(TfdsRecords):
+    """Images and labels; these are unknown until a record is read. Arguments as of ``TfdsRecords``."""
+
+    labels = None
+
+    def __init__(self, name: str, split: str, root: str | None) -> None:
+        self.class_names = _class_names(open_builder(name, root))
+        super().__init__(name, split, root, ("image",))
+
+    def __getitem__(self, index: int) -> ClassificationRecord:
+        record = self.record(index)
+        return {"image": record["image"], "label": int(record["label"])}
 
 
 def open_tfds(
@@ -84,12 +96,12 @@ def open_tfds(
     data_dir = os.path.expanduser(root) or None
     if split == "train":
         return TfdsSource(name, train_split, data_dir)
-    return TfdsSource(name, eval_split or _default_eval_split(_open_builder(name, data_dir)), data_dir)
+    return TfdsSource(name, eval_split or default_eval_split(open_builder(name, data_dir)), data_dir)
 
 
-def _open_builder(name: str, root: str | None) -> Any:
+def open_builder(name: str, root: str | None) -> Any:
     """Returns the builder of a data set that is prepared for random access; raises UserError otherwise."""
-    tfds = _import_tfds()
+    tfds = import_tfds()
     with _quiet():
         try:
             builder = tfds.builder(name, data_dir=root)
@@ -118,23 +130,29 @@ def _open_builder(name: str, root: str | None) -> Any:
     return builder
 
 
-def _open_records(builder: Any, split: str) -> Any:
-    tfds = _import_tfds()
-    decoders = {"image": tfds.decode.SkipDecoding()}
+def _open_records(builder: Any, split: str, images: Sequence[str]) -> Any:
+    tfds = import_tfds()
+    decoders = {name: tfds.decode.SkipDecoding() for name in images}
     with _quiet():
         return builder.as_data_source(split, decoders=decoders, file_format="array_record")
 
 
 def _class_names(builder: Any) -> tuple[str, ...]:
-    tfds = _import_tfds()
-    features = builder.info.features
-    keys = list(features.keys()) if isinstance(features, tfds.features.FeaturesDict) else []
+    tfds = import_tfds()
+    features = named_features(builder)
+    keys = list(features)
     if not ("image" in keys and "label" in keys and isinstance(features["label"], tfds.features.ClassLabel)):
         raise UserError(
             f"TFDS data set '{builder.name}' is not one image with one label: its features are {', '.join(keys)}; "
             f"choose an image classification data set"
         )
     return tuple(features["label"].names)
+
+
+def named_features(builder: Any) -> dict[str, Any]:
+    """Returns the features of a data set by their names; none where a record is something else than a dictionary."""
+    features = builder.info.features
+    return dict(features.items()) if isinstance(features, import_tfds().features.FeaturesDict) else {}
 
 
 def _check_split(builder: Any, split: str) -> None:
@@ -150,7 +168,8 @@ def _check_split(builder: Any, split: str) -> None:
         raise UserError(f"split '{split}' of TFDS data set '{builder.name}' has no records: name a larger part")
 
 
-def _default_eval_split(builder: Any) -> str:
+def default_eval_split(builder: Any) -> str:
+    """Returns the split validation or test; raises UserError when there is neither."""
     for split in ("validation", "test"):
         if split in builder.info.splits:
             return split
@@ -161,7 +180,8 @@ def _default_eval_split(builder: Any) -> str:
     )
 
 
-def _import_tfds() -> Any:
+def import_tfds() -> Any:
+    """Returns TFDS, imported when it is needed; raises UserError where it is not installed."""
     try:
         import tensorflow_datasets
     except ImportError as error:
@@ -187,7 +207,9 @@ def _one_line(error: BaseException) -> str:
 
 def prepare_command(name: str, root: str | None) -> str:
     """Returns the shell command that prepares TFDS data set ``name`` in ``root`` (None: TFDS's default data_dir)."""
-    manual = " --manual_dir=FOLDER_WITH_THE_TWO_TARS" if name.startswith("imagenet2012") else ""
+    originals = {"imagenet2012": "FOLDER_WITH_THE_TWO_TARS", "cityscapes": "FOLDER_WITH_THE_TWO_ZIPS"}
+    folder = originals.get(re.split("[:/]", name)[0])
+    manual = f" --manual_dir={folder}" if folder else ""
     where = f" --data_dir={root}" if root else ""
     return f"python -m pvt_jax.data.sources.tfds {name}{manual}{where}"
 
@@ -201,7 +223,7 @@ def prepare(name: str, *, root: str = "", manual_dir: str = "") -> str:
     Raises:
         UserError: originals that are missing or broken, an unknown name, or TensorFlow missing where it is needed.
     """
-    tfds = _import_tfds()
+    tfds = import_tfds()
     data_dir = os.path.expanduser(root) or None
     config = tfds.download.DownloadConfig(manual_dir=os.path.expanduser(manual_dir) or None)
     try:
@@ -231,7 +253,7 @@ def _imagenet_builder(root: str | None, manual_dir: str) -> Any:
                 f"no file {tar}: register at https://image-net.org/download-images, download ILSVRC2012_img_train.tar "
                 f"and ILSVRC2012_img_val.tar, and pass their folder as --manual_dir"
             )
-    tfds = _import_tfds()
+    tfds = import_tfds()
     labels = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
     stock: Any = type(tfds.builder("imagenet2012", data_dir=root))
 

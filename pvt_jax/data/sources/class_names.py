@@ -1,0 +1,40 @@
+"""Names of classes from a text file beside the images. Configs read it too, so that it needs nothing but text."""
+
+import os
+import re
+
+from pvt_jax.data.headers import printable
+from pvt_jax.errors import UserError
+
+# Where people put the names of classes, beside the folders of images; the first belongs to ADE20K.
+NAMES_FILES = ("objectInfo150.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
+
+
+def names_file(root: str) -> str | None:
+    """Returns the path of the file of class names in ``root``, or None."""
+    paths = (os.path.join(root, name) for name in NAMES_FILES)
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def read_names(path: str) -> tuple[str, ...]:
+    """Returns the class names in a text file: a line each, which all may start with their numbers from 0 or 1 on.
+
+    In ADE20K's objectInfo150.txt, a table, it is the first of the synonyms in the last column.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            lines = [line.strip() for line in file if line.strip()]
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)} ({error.strerror}): check its permissions") from error
+    if os.path.basename(path) == NAMES_FILES[0]:
+        rows = [line.split("\t") for line in lines if line[0].isdigit()]
+        return tuple(re.split("[,;]", row[-1])[0].strip() for row in rows)
+    numbered = [re.match(r"(\d+)[\s:,;]+(.*\S)", line) for line in lines]
+    if lines and all(numbered):
+        found = [(int(match[1]), match[2]) for match in numbered if match]
+        if [number for number, _ in found] in (list(range(len(found))), list(range(1, len(found) + 1))):
+            return tuple(name for _, name in found)
+    return tuple(lines)
