@@ -17,14 +17,16 @@ from pvt_jax.checkpoints.torch_pickle import printable
 from pvt_jax.errors import UserError
 
 _EXAMPLES = """\
-SRC is a .pth or .safetensors file (names of the reference, timm, torchvision or Hugging Face), a folder of Hugging
-Face, a name of known weights, or a run's workdir. DST ending in .safetensors becomes a file with the reference's names;
-any other DST becomes a folder laid out as a run's, for load_variables, init.checkpoint and Orbax alone.
+SRC is a .pth or .safetensors file (names of the reference, timm, torchvision, mmsegmentation or Hugging Face), a folder
+of Hugging Face, a name of known weights, or a run's workdir. DST ending in .safetensors becomes a file with the
+reference's names, of a model with a head mmsegmentation's; any other DST becomes a folder laid out as a run's, for
+load_variables, init.checkpoint and Orbax alone.
 
 examples:
   python -m pvt_jax.convert pvt_v2_b2.pth weights/pvt_v2_b2 --model pvt_v2_b2
   python -m pvt_jax.convert runs/mine mine.safetensors --model pvt_v2_b2 --ema
   python -m pvt_jax.convert retinanet.pth weights/backbone --model pvt_tiny --allow_missing 'head/*' 'norm/*'
+  python -m pvt_jax.convert semantic_fpn.pth weights/semantic_fpn --model pvt_small --head semantic_fpn
   python -m pvt_jax.convert weights/vit weights/vit_384 --model vit_small_patch16 --image_size 384 384
   python -m pvt_jax.convert toy.pth weights/toy --model pvt_tiny --set depths=1,1,1,1 --set dims=16,32,80,64
 """
@@ -39,6 +41,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("destination", metavar="DST", type=Path, help="FILE.safetensors, or a new or empty folder")
     parser.add_argument("--model", metavar="NAME", help="as pvt_tiny; may be left out for a run, whose config names it")
     parser.add_argument(
+        "--head",
+        metavar="NAME",
+        help="as segformer, of a dense model; '' takes the backbone out of one as a classifier",
+    )
+    parser.add_argument(
         "--num_classes", type=int, metavar="N", help="default: that of SRC; another starts a classifier"
     )
     parser.add_argument(
@@ -50,16 +57,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             f"--allow_{flag}", nargs="+", action="extend", default=[], metavar="PATTERN", help=f"{what}, as 'head/*'"
         )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of the model; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another setting of the model, or head.KEY=VALUE of its head; may be repeated",
     )
     flags = parser.parse_args(arguments)
     flags.destination = expanded(flags.destination)
     flags.settings = dict(_setting(text) for text in flags.set)
-    for name in ("num_classes", "image_size"):
+    for name in ("num_classes", "image_size", "head"):
         value = getattr(flags, name)
         if name in flags.settings:
             raise UserError(f"--set {name}=… is --{name}")
-        if value is not None and min(value if isinstance(value, list) else [value]) < 1:
+        if name != "head" and value is not None and min(value if isinstance(value, list) else [value]) < 1:
             raise UserError(f"--{name} must be above 0, but is {value}")
     return flags
 
@@ -133,15 +144,17 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     if name is None:
         looks = ""
         if recognised and recognised.signature in SIGNATURES.values():
-            looks = f", as --model {recognised.signature}; this is what it looks like"
+            head = f" --head {recognised.head}" if recognised.head else ""
+            looks = f", as --model {recognised.signature}{head}; this is what it looks like"
         elif recognised:
-            looks = f" and its sizes with --set: it looks like {recognised.signature}, which has no name here"
+            looks = f" and its sizes with --set: it looks like {recognised}, which has no name here"
         raise UserError(f"give the model that {source.described} is of with --model{looks}")
     if not isinstance(name, str):
         raise UserError(f"the config of {source.described} calls its model {name!r:.80}: give its name with --model")
     settings = dict(source.model) if name == source.model.get("name") else {}
+    _settle_head(flags, source, settings, recognised)
     found: dict[str, Any] = {"name": name, "num_classes": 1000, "image_size": [224, 224]}
-    if recognised and recognised.num_classes:
+    if recognised and recognised.num_classes and recognised.head in (None, settings.get("head")):
         found["num_classes"] = recognised.num_classes
     size = source.image_size
     if size and recognised and not recognised.may_be_for(size):
@@ -151,7 +164,16 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     if size := size or (recognised and recognised.image_size):
         found["image_size"] = list(size)
     given = {key: getattr(flags, key) for key in ("num_classes", "image_size") if getattr(flags, key) is not None}
-    merged = {**found, **settings, **flags.settings, **given}
+    head = settings.get("head")
+    if head and "num_classes" not in given and (recognised is None or recognised.head != head):
+        raise UserError(
+            f"{source.described} has no {head} head: say with --num_classes of how many classes the new one is"
+        )
+    of_head = {key.removeprefix("head."): value for key, value in flags.settings.items() if key.startswith("head.")}
+    of_model = {key: value for key, value in flags.settings.items() if not key.startswith("head.")}
+    merged = {**found, **settings, **of_model, **given}
+    if of_head := {**_as_settings(settings.get("head_settings")), **of_head}:
+        merged["head_settings"] = of_head
     classes, rate = merged["num_classes"], merged.get("drop_path_rate", 0.0)
     if type(classes) is not int or classes < 1:
         raise UserError(f"num_classes must be above 0, but is {classes!r:.80}")
@@ -161,12 +183,33 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()}
 
 
+def _settle_head(flags: argparse.Namespace, source: Any, settings: dict[str, Any], recognised: Any) -> None:
+    """Put the head into ``settings``, or take it out; a file of a dense model is never taken for a backbone unsaid."""
+    if flags.head is not None:
+        if flags.head != settings.get("head"):
+            settings.pop("head_settings", None)
+        settings["head"] = flags.head
+    if not settings.get("head"):
+        settings.pop("head", None)
+        settings.pop("head_settings", None)
+        if flags.head is None and recognised and recognised.head and not flags.allow_missing:
+            raise UserError(
+                f"{source.described} has a head: give it with --head {recognised.head}; this is what it looks like. Or "
+                "take the backbone alone, for a new classifier, with --allow_missing 'head/*' 'norm/*' 'cls_token'"
+            )
+
+
+def _as_settings(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
 def _write_file(place: Path, variables: Any, settings: dict[str, Any]) -> None:
     from pvt_jax.checkpoints.files import write_safetensors
     from pvt_jax.checkpoints.names import to_state_dict
 
     # "pt" is what readers of PyTorch ask for. The image size tells the grid of position tables that are not square.
-    described = {"model": settings["name"], "image_size": json.dumps(settings["image_size"]), "format": "pt"}
+    described = {"model": settings["name"], **({"head": settings["head"]} if "head" in settings else {})}
+    described |= {"image_size": json.dumps(settings["image_size"]), "format": "pt"}
     write_safetensors(place, to_state_dict(variables), described)
 
 
@@ -180,7 +223,11 @@ def _write_folder(place: Path, variables: Any, settings: dict[str, Any]) -> None
         store = CheckpointStore(folder / "checkpoints")
         store.save(0, dict(variables))
         store.close()
-        text = json.dumps({"task": "classification", "model": settings}, indent=2) + "\n"
+        config: dict[str, Any] = {"task": "classification", "model": dict(settings)}
+        if head := config["model"].pop("head", None):
+            of_head = config["model"].pop("head_settings", {})
+            config |= {"task": "segmentation", "head": {"name": head, **of_head}}
+        text = json.dumps(config, indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
 
 

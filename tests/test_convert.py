@@ -17,6 +17,7 @@ from pvt_jax.checkpoints import names, store
 from pvt_jax.checkpoints.files import read_metadata, read_state_dict, write_safetensors
 from pvt_jax.checkpoints.store import CheckpointStore
 from pvt_jax.errors import UserError
+from tests.checkpoints import dense_toys
 from tests.helpers import reference, state_dicts, torch_files
 from tests.helpers.command import ROOT
 
@@ -178,11 +179,85 @@ def test_a_known_name_brings_its_model(tmp_path, monkeypatch):
 
     tensors = state_dicts.weights(state_dicts.shapes("vit"))
     source = write_torch(tmp_path / "w.pth", tensors)
-    known = type("Known", (), {"model": "vit_tiny_patch16"})
+    known = type("Known", (), {"model": "vit_tiny_patch16", "head": ""})
     monkeypatch.setattr(load, "KNOWN", {"toy": known})
     monkeypatch.setattr(load, "fetch_known", lambda name: source)
     converted("toy", tmp_path / "w.safetensors", *VIT[1:])
     assert_same_bits(tmp_path / "w.safetensors", tensors)
+
+
+# Dense models.
+
+MIT = [flag.replace("pvt_tiny", "mit_b0") for flag in PVT]
+SEMANTIC_FPN = [*PVT, "--head=semantic_fpn", "--set=head.channels=12", "--set=head.neck_channels=24"]
+SEGFORMER = [*MIT, "--head=segformer", "--set=head.channels=20"]
+DENSE = {("pvt", "semantic_fpn"): SEMANTIC_FPN, ("mit", "segformer"): SEGFORMER}
+
+
+@pytest.mark.parametrize(("family", "head"), DENSE)
+def test_a_dense_model_there_and_back_bit_for_bit(family, head, tmp_path, capfd):
+    tensors = dense_toys.weights(family, head)
+    for tensor in tensors.values():
+        if tensor.dtype == np.float32 and tensor.size > 4:
+            tensor.view(np.uint32).flat[:4] = (0x7FC12345, 0x7F812345, 0xFFC00001, 0x80000000)
+    converted(write_torch(tmp_path / "w.pth", tensors), tmp_path / "orbax", *DENSE[family, head])
+    config = json.loads((tmp_path / "orbax" / "config.json").read_text())
+    assert config["task"] == "segmentation" and config["head"] == {"name": head, **dense_toys.SETTINGS[head][0]}
+    assert config["model"]["num_classes"] == 7 and "head" not in config["model"]
+    # A run needs no flags: name, head, sizes and classes are in its config.json.
+    converted(tmp_path / "orbax", tmp_path / "back.safetensors")
+    assert_same_bits(tmp_path / "back.safetensors", tensors)
+    assert read_metadata(tmp_path / "back.safetensors")["head"] == head
+    model = dense_toys.toy(family, head)
+    variables = pvt_jax.load_variables(tmp_path / "orbax", model)
+    assert names.flatten(variables["batch_stats"]).keys() >= {
+        "head/norm/count" if head == "segformer" else "head/branch_p2/norm0/count"
+    }
+    capfd.readouterr()
+    converted(tmp_path / "orbax", tmp_path / "other", "--num_classes=4")
+    assert "a new classifier, randomly initialised, for other classes (7 → 4)" in capfd.readouterr().out
+
+
+def test_a_dense_file_names_its_head(tmp_path, capfd):
+    tensors = dense_toys.weights("mit", "segformer")
+    source = write_torch(tmp_path / "w.pth", tensors)
+    line = refused(capfd, source, tmp_path / "out", *MIT)
+    assert "w.pth has a head: give it with --head segformer; this is what it looks like. Or take the backbone" in line
+    line = refused(capfd, source, tmp_path / "out")
+    assert "it looks like a pvt_v2 of depths (2, 1, 1, 1) and dims (8, 16, 40, 32) with a segformer head" in line
+    line = refused(capfd, source, tmp_path / "out", *MIT, "--head=semantic_fpn")
+    assert "w.pth has no semantic_fpn head: say with --num_classes of how many classes the new one is" in line
+    line = refused(capfd, source, tmp_path / "out", *MIT, "--head=semantic_fpn", "--num_classes=7")
+    assert "with a segformer head: create that model" in line
+    assert "unknown head 'segforme'" in refused(
+        capfd, source, tmp_path / "out", *MIT, "--head=segforme", "--num_classes=7"
+    )
+    assert "--set head=… is --head" in refused(capfd, source, tmp_path / "out", *MIT, "--set=head=segformer")
+    assert "has no setting 'chanels': did you mean 'channels'" in refused(
+        capfd, source, tmp_path / "out", *MIT, "--head=segformer", "--set=head.chanels=20"
+    )
+    assert left_over(tmp_path) == {"w.pth"}
+
+
+def test_the_backbone_of_a_dense_model_becomes_a_classifier(tmp_path, capfd):
+    tensors = dense_toys.weights("mit", "segformer")
+    source = write_torch(tmp_path / "w.pth", tensors)
+    converted(source, tmp_path / "run", *SEGFORMER)
+    for place, flags in ((source, [*MIT, "--num_classes=5"]), (tmp_path / "run", ["--head=", "--num_classes=5"])):
+        out = tmp_path / f"{place.stem}.safetensors"
+        converted(place, out, *flags, "--allow_missing", "head/*")
+        found = read_state_dict(out)
+        kept = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
+        assert found.keys() == kept.keys() | {"head.weight", "head.bias"}
+        assert all(found[name].tobytes() == tensor.tobytes() for name, tensor in kept.items())
+        assert found["head.weight"].shape == (5, 32)
+
+
+def test_a_head_for_a_classifier_s_backbone(tmp_path, capfd):
+    source = write_torch(tmp_path / "w.pth", state_dicts.weights(state_dicts.shapes("mit")))
+    assert "w.pth has no segformer head: say with --num_classes" in refused(capfd, source, tmp_path / "out", *SEGFORMER)
+    converted(source, tmp_path / "out", *SEGFORMER, "--num_classes=7")
+    assert "; a backbone; head starts anew; of other modules, unused: head (2)" in capfd.readouterr().out
 
 
 # What is refused.
@@ -337,10 +412,10 @@ def test_help_has_examples_that_parse(capfd):
     examples = [
         line.split("pvt_jax.convert ")[1].replace("'", "").split() for line in lines if line.startswith("  python")
     ]
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         assert convert.parse(example).model in pvt_jax.list_models()
-    assert convert.parse(examples[4]).settings == {"depths": (1, 1, 1, 1), "dims": (16, 32, 80, 64)}
+    assert convert.parse(examples[5]).settings == {"depths": (1, 1, 1, 1), "dims": (16, 32, 80, 64)}
     assert convert.parse(["a", "b", "--set=dtype=bfloat16"]).settings == {"dtype": "bfloat16"}
 
 

@@ -1,9 +1,10 @@
 """Weights that others have published: where they are, how their files are recognised, and under which licence.
 
-Models of ``pvt_jax.list_models`` pre-trained on ImageNet-1k, by a name of their own. Nothing here is ours, and nothing
-is downloaded before its name is asked for. A hash stands in the table if the publisher states it (the pages of Hugging
-Face; the end of a file's name, which by PyTorch's convention begins its SHA-256) or if unrelated public projects that
-pinned the file recorded the same one. Files without a hash are checked by their length only.
+Models of ``pvt_jax.list_models`` pre-trained on ImageNet-1k, or with a head trained on ADE20K, by a name of their own.
+Nothing here is ours, and nothing is downloaded before its name is asked for. A hash stands in the table if the
+publisher states it (the pages of Hugging Face; the end of a file's name, which by PyTorch's convention begins its
+SHA-256) or if unrelated public projects that pinned the file recorded the same one. Files without a hash are checked by
+their length only.
 """
 
 import contextlib
@@ -35,7 +36,10 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True)
 class KnownWeights:
-    """One published file. ``sha256`` is the whole hash or, where no more is published, its first eight digits."""
+    """One published file. ``sha256`` is the whole hash or, where no more is published, its first eight digits.
+
+    ``head`` is that of a dense model, as ``create_model`` knows it; empty for a classifier.
+    """
 
     model: str
     url: str
@@ -44,6 +48,10 @@ class KnownWeights:
     size: int | None = None
     sha256: str | None = None
     non_commercial: bool = False
+    head: str = ""
+
+
+_SEGFORMER_LICENCE = "NVIDIA Source Code License for SegFormer: NON-COMMERCIAL, for research or evaluation only"
 
 
 def _pvt(model: str, sha256: str | None = None) -> KnownWeights:
@@ -66,10 +74,31 @@ def _mit(size: str, revision: str, sha256: str | None = None) -> KnownWeights:
     return KnownWeights(
         f"mit_{size}",
         f"{page}/resolve/{revision}/pytorch_model.bin",
-        "NVIDIA Source Code License for SegFormer: NON-COMMERCIAL, for research or evaluation only",
+        _SEGFORMER_LICENCE,
         page,
         sha256=sha256,
         non_commercial=True,
+    )
+
+
+def _segformer(
+    size: str,
+    revision: str,
+    file: str = "pytorch_model.bin",
+    side: int = 512,
+    length: int | None = None,
+    sha256: str | None = None,
+) -> KnownWeights:
+    page = f"https://huggingface.co/nvidia/segformer-{size}-finetuned-ade-{side}-{side}"
+    return KnownWeights(
+        f"mit_{size}",
+        f"{page}/resolve/{revision}/{file}",
+        _SEGFORMER_LICENCE,
+        page,
+        length,
+        sha256,
+        non_commercial=True,
+        head="segformer",
     )
 
 
@@ -155,6 +184,20 @@ KNOWN: dict[str, KnownWeights] = {
         "40357155205b036cf11b61f132d53d2f8861f170",
         "a389c0a604458fa205446fd08a2c01b74e6591a5da3e77de668c6ca5cbf75356",
     ),
+    "segformer_b0_ade": _segformer(
+        "b0",
+        "489d5cd81a0b59fab9b7ea758d3548ebe99677da",
+        "model.safetensors",
+        length=15_036_944,
+        sha256="6ae39addd01de6b1b8bde2cf677d43a5cd733424b8d186de3f95d1c51fee23f9",
+    ),
+    "segformer_b1_ade": _segformer("b1", "main"),
+    "segformer_b2_ade": _segformer(
+        "b2",
+        "de01bae28967510f9ddd496c60a969357195400c",
+        sha256="187ca07bea003a5717c63d04ea90b07f33cd033c0ebf44b4b89fce5070d6c8f3",
+    ),
+    "segformer_b5_ade": _segformer("b5", "739f5d4692954e4a185eac280dec1ba5a7d52f1d", side=640),
     "deit_tiny": _deit("tiny", "a1311bcf4f24e3c95adaa75535db67bc4412d95535b98f7c1dfd1164dda41c97"),
     "deit_small": _deit("small", "cd65a155"),
     "deit_base": _deit("base", "b5f2ef4d"),

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class Source:
     Attributes:
       tensors: by our paths if ``native``, else by the names of the file.
       described: where they are from, for messages.
-      model: the settings under ``model`` in the config.json of a run; empty if there is none.
+      model: the settings under ``model`` in the config.json of a run, with ``head`` and ``head_settings`` if it has a
+        head, as ``create_model`` takes them; empty if there is none.
       image_size: (height, width) of the images that its position tables are for; None if it does not say.
     """
 
@@ -59,12 +61,12 @@ def load_variables(
     """Variables for ``model.apply`` from a checkpoint, every parameter checked against ``model``.
 
     A classifier of another number of classes is replaced by a new one and position tables of another image size are
-    resampled; what was done is logged.
+    resampled. A dense model takes its backbone from a classifier too, and a new neck and head. What was done is logged.
 
     Args:
       path: a workdir, its ``checkpoints`` folder (of both the newest step is taken), or the folder of one step; a
-        ``.pth`` or ``.safetensors`` file with the names of the reference, timm, torchvision or Hugging Face; a folder
-        of Hugging Face; or a name of ``pvt_jax.checkpoints.known.KNOWN``, which is downloaded.
+        ``.pth`` or ``.safetensors`` file with the names of the reference, timm, torchvision, mmsegmentation or Hugging
+        Face; a folder of Hugging Face; or a name of ``pvt_jax.checkpoints.known.KNOWN``, which is downloaded.
       model: as made by ``pvt_jax.create_model``.
       ema: take the moving average of the parameters instead, which only a run has.
       allow_missing: patterns (``head/*``) of parameters that need not be there; those are initialised.
@@ -103,7 +105,8 @@ def open_source(path: str | Path, *, ema: bool = False) -> Source:
     """Read what ``path`` names (see ``load_variables``), whatever model it is of."""
     place, settings = expanded(path), {}
     if str(path) in KNOWN and not place.exists():
-        place, settings = fetch_known(str(path)), {"name": KNOWN[str(path)].model}
+        known = KNOWN[str(path)]
+        place, settings = fetch_known(str(path)), {"name": known.model, **({"head": known.head} if known.head else {})}
     if place.is_dir() and not any(any(place.glob(pattern)) for pattern in _FOLDER_FILES):
         return _open_orbax(_step_folder(place), ema)
     if not place.exists():
@@ -130,13 +133,15 @@ def fit(
     key: jax.Array | None = None,
 ) -> tuple[dict[str, Any], LoadReport]:
     """Variables of ``model`` from what was read; for arguments and errors see ``load_variables``."""
-    stated = getattr(model, "image_size", (224, 224))
+    stated = getattr(getattr(model, "backbone", model), "image_size", (224, 224))
     image_size = _pair(stated)
     if image_size is None:
         sides = f"a side or (height, width), each of 1 to {_LARGEST_SIDE} pixels"
         raise UserError(f"the image_size of a model is {sides}, not {stated!r:.80}")
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-    expected = jax.eval_shape(model.init, jax.random.key(0), images)
+    # A backbone without classifier has its maps alone.
+    init = partial(model.init, method="features") if getattr(model, "num_classes", None) == 0 else model.init
+    expected = jax.eval_shape(init, jax.random.key(0), images)
     leaves, report = merge(
         source.tensors,
         expected,
@@ -153,7 +158,7 @@ def fit(
     if rest:
         # Compiled for these leaves alone: the forward pass and the other leaves are never computed.
         def initial(key: jax.Array) -> dict[str, jax.Array]:
-            variables = model.init(key, jnp.zeros(images.shape, images.dtype))
+            variables = init(key, jnp.zeros(images.shape, images.dtype))
             return {path: leaf for path, leaf in names.flatten(variables).items() if path in rest}
 
         fresh = jax.jit(initial)(jax.random.key(0) if key is None else key)
@@ -192,8 +197,11 @@ def _open_orbax(step: Path, ema: bool) -> Source:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(f"{step} is damaged or half written: {reason}. Take another step of the run") from error
     tensors = names.flatten({collection: trees[item] for collection, item in items.items()})
-    config = _read_json(step.parent.parent / "config.json").get("model")
-    config = config if isinstance(config, dict) else {}
+    whole = _read_json(step.parent.parent / "config.json")
+    config, head = (whole[key] if isinstance(whole.get(key), dict) else {} for key in ("model", "head"))
+    if head.get("name"):
+        settings = {key: value for key, value in head.items() if key != "name"}
+        config = {**config, "head": head["name"], **({"head_settings": settings} if settings else {})}
     return Source(tensors, str(step), True, config, _pair(config.get("image_size")))
 
 

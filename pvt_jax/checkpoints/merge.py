@@ -2,7 +2,8 @@
 
 Whatever a checkpoint is, an Orbax tree or a state dict of any dialect, it goes through ``merge``. Everything must fit:
 what does not is one error that names it, but for the exceptions that the caller lists. Two things are fitted instead
-of refused, and said: a classifier of other classes starts anew, and position tables of another grid are resampled.
+of refused, and said: a classifier of other classes starts anew, and position tables of another grid are resampled. A
+dense model may also start from a backbone, without exceptions listed: its neck and head start anew, and that is said.
 """
 
 import fnmatch
@@ -20,7 +21,13 @@ from pvt_jax.checkpoints.torch_pickle import printable
 from pvt_jax.errors import UserError
 from pvt_jax.ops.resize import resize_grid
 
-_HEAD = "params/head/linear/"
+# What depends on the number of classes, of a backbone and of dense heads; a new head's own is a row here. If the first
+# of a row has another shape, the others are of no use either.
+_CLASSIFIERS = (
+    ("params/head/linear/kernel", "params/head/linear/bias"),
+    ("params/head/classifier/kernel", "params/head/classifier/bias"),
+    ("params/head/class_queries",),
+)
 _SHOWN = 3
 
 
@@ -36,7 +43,9 @@ class LoadReport:
       wrong_shape: (parameter, shape in the source, shape in the model).
       replaced: parameters of the classifier, whose number of classes or inputs is another; as ``wrong_shape``.
       resized: (position table, rows and columns in the source, rows and columns in the model).
-      ignored: its tensors that belong to modules beside the backbone, as the neck and head of a detector.
+      ignored: its tensors that belong to modules that the model does not have, as the neck and head of a detector, or a
+        classifier.
+      anew: the parts (neck, head) of a dense model that start anew, beside a backbone; all of their paths are missing.
       converted: the types, not float32, that numbers were converted from, each with how many tensors had it.
     """
 
@@ -49,6 +58,7 @@ class LoadReport:
     replaced: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     resized: tuple[tuple[str, tuple[int, int], tuple[int, int]], ...] = ()
     ignored: tuple[str, ...] = ()
+    anew: tuple[str, ...] = ()
     converted: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -67,17 +77,20 @@ class LoadReport:
             parts.append("position tables resized: " + ", ".join(sizes))
         if self.replaced:
             _, old, new = self.replaced[0]
-            what = "classes" if old[:-1] == new[:-1] else "inputs and classes"
-            shapes = f"{old[-1]} → {new[-1]}" if what == "classes" else f"{old} → {new}"
+            axis = 1 if len(old) == 3 else len(old) - 1  # Queries are [1, classes, dim]; kernels end in classes.
+            what = "classes" if np.delete(old, axis).tolist() == np.delete(new, axis).tolist() else "inputs and classes"
+            shapes = f"{old[axis]} → {new[axis]}" if what == "classes" else f"{old} → {new}"
             parts.append(f"a new classifier, randomly initialised, for other {what} ({shapes})")
-        if self.missing:
-            parts.append(f"not in the file, freshly initialised: {_few(self.missing)}")
+        if self.anew:
+            parts.append(f"a backbone; {' and '.join(self.anew)} {'start' if len(self.anew) > 1 else 'starts'} anew")
+        if lacking := [path for path in self.missing if names.part_of(path) not in self.anew]:
+            parts.append(f"not in the file, freshly initialised: {_few(lacking)}")
         if self.wrong_shape:
             parts.append(f"of another shape, freshly initialised: {_few(_shapes_lines(self.wrong_shape))}")
         if self.unexpected:
             parts.append(f"in the file and unused: {_few(self.unexpected)}")
         if self.ignored:
-            modules = Counter(name.split(".")[0] for name in self.ignored)
+            modules = Counter(_module(name) for name in self.ignored)
             parts.append(f"of other modules, unused: {_few([f'{name} ({n})' for name, n in modules.items()])}")
         return f"{self.source} ({self.dialect}): {'; '.join(parts)}"
 
@@ -103,7 +116,8 @@ def merge(
         grid is taken to be square if its size is not known.
       allow_missing: patterns as of ``fnmatch`` of paths, with or without the collection (``head/*``), of parameters
         that need not be there, or that may have another shape.
-      allow_unexpected: patterns of the file's tensors that may stay unused.
+      allow_unexpected: patterns of the file's tensors that may stay unused: names of a file, or paths as above. The
+        neck and heads of a file of others are also ``neck/*`` and ``head/*``.
 
     Returns:
       The leaves, float32 (counts int32), without those that have to be initialised; and the report.
@@ -139,13 +153,18 @@ def merge(
             leaves[path] = value.astype(here.dtype, copy=False)
 
     replaced = []
-    if any(path == f"{_HEAD}kernel" for path, _, _ in wrong_shape):
-        # With other inputs the bias may fit, but what it was trained with is gone.
-        head = [path for path in (f"{_HEAD}kernel", f"{_HEAD}bias") if path in found.leaves]
-        replaced = [(path, found.leaves[path].shape, tuple(wanted[path].shape)) for path in head]
-        wrong_shape = [problem for problem in wrong_shape if problem[0] not in head]
-        leaves = {path: leaf for path, leaf in leaves.items() if path not in head}
-    missing = [path for path in wanted if path not in found.leaves]
+    shapes_differ = {path for path, _, _ in wrong_shape}
+    for classifier in _CLASSIFIERS:
+        if classifier[0] in shapes_differ:
+            # With other inputs the bias may fit, but what it was trained with is gone.
+            there = [path for path in classifier if path in found.leaves]
+            replaced += [(path, found.leaves[path].shape, tuple(wanted[path].shape)) for path in there]
+            wrong_shape = [problem for problem in wrong_shape if problem[0] not in there]
+            leaves = {path: leaf for path, leaf in leaves.items() if path not in there}
+    # The backbone first: that it is missing is worse.
+    missing = sorted(
+        wanted.keys() - found.leaves.keys(), key=lambda path: (not path.startswith("params/backbone/"), path)
+    )
     report = LoadReport(
         source=source,
         dialect=found.dialect,
@@ -156,11 +175,14 @@ def merge(
         replaced=tuple(replaced),
         resized=tuple((path, old, grids[path]) for path, (_, old) in resized.items() if old != grids[path]),
         ignored=found.ignored,
+        anew=found.anew,
         converted=dict(sorted(converted.items())),
     )
     problems = {
-        "missing": [path for path in missing if not _optional(path, allow_missing)],
-        "unexpected": [name for name in found.unexpected if not _matches(name, allow_unexpected)],
+        "missing": [
+            path for path in missing if names.part_of(path) not in found.anew and not _optional(path, allow_missing)
+        ],
+        "unexpected": [name for name in found.unexpected if not _unused(name, allow_unexpected)],
         "of another shape": _shapes_lines(line for line in wrong_shape if not _optional(line[0], allow_missing)),
         "of another type": wrong_type,
         "with numbers too large for float32": too_large,
@@ -176,29 +198,105 @@ class _Found:
     leaves: dict[str, np.ndarray]
     unexpected: tuple[str, ...]
     ignored: tuple[str, ...]
+    anew: tuple[str, ...] = ()
 
 
 def _find_native(tensors: Mapping[str, np.ndarray], wanted: Collection[str]) -> _Found:
-    unexpected = tuple(path for path in tensors if path not in wanted)
-    return _Found("pvt_jax names", {path: tensors[path] for path in wanted if path in tensors}, unexpected, ())
+    dense_here, dense_there = names.is_dense(wanted), names.is_dense(tensors)
+    there: dict[str, str] = {}  # By path here.
+    unexpected, ignored = [], []
+    for path in tensors:
+        place = names.in_backbone(path) if dense_there and not dense_here else path
+        place = names.in_dense(path) if dense_here and not dense_there else place
+        if place != path or dense_here == dense_there:
+            there[place] = path
+        else:
+            ignored.append(path)  # The neck and head beside a backbone that is taken out.
+    if dense_here and dense_there and names.head_of(wanted) != names.head_of(tensors):
+        # Paths of different heads may agree by chance, as those of the classifier.
+        there = {place: path for place, path in there.items() if names.part_of(place) != "head"}
+        unexpected = [path for path in tensors if names.part_of(path) == "head"]
+    family = names.family_of(tensors)
+    for place, path in there.items():
+        if place not in wanted:
+            entry = None
+            if family and _lacks_classifier(wanted) and not dense_there:
+                entry = names.entry_of(path, family)
+            of_classifier = family and entry and names.is_of_classifier(entry.name, family)
+            (ignored if of_classifier else unexpected).append(path)
+    leaves = {place: tensors[there[place]] for place in wanted if place in there}
+    anew = _others_than_backbone(wanted) if dense_here and not dense_there else ()
+    return _Found("pvt_jax names", leaves, tuple(unexpected), tuple(ignored), anew)
+
+
+def _lacks_classifier(wanted: Collection[str]) -> bool:
+    return names.is_dense(wanted) or "params/head/linear/kernel" not in wanted
+
+
+def _others_than_backbone(wanted: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({names.part_of(path) for path in wanted} - {"backbone"}, reverse=True))
 
 
 def _find(
-    tensors: Mapping[str, np.ndarray], wanted: Collection[str], source: str, allow_unexpected: Sequence[str]
+    tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any], source: str, allow_unexpected: Sequence[str]
 ) -> _Found:
     family = names.family_of(wanted)
     if family is None:
         raise UserError(f"{source} has names of a PVT, ViT or ResNet, and this model is none: load an Orbax checkpoint")
-    entries = {path: names.entry_of(path, family) for path in wanted}
-    entries = {path: entry for path, entry in entries.items() if entry}
-    expected = {entry.name for entry in entries.values()}
-    reading = _the_reading(dialects.best_readings(tensors.keys(), expected, family), tensors, source, allow_unexpected)
-    whole = {name: _join(tensors, reading.sources[name], source) for name in reading.complete & expected}
-    leaves = {
-        path: names.to_leaf(whole[entry.name], path, entry) for path, entry in entries.items() if entry.name in whole
+    dense = names.is_dense(wanted)
+    backbone = {
+        path: names.entry_of(names.in_backbone(path) if dense else path, family)
+        for path in wanted
+        if not dense or names.part_of(path) == "backbone"
     }
-    used = {part for name in whole for part in reading.sources[name]} | set(reading.ignored)
-    return _Found(reading.described, leaves, tuple(name for name in tensors if name not in used), reading.ignored)
+    reading, leaves, used = _read_as(family, backbone, tensors.keys(), tensors, wanted, source, allow_unexpected)
+    classifier = set()
+    if _lacks_classifier(wanted):
+        for name, parts in reading.sources.items():
+            if names.is_of_classifier(name, family):
+                classifier.update(part for part in parts if part not in used)
+    ignored = [name for name in tensors if name in classifier or name in reading.ignored]
+    anew: tuple[str, ...] = ()
+    if dense and not any(dialects.dense_part(name) for name in tensors):
+        anew = _others_than_backbone(wanted)
+    elif dense:
+        # The same names stand for other things in other heads, as the classifier's.
+        head, _ = signatures.dense_head({name: tensor.shape for name, tensor in tensors.items()})
+        same = head is not None and head == names.head_of(wanted)
+        for part, naming in (("neck", "neck"), *((("head", head),) if head and same else ())):
+            entries = {path: names.entry_of(path, naming) for path in wanted if names.part_of(path) == part}
+            rest = [name for name in tensors if name not in used]
+            _, more, others = _read_as(naming, entries, rest, tensors, wanted, source, allow_unexpected)
+            leaves |= more
+            used |= others
+        ignored = [name for name in ignored if name not in used and not dialects.dense_part(name)]
+        if head and same:
+            ignored += [name for name in tensors if names.HEADS[head].takes_no_part(name) and name not in used]
+    used |= set(ignored)
+    unexpected = tuple(name for name in tensors if name not in used)
+    return _Found(reading.described, leaves, unexpected, tuple(ignored), anew)
+
+
+def _read_as(
+    family: str,
+    entries: Mapping[str, names.Entry | None],
+    found: Collection[str],
+    tensors: Mapping[str, np.ndarray],
+    wanted: Mapping[str, Any],
+    source: str,
+    allow_unexpected: Sequence[str],
+) -> tuple[dialects.Reading, dict[str, np.ndarray], set[str]]:
+    """How the names ``found`` are read as those of a family or head, its leaves, and the names they are made of."""
+    known = {path: entry for path, entry in entries.items() if entry}
+    expected = {entry.name for entry in known.values()}
+    reading = _the_reading(dialects.best_readings(found, expected, family), tensors, source, allow_unexpected)
+    whole = {name: _join(tensors, reading, name, source) for name in reading.complete & expected}
+    leaves = {
+        path: names.to_leaf(whole[entry.name], path, entry, len(wanted[path].shape))
+        for path, entry in known.items()
+        if entry.name in whole
+    }
+    return reading, leaves, {part for name in whole for part in reading.sources[name]}
 
 
 def _the_reading(
@@ -213,7 +311,7 @@ def _the_reading(
         return (part for found in reading.sources.values() for part in found)
 
     kept = [
-        reading for reading in readings if not all(_matches(part, allow_unexpected) for part in parts(reading))
+        reading for reading in readings if not all(_unused(part, allow_unexpected) for part in parts(reading))
     ] or readings[:1]
     first, *others = kept
     for other in others:
@@ -232,8 +330,12 @@ def _the_reading(
     return first
 
 
-def _join(tensors: Mapping[str, np.ndarray], parts: Sequence[str], source: str) -> np.ndarray:
+def _join(tensors: Mapping[str, np.ndarray], reading: dialects.Reading, name: str, source: str) -> np.ndarray:
+    parts = reading.sources[name]
     arrays = [tensors[part] for part in parts]
+    if rows := reading.rows.get(name):
+        length = len(arrays[0]) // rows.of if arrays[0].ndim else 0
+        return arrays[0][rows.start * length : rows.stop * length] if arrays[0].ndim else arrays[0]
     if len(arrays) == 1:
         return arrays[0]
     if any(not array.ndim or array.shape[1:] != arrays[0].shape[1:] for array in arrays):
@@ -263,11 +365,12 @@ def _overflows(value: np.ndarray, dtype: Any) -> bool:
 def _position_grids(wanted: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Rows and columns of each position table of a model for images of this (height, width)."""
     grids, (rows, columns) = {}, image_size
+    root = "params/backbone/" if names.is_dense(wanted) else "params/"
     for stage in ("", "stage1/", "stage2/", "stage3/", "stage4/"):
-        if f"params/{stage}pos_embed" in wanted:
-            patch = wanted[f"params/{stage}patch_embed/kernel"].shape[0]
+        if f"{root}{stage}pos_embed" in wanted:
+            patch = wanted[f"{root}{stage}patch_embed/kernel"].shape[0]
             rows, columns = rows // patch, columns // patch
-            grids[f"params/{stage}pos_embed"] = (rows, columns)
+            grids[f"{root}{stage}pos_embed"] = (rows, columns)
     return grids
 
 
@@ -293,7 +396,7 @@ def _resize(
             continue
         if source != target:
             # The slot of a class token stands first and is left as it is. Each as its reference does it.
-            method = "bicubic" if path == "params/pos_embed" else "bilinear"
+            method = "bilinear" if "/stage" in path else "bicubic"
             grid = jnp.asarray(table[:, extra:].reshape(1, *source, shape[2]), jnp.float32)
             resampled = np.asarray(resize_grid(grid, target, method)).reshape(1, -1, shape[2])
             table = np.concatenate([table[:, :extra].astype(np.float32), resampled], axis=1)
@@ -330,6 +433,13 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def _unused(name: str, allowed: Sequence[str]) -> bool:
+    """Whether a tensor of a file or a path of a tree may stay unused."""
+    part = dialects.dense_part(name)
+    alias = f"{'neck' if part == 'neck' else 'head'}/{name}" if part else name.partition("/")[2]
+    return _matches(name, allowed) or (bool(alias) and _matches(alias, allowed))
+
+
 def _shapes_lines(problems: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> list[str]:
     return [f"{path} is {found}, here {here}" for path, found, here in problems]
 
@@ -341,6 +451,11 @@ def _few(items: Sequence[str]) -> str:
 
 def _last(path: str) -> str:
     return path.removeprefix("params/")
+
+
+def _module(name: str) -> str:
+    """The first module of a file's name, or of a tree's path without the collection."""
+    return name.split("/")[1] if "/" in name else name.split(".")[0]
 
 
 def _refusal(
@@ -363,8 +478,16 @@ def _refusal(
         for leaves, paths in ((wanted, True), (tensors, native))
     )
     exceptions = "list the exceptions in allow_missing and allow_unexpected"
-    if there is not None and (here is None or there.signature != here.signature):
-        return f"{text}. It looks like {there.signature}: create that model, or {exceptions}"
+    if names.is_dense(wanted):
+        exceptions = (
+            f"{exceptions}; allow_missing=['neck/*', 'head/*'] with allow_unexpected=['neck/*', 'head/*'] takes the "
+            "backbone alone"
+        )
+        if not native and (foreign := dialects.foreign_head(tensors)):
+            return f"{text}. Its head is {foreign}, which no model here has: {exceptions}"
+    other_head = there is not None and there.head and (here is None or there.head != here.head)
+    if there is not None and (other_head or here is None or there.signature != here.signature):
+        return f"{text}. It looks like {there}: create that model, or {exceptions}"
     if native:
         return f"{text}. Create the model with the name and settings in the run's config.json, or {exceptions}"
     return f"{text}. Take another file, or {exceptions}"

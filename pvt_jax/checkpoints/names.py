@@ -1,8 +1,9 @@
 """Names and layouts of parameters: from a path in our trees to the reference's name, and back.
 
 A path is ``COLLECTION/MODULE/…/LEAF``, as ``params/stage1/block0/attn/q/kernel``. The reference names are those of
-whai362/PVT (PVT v1 and v2, which MiT shares), of timm (ViT) and of torchvision (ResNet). Which family a tree belongs
-to is read from the tree itself, so that a model of any size has names.
+whai362/PVT (PVT v1 and v2, which MiT shares), of timm (ViT) and of torchvision (ResNet). A dense model has a part more
+at the front of a path, ``params/backbone/stage1/…``, beside ``neck`` and ``head``, and mmsegmentation's names. Which
+family and head a tree belongs to is read from the tree itself, so that a model of any size has names.
 """
 
 import re
@@ -67,6 +68,76 @@ TABLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 
+# Names of mmsegmentation, by paths from the part on. Levels 2 to 5 are its 0 to 3; every other place of a branch of
+# Semantic FPN is an upsampling, which has no parameters.
+_NECK = tuple(
+    row
+    for level in range(4)
+    for row in (
+        (f"neck/lateral_c{level + 2}", f"neck.lateral_convs.{level}.conv"),
+        (f"neck/output_p{level + 2}", f"neck.fpn_convs.{level}.conv"),
+    )
+)
+_SEMANTIC_FPN = tuple(
+    (f"head/branch_p{level + 2}/{ours}{j}", f"decode_head.scale_heads.{level}.{2 * j}.{theirs}")
+    for level in range(4)
+    for j in range(max(level, 1))
+    for ours, theirs in (("conv", "conv"), ("norm", "bn"))
+)
+
+
+class Head(NamedTuple):
+    """What is known of a dense head's tree and of the files of others.
+
+    Attributes:
+      mark: the path that only this head has.
+      classifier: the path of its weights by class, and the axis of the classes.
+      rows: its names; empty if no files of others are read, as their numbers would stand for something else.
+      unused: a module of those files that takes no part.
+    """
+
+    mark: str
+    classifier: tuple[str, int]
+    rows: tuple[tuple[str, str], ...] = ()
+    unused: str | None = None
+
+    def takes_no_part(self, name: str) -> bool:
+        """Whether a file's tensor is of the module that takes no part."""
+        return self.unused is not None and f".{name}".rpartition(".")[0].endswith(f".{self.unused}")
+
+
+_LINEAR_CLASSIFIER = ("params/head/classifier/kernel", 1)
+HEADS: dict[str, Head] = {
+    "semantic_fpn": Head(
+        "params/head/branch_p2/conv0/kernel",
+        _LINEAR_CLASSIFIER,
+        (*_SEMANTIC_FPN, ("head/classifier", "decode_head.conv_seg")),
+    ),
+    "segformer": Head(
+        "params/head/linear_c2/kernel",
+        _LINEAR_CLASSIFIER,
+        (
+            *((f"head/linear_c{level + 1}", f"decode_head.linear_c{level}.proj") for level in range(1, 5)),
+            ("head/fuse", "decode_head.linear_fuse.conv"),
+            ("head/norm", "decode_head.linear_fuse.bn"),
+            ("head/classifier", "decode_head.linear_pred"),
+        ),
+        # Every decoder of mmsegmentation makes this classifier. The SegFormer of 2021 then made another.
+        "decode_head.conv_seg",
+    ),
+    "trans2seg": Head("params/head/class_queries", ("params/head/class_queries", 1)),
+}
+# Linear maps here, convolutions of side 1 there.
+_POINTWISE = re.compile(r"params/(neck/lateral_c\d|head/(fuse|classifier))/kernel")
+
+# Begin the reference names of what a backbone without classifier lacks.
+_CLASSIFIER = {
+    "pvt": ("head.", "norm.", "cls_token"),
+    "pvt_v2": ("head.",),
+    "vit": ("head.",),
+    "resnet": ("fc.",),
+}
+
 # The path that only this family has.
 _MARKS = {
     "pvt": "params/stage1/pos_embed",
@@ -85,18 +156,53 @@ class Entry(NamedTuple):
     of: int = 1
 
 
+def is_dense(paths: Iterable[str]) -> bool:
+    """Whether a tree with these paths is that of a dense model: a backbone with a head, or with neck and head."""
+    return any(path.startswith("params/backbone/") for path in paths)
+
+
+def part_of(path: str) -> str:
+    """Of a dense model's path: ``backbone``, ``neck`` or ``head``."""
+    return path.split("/")[1]
+
+
+def in_dense(path: str) -> str:
+    """Where a dense model has what a model of the backbone alone has at ``path``."""
+    return path.replace("/", "/backbone/", 1)
+
+
+def in_backbone(path: str) -> str:
+    """The inverse of ``in_dense``."""
+    return path.replace("/backbone/", "/", 1)
+
+
 def family_of(paths: Iterable[str]) -> str | None:
-    """The family (a key of ``TABLES``) that a tree with these paths belongs to; None if it is none of them."""
+    """The family (a key of ``TABLES``) that a tree with these paths, or its backbone, belongs to; None if to none."""
     have = set(paths)
-    return next((family for family, mark in _MARKS.items() if mark in have), None)
+    return next((family for family, mark in _MARKS.items() if mark in have or in_dense(mark) in have), None)
+
+
+def head_of(paths: Iterable[str]) -> str | None:
+    """The head (a key of ``HEADS``) of a dense model with these paths; None if it is none of them."""
+    have = set(paths)
+    return next((name for name, head in HEADS.items() if head.mark in have), None)
+
+
+def is_of_classifier(name: str, family: str) -> bool:
+    """Whether a reference name is of what a backbone has only to classify."""
+    return name.startswith(_CLASSIFIER[family])
 
 
 def entry_of(path: str, family: str) -> Entry | None:
-    """Where the reference keeps what our tree has at ``path``; None if it has no such parameter."""
+    """Where the reference keeps what our tree has at ``path``; None if it has no such parameter.
+
+    ``family`` is a key of ``TABLES``, or ``neck`` or a key of ``HEADS`` for paths in these parts of a dense model.
+    """
+    rows = _NECK if family == "neck" else HEADS[family].rows if family in HEADS else TABLES[family]
     inner = path.partition("/")[2]
     module, _, leaf = inner.rpartition("/")
-    name = _match(inner, family)
-    if name is None and leaf in _LEAVES and (name := _match(module, family)) is not None:
+    name = _match(inner, rows)
+    if name is None and leaf in _LEAVES and (name := _match(module, rows)) is not None:
         name = f"{name}.{_LEAVES[leaf]}"
     if name is None:
         return None
@@ -105,15 +211,29 @@ def entry_of(path: str, family: str) -> Entry | None:
     return Entry(name)
 
 
-def _match(path: str, family: str) -> str | None:
-    for pattern, name in TABLES[family]:
+def reference_entry(path: str, family: str, head: str | None, dense: bool) -> Entry | None:
+    """As ``entry_of``, of any path of a tree, dense or not."""
+    if not dense:
+        return entry_of(path, family)
+    if part_of(path) == "neck":
+        return entry_of(path, "neck")
+    if part_of(path) == "head":
+        return entry_of(path, head) if head else None
+    entry = entry_of(in_backbone(path), family)
+    return entry and entry._replace(name=f"backbone.{entry.name}")
+
+
+def _match(path: str, rows: tuple[tuple[str, str], ...]) -> str | None:
+    for pattern, name in rows:
         if found := re.fullmatch(pattern, path):
             return found.expand(name)
     return None
 
 
-def to_leaf(tensor: np.ndarray, path: str, entry: Entry) -> np.ndarray:
-    """A tensor of the reference in the layout of our leaf; its bits are moved, none is changed."""
+def to_leaf(tensor: np.ndarray, path: str, entry: Entry, ndim: int) -> np.ndarray:
+    """A tensor of the reference in the layout of our leaf of ``ndim`` axes; its bits are moved, none is changed."""
+    if ndim == 2 and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+        tensor = tensor[:, :, 0, 0]
     if entry.of > 1 and tensor.ndim and tensor.shape[0] % entry.of == 0:
         part = tensor.shape[0] // entry.of
         tensor = tensor[entry.start * part : entry.stop * part]
@@ -129,6 +249,8 @@ def from_leaf(leaf: np.ndarray, path: str) -> np.ndarray:
     """The inverse of ``to_leaf``, but for the parts, which are rows of the result."""
     if path.endswith("/kernel"):
         leaf = leaf.T if leaf.ndim == 2 else leaf.transpose(3, 2, 0, 1)
+    if _POINTWISE.fullmatch(path):
+        leaf = leaf[:, :, None, None]
     if path.endswith("/count"):
         leaf = leaf.astype(np.int64)
     return np.array(leaf, order="C")
@@ -155,18 +277,24 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def to_state_dict(variables: Any) -> dict[str, np.ndarray]:
     """Variables of a model as the reference's state dict: its names, layouts and integer types, every bit kept.
 
+    Those of a dense model get mmsegmentation's names.
+
     Raises:
-      UserError: the tree is not that of a backbone with its classifier, or a parameter has no name in the reference.
+      UserError: the reference has no names for this backbone or head, or a parameter has none.
     """
     leaves = flatten(variables)
-    family = family_of(leaves)
+    family, head, dense = family_of(leaves), head_of(leaves), is_dense(leaves)
     if family is None:
         raise UserError(f"the reference has no names for this model: none of {', '.join(TABLES)} has its parameters")
     parts: dict[str, dict[int, np.ndarray]] = {}
     for path, leaf in leaves.items():
-        entry = entry_of(path, family)
+        entry = reference_entry(path, family, head, dense)
         if entry is None:
-            raise UserError(f"the reference has no name for {path}: only a backbone with its classifier has names")
+            named = ", ".join(name for name, head in HEADS.items() if head.rows)
+            raise UserError(
+                f"the reference has no name for {path}: only a backbone with its classifier, or with a head of "
+                f"{named}, has names. Write a folder in place of a file"
+            )
         parts.setdefault(entry.name, {})[entry.start] = from_leaf(np.asarray(leaf), path)
     return {
         name: found[0] if len(found) == 1 else np.concatenate([found[start] for start in sorted(found)])

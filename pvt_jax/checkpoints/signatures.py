@@ -34,12 +34,18 @@ class Recognised(NamedTuple):
     """What a file says by itself; ``num_classes`` and ``image_size`` (height, width) are None if it does not.
 
     ``positions`` are the slots of its first position table, without those of tokens, and the side of a patch of it.
+    ``head`` is that of a dense model, a key of ``names.HEADS``; None if it has none of them.
     """
 
     signature: Signature
     num_classes: int | None
     image_size: tuple[int, int] | None
     positions: tuple[int, int] | None = None
+    head: str | None = None
+
+    def __str__(self) -> str:
+        """The names of the models of these sizes, or the sizes, and of its head."""
+        return f"{self.signature} with a {self.head} head" if self.head else str(self.signature)
 
     def may_be_for(self, image_size: tuple[int, int]) -> bool:
         """Whether the position table, if there is one, has a slot for each patch of images of this size."""
@@ -90,6 +96,7 @@ def recognise(shapes: Shapes, *, native: bool = False) -> Recognised | None:
 
     ``shapes`` are by name of any dialect, or by path in our trees if ``native``.
     """
+    head, num_classes = dense_head(shapes, native=native)
     if native:
         shapes = _reference_shapes(shapes)
     best: Recognised | None = None
@@ -98,10 +105,10 @@ def recognise(shapes: Shapes, *, native: bool = False) -> Recognised | None:
             whole = {name: shapes[parts[0]] for name, parts in reading.sources.items() if len(parts) == 1}
             signature = signature_of(whole, family)
             if signature and (best is None or sum(signature.depths) > sum(best.signature.depths)):
-                head = whole.get("fc.weight" if family == "resnet" else "head.weight")
+                linear = whole.get("fc.weight" if family == "resnet" else "head.weight")
                 positions = _positions(whole, family)
-                best = Recognised(signature, head[0] if head else None, _image_size(positions), positions)
-    return best
+                best = Recognised(signature, linear[0] if linear else None, _image_size(positions), positions)
+    return best._replace(head=head, num_classes=num_classes) if best and head else best
 
 
 def signature_of(shapes: Shapes, family: str) -> Signature | None:
@@ -127,6 +134,23 @@ def signature_of(shapes: Shapes, family: str) -> Signature | None:
     return Signature(family, depths, dims, (*ratios, int("block4.0.attn.sr.weight" in shapes)))
 
 
+def dense_head(shapes: Shapes, *, native: bool = False) -> tuple[str | None, int | None]:
+    """The head of a dense model with tensors of these shapes, a key of ``names.HEADS``, and its number of classes."""
+    if native:
+        head = names.head_of(shapes)
+        path, axis = names.HEADS[head].classifier if head else ("", 0)
+        return head, shapes[path][axis] if len(shapes.get(path, ())) > axis else None
+    for head, known in names.HEADS.items():
+        mark, classifier = (names.entry_of(path, head) for path in (known.mark, known.classifier[0]))
+        if mark is None or classifier is None:
+            continue
+        for reading in readings(shapes.keys(), head):
+            if mark.name in reading.complete:
+                found = reading.sources.get(classifier.name)
+                return head, shapes[found[0]][0] if found and shapes[found[0]] else None
+    return None, None
+
+
 def _count(pattern: str, shapes: Shapes, start: int = 0) -> int:
     number = 0
     while pattern.format(number + start) in shapes:
@@ -150,10 +174,10 @@ def _positions(shapes: Shapes, family: str) -> tuple[int, int] | None:
 
 
 def _reference_shapes(shapes: Shapes) -> Shapes:
-    family = names.family_of(shapes)
+    family, head, dense = names.family_of(shapes), names.head_of(shapes), names.is_dense(shapes)
     found: dict[str, tuple[int, ...]] = {}
     for path, shape in shapes.items():
-        if family and (entry := names.entry_of(path, family)):
+        if family and (entry := names.reference_entry(path, family, head, dense)):
             kernel = path.endswith("/kernel")
             found[entry.name] = tuple(shape[i] for i in (3, 2, 0, 1)) if len(shape) == 4 and kernel else shape
             if len(shape) == 2 and kernel:

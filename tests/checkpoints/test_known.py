@@ -15,7 +15,7 @@ import pytest
 from pvt_jax.checkpoints import known
 from pvt_jax.checkpoints.known import KNOWN, KnownWeights, cache_folder, fetch_known
 from pvt_jax.errors import UserError
-from pvt_jax.models import list_models
+from pvt_jax.models import list_heads, list_models
 
 CONTENT = bytes(range(256)) * 9000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -121,7 +121,8 @@ def test_every_pyramid_has_weights_and_only_those_of_mit_are_not_free():
     pyramids = {name for name in list_models() if name.startswith(("pvt_", "mit_", "resnet"))}
     assert pyramids - named == {"pvt_huge_v2"}  # Its authors published the code alone.
     for name, row in KNOWN.items():
-        assert row.non_commercial == name.startswith("mit_") == ("NON-COMMERCIAL" in row.licence), name
+        assert row.non_commercial == row.model.startswith("mit_") == ("NON-COMMERCIAL" in row.licence), name
+        assert bool(row.head) == name.startswith("segformer_") and row.head in ("", *list_heads()), name
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

@@ -240,10 +240,16 @@ def test_the_image_size_in_a_file(toy, tmp_path):
 
 def test_a_known_name(toy, tmp_path, monkeypatch):
     write_safetensors(tmp_path / "cached.safetensors", toy[1], {})
-    monkeypatch.setattr(load, "KNOWN", {"some/name": SimpleNamespace(model="vit_tiny_patch16")})
-    monkeypatch.setattr(load, "fetch_known", lambda name: tmp_path / {"some/name": "cached.safetensors"}[name])
+    known = {"some/name": SimpleNamespace(model="vit_tiny_patch16", head="")}
+    known["dense"] = SimpleNamespace(model="mit_b0", head="segformer")
+    monkeypatch.setattr(load, "KNOWN", known)
+    monkeypatch.setattr(
+        load, "fetch_known", lambda name: tmp_path / {"some/name": "cached.safetensors"}.get(name, "dense")
+    )
     assert_holds("some/name", toy)
     assert load.open_source("some/name").model == {"name": "vit_tiny_patch16"}
+    write_safetensors(tmp_path / "dense", toy[1], {})
+    assert load.open_source("dense").model == {"name": "mit_b0", "head": "segformer"}
 
 
 def test_a_file_that_shares_its_name_with_known_weights_comes_first(toy, tmp_path, monkeypatch):
