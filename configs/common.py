@@ -1,4 +1,4 @@
-"""What several configs share. A config names what its experiment chooses; pvt_jax/config.py has all keys."""
+"""What several configs share. A config names what its experiment chooses; pvt_jax/config_keys.py has all keys."""
 
 from ml_collections import ConfigDict
 
@@ -60,5 +60,48 @@ def imagenet(model: str, drop_path_rate: float, clip_norm: float) -> ConfigDict:
                 "warmup_learning_rate": 1e-6,
                 "final_learning_rate": 1e-5,
             },
+        }
+    )
+
+
+def model_and_variant(path: str, arg: str, example: str, variants: tuple[str, ...]) -> tuple[str, str]:
+    """(model, variant or "") of an argument ``MODEL`` or ``MODEL,VARIANT``; raises if it is neither."""
+    model, _, variant = arg.partition(",")
+    if not model:
+        raise UserError(f"{path} needs a model: give one of the README's table, as --config {path}:{example}")
+    if variant and variant not in variants:
+        raise UserError(f"{path} knows no {variant!r}: after the model may stand {', '.join(variants)}, or nothing")
+    return model, variant
+
+
+def ade20k(model: str, head: str, side: int = 512) -> ConfigDict:
+    """ADE20K as MMSegmentation trains on it, without batch size, length and optimizer; crops have this ``side``."""
+    return ConfigDict(
+        {
+            "task": "segmentation",
+            "log_every_steps": 50,
+            # The backbone is the classifier's; its position tables stay those of 224².
+            "init": {"checkpoint": model},
+            "model": {
+                "name": model,
+                "num_classes": 150,
+                "image_size": 224,
+                "drop_path_rate": 0.1,
+                "dtype": "bfloat16",
+            },
+            "head": {"name": head},
+            "data": {"source": "ade20k", "workers": 8, "threads": 2},
+            "segmentation": {
+                "scale": (2048, side),
+                "scale_range": (0.5, 2.0),
+                "crop_size": (side, side),
+                "largest_share": 0.75,
+                # The reference divides by the number of all pixels, though ignored ones add nothing.
+                "loss_average": "all",
+                "window": (side, side),
+                "window_stride": (side * 3 // 4 // 32 * 32,) * 2,
+            },
+            "evaluation": {"every_steps": 4000},
+            "checkpoint": {"every_steps": 2000},
         }
     )

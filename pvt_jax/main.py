@@ -75,7 +75,7 @@ def _last_line(result: object, flags: argparse.Namespace) -> str:
             f"stopped by {loop.stop_reason(result)} and saved at step {result.step} in {flags.workdir}: "
             "run the same command to go on"
         )
-    numbers = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
+    numbers = loop.headline(result.metrics)
     if flags.mode == "eval":
         return f"evaluated: step {result.step}  {numbers}  of {flags.workdir}"
     return f"done: step {result.step}  {numbers}  in {flags.workdir} (metrics.jsonl, checkpoints/, tensorboard/)"

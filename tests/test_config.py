@@ -57,6 +57,7 @@ def images(tmp_path) -> Path:
         for name in ("cat", "dog"):
             (tmp_path / "images" / split / name).mkdir(parents=True)
             (tmp_path / "images" / split / name / "1.jpg").write_bytes(b"image")
+    (tmp_path / "images" / "classes.txt").write_text("sky\nroad\ncar\n")
     return tmp_path / "images"
 
 
@@ -71,6 +72,10 @@ SIZES = {
 }
 
 
+# Configs that take a model, and the variants that may follow it.
+DENSE = {"semantic_fpn": ("pvt_small", "paper"), "segformer": ("mit_b0", "cityscapes"), "trans2seg": ("pvt_small", "")}
+
+
 def model_of(stem: str, size: str) -> str:
     return f"{stem}{size}" if stem == "resnet" else f"{stem}_{size}"
 
@@ -78,7 +83,9 @@ def model_of(stem: str, size: str) -> str:
 def spec_of(path: Path, images: Path) -> str:
     if path.stem in SIZES:
         return f"{path}:{SIZES[path.stem][0]}"
-    return f"{path}:{images}" if path.stem in ("folder", "finetune") else str(path)
+    if path.stem in DENSE:
+        return f"{path}:{DENSE[path.stem][0]}"
+    return f"{path}:{images}" if path.stem in ("folder", "finetune", "segmentation_folder") else str(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -108,9 +115,22 @@ def test_arguments_are_used_or_refused(path, images):
         for spec, said in ((f"{path}:surprise", "knows no 'surprise'"), (str(path), "needs a size")):
             with pytest.raises(UserError, match=f"configs/{path.name} {said}: give one of {names}, as {example}"):
                 config_lib.load(spec)
-    elif path.stem in ("folder", "finetune", "cifar10"):
+    elif path.stem in DENSE:
+        model, variant = DENSE[path.stem]
+        assert config_lib.load(f"{path}:pvt_v2_b1").model.name == "pvt_v2_b1"
+        if variant:
+            plain, varied = (
+                leaves(config_lib.load(f"{path}:{arg}").to_dict()) for arg in (model, f"{model},{variant}")
+            )
+            assert plain != varied and varied["model.name"] == model
+        with pytest.raises(UserError, match=f"needs a model: .* as --config configs/{path.name}:{model}$"):
+            config_lib.load(str(path))
+        with pytest.raises(UserError, match=f"configs/{path.name} knows no 'surprise'"):
+            config_lib.load(f"{path}:{model},surprise")
+    elif path.stem in ("folder", "finetune", "cifar10", "segmentation_folder"):
         config = config_lib.load(f"{path}:{images}")
-        assert config.data.source == "folder" and config.data.root == str(images)
+        assert config.data.source == ("label_folder" if path.stem == "segmentation_folder" else "folder")
+        assert config.data.root == str(images)
     else:
         with pytest.raises(UserError, match=f"configs/{path.name} takes no argument, but got 'surprise'"):
             config_lib.load(f"{path}:surprise")
@@ -124,6 +144,18 @@ def test_configs_of_a_folder_count_classes_and_want_a_folder(images, name):
         config_lib.load(f"{ROOT}/configs/{name}.py")
     with pytest.raises(UserError, match="nowhere"):
         config_lib.load(f"{ROOT}/configs/{name}.py:/nowhere")
+
+
+def test_the_config_of_a_segmentation_folder_counts_names_or_is_told(images):
+    path = f"{ROOT}/configs/segmentation_folder.py"
+    assert config_lib.load(f"{path}:{images}").model.num_classes == 3
+    assert config_lib.load(f"{path}:{images / 'train'},11").model.num_classes == 11
+    with pytest.raises(
+        UserError, match=r"^no classes.txt in .*/train: write one, .*segmentation_folder.py:.*/train,11$"
+    ):
+        config_lib.load(f"{path}:{images / 'train'}")
+    with pytest.raises(UserError, match=r"^give the folder of your images: --config configs/segmentation_folder.py:FO"):
+        config_lib.load(path)
 
 
 # The numbers of the paper's recipe, at its global batch of 1024. Written out, not imported: this is the reference.
@@ -221,7 +253,8 @@ def test_configs_share_code_from_any_folder(tmp_path, monkeypatch):
 
 def test_defaults_are_complete_and_pass_the_check():
     config_lib.check(config_lib.defaults())
-    assert {key for key, value in DEFAULTS.items() if value is None} == {"steps"}
+    steps = {"steps", "optimizer.warmup_steps", "evaluation.every_steps", "evaluation.batch_size"}
+    assert {key for key, value in DEFAULTS.items() if value is None} == steps
 
 
 @pytest.mark.parametrize(
@@ -323,12 +356,29 @@ def test_written_values_are_read_back(batch_size, rate, size, root):
         ("optimizer.layer_decay=1.01", "optimizer.layer_decay must be above 0 and at most 1, but is 1.01"),
         ("optimizer.frozen=stage1", "optimizer.frozen must be one of empty, backbone, but is 'stage1'"),
         ("init.allow_missing=head/*", "config key 'init.allow_missing' takes a tuple, not 'head/*'"),
+        ("optimizer.schedule=step", "optimizer.schedule must be one of cosine, poly, but is 'step'"),
+        ("optimizer.decayed=none", "optimizer.decayed must be one of matrices, all_but_norms, all, but is 'none'"),
+        ("optimizer.warmup_steps=-1", "optimizer.warmup_steps must not be below 0, but is -1"),
+        ("evaluation.every_steps=0", "evaluation.every_steps must be above 0, but is 0"),
+        ("segmentation.crop_size=(512.0,512)", "segmentation.crop_size must be 2 numbers that are not negative"),
+        ("segmentation.test_ratios=()", "segmentation.test_ratios must be numbers above 0, as (0.75, 1.0), but is ()"),
+        ("task=detection", "unknown task 'detection': the tasks are classification, segmentation"),
+        ("task=segmentation", "is not read by task 'segmentation': leave it out"),
+        ("head.name=semantic_fpn", "head.name is not read by task 'classification': leave it out, or set the task"),
+        ("segmentation.photometric=False", "segmentation.photometric is not read by task 'classification'"),
         ("init.allow_missing=(1,)", "init.allow_missing must be patterns, as \"('head/*',)\", but is (1,)"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(text, expected):
     found = message(text)
     assert expected in found and "\n" not in found
+
+
+def test_a_dense_task_needs_a_head():
+    config = config_lib.defaults()
+    config.task = "segmentation"
+    with pytest.raises(UserError, match="^task 'segmentation' needs a head: set head.name, as --config.head.name="):
+        config_lib.check(config)
 
 
 def test_epochs_do_not_matter_where_steps_are_given():
@@ -401,13 +451,18 @@ def test_every_key_is_free_or_fixed_on_resume(key):
         "accumulation_steps",
         "log_every_steps",
         "mesh.fsdp",
+        "evaluation.batch_size",
         "evaluation.every_epochs",
+        "evaluation.every_steps",
+        "evaluation.pictures",
         "init.checkpoint",
         "model.remat",
         "model.scan",
     }
     free |= {"checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_best"}
-    free |= {"data.on_corrupt", "data.root", "data.threads", "data.workers"}
+    free |= {"data.check", "data.on_corrupt", "data.root", "data.threads", "data.workers"}
+    free |= {f"segmentation.{name}" for name in ("test_flip", "test_mode", "test_ratios", "test_shapes")}
+    free |= {"segmentation.window", "segmentation.window_stride"}
     old, new = config_lib.defaults().to_dict(), config_lib.defaults().to_dict()
     *sections, last = key.split(".")
     section = new
@@ -455,7 +510,7 @@ def keys_read(tree: ast.AST, known: set[str]) -> Iterator[str]:
 def all_keys_read() -> set[str]:
     found: set[str] = set()
     for path in (ROOT / "pvt_jax").rglob("*.py"):
-        if path.name == "config.py":
+        if path.name in ("config.py", "config_keys.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from orbax.checkpoint import v1 as ocp
 from pvt_jax import main
 from pvt_jax.tasks.classification import Classification
 from tests.helpers.command import arguments, finish, records, start
+from tests.helpers.runs import assert_same_end, being_saved, final_state, kill_when, losses, saved_steps, wait_until
 
 STEPS = 24
 
@@ -35,16 +35,6 @@ def flags_of(workdir, **overrides):
     return arguments(workdir, **options)
 
 
-def final_state(workdir):
-    """All arrays of the last checkpoint, read by Orbax alone."""
-    saved = ocp.load_checkpointables(str(workdir / "checkpoints" / str(STEPS)))
-    return {name: jax.tree.map(np.asarray, tree) for name, tree in saved.items() if name != "metrics"}
-
-
-def losses(workdir):
-    return np.array([record["loss"] for record in records(workdir)])
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The workdir of the run that nothing disturbed."""
@@ -54,34 +44,8 @@ def whole(tmp_path_factory):
     return workdir
 
 
-def assert_same_end(workdir, whole):
-    expected, found = final_state(whole), final_state(workdir)
-    assert set(expected) == {"params", "ema_params", "opt_state"}
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-    np.testing.assert_array_equal(losses(workdir), losses(whole))
-    assert [record["step"] for record in records(workdir)] == list(range(1, STEPS + 1))
-    assert records(workdir, "eval") == records(whole, "eval")
-
-
-def saved_steps(workdir):
-    folder = workdir / "checkpoints"
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
-
-
-def being_saved(workdir):
-    folder = workdir / "checkpoints"
-    return folder.is_dir() and any("tmp" in path.name for path in folder.iterdir())
-
-
-def wait_until(condition, process):
-    deadline = time.monotonic() + 240
-    while not condition() and process.poll() is None:
-        assert time.monotonic() < deadline, "nothing happened for four minutes"
-        time.sleep(0.0005)
-
-
 def test_the_run_learns(whole):
+    assert set(final_state(whole, STEPS)) == {"params", "ema_params", "opt_state"}
     found = losses(whole)
     assert len(found) == STEPS and np.isfinite(found).all()
     evaluations = records(whole, "eval")
@@ -98,15 +62,11 @@ def test_killed_three_times_and_resumed_to_the_bit(whole, tmp_path):
         lambda: (saved_steps(workdir) or [0])[-1] >= 18,
     )
     for moment in moments:
-        process = start(flags_of(workdir))
-        wait_until(moment, process)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
+        kill_when(moment, start(flags_of(workdir)))
     before = saved_steps(workdir)[-1]
     _, err = finish(start(flags_of(workdir)))
     assert f"resuming after step {before}" in err
-    assert_same_end(workdir, whole)
+    assert_same_end(workdir, whole, STEPS)
 
 
 def test_preempted_saves_and_exits_143(whole, tmp_path):
@@ -119,7 +79,7 @@ def test_preempted_saves_and_exits_143(whole, tmp_path):
     step = saved_steps(workdir)[-1]
     assert f"stopped by SIGTERM and saved at step {step}" in out and "Traceback" not in err
     finish(start(flags))
-    assert_same_end(workdir, whole)
+    assert_same_end(workdir, whole, STEPS)
 
 
 def test_preempted_in_the_last_evaluation_makes_up_for_it(tmp_path, monkeypatch):
@@ -186,7 +146,7 @@ def test_two_processes_equal_one(whole, tmp_path):
 def test_worker_processes_change_nothing(whole, tmp_path):
     """Also that the command, unlike the tests, has to get absl's flags parsed by itself."""
     finish(start(flags_of(tmp_path / "run", data__workers="2", steps=str(STEPS))))
-    assert_same_end(tmp_path / "run", whole)
+    assert_same_end(tmp_path / "run", whole, STEPS)
 
 
 def test_a_run_that_diverges_stops_and_says_so(tmp_path):

@@ -7,6 +7,10 @@ Prints a markdown table; 10 rounds of PVT-Tiny take about 2 minutes on two CPU c
 process for each framework lives through all rounds and runs only when it is asked to, so that both meet the same
 state of the machine. Both do the same work in float32 on random weights, with no dropout and no drop-path: ``infer``
 is the forward pass; ``train`` is cross-entropy, the gradients of all parameters and one AdamW step.
+
+A name with a plus is a backbone and a head of segmentation, 150 classes; its peer is Hugging Face's SegFormer-B0. Here
+``infer`` ends with scores at a quarter of the image's sides; ``train`` has the loss at its full size, and batch norms
+in training mode.
 """
 
 import argparse
@@ -33,22 +37,35 @@ def jax_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str
     import optax
 
     from pvt_jax.compilation import compiler_options
+    from pvt_jax.losses.segmentation import segmentation_cross_entropy
     from pvt_jax.models import create_model
 
-    model = create_model(arguments.model, image_size=arguments.image_size)
-    images = jax.random.normal(jax.random.key(0), (arguments.batch_size, *[arguments.image_size] * 2, 3))
-    labels = jax.random.randint(jax.random.key(1), (arguments.batch_size,), 0, 1000)
-    params = jax.jit(model.init, compiler_options=compiler_options("init"))(jax.random.key(2), images[:1])["params"]
+    name, _, head = arguments.model.partition("+")
+    side, batch = arguments.image_size, arguments.batch_size
+    images = jax.random.normal(jax.random.key(0), (batch, side, side, 3))
+    if head:
+        model = create_model(name, head=head, num_classes=CLASSES)
+        labels = jax.random.randint(jax.random.key(1), (batch, side, side), 0, CLASSES).astype("uint8")
+    else:
+        model = create_model(name, image_size=side)
+        labels = jax.random.randint(jax.random.key(1), (batch,), 0, 1000)
+    variables = jax.jit(model.init, compiler_options=compiler_options("init"))(jax.random.key(2), images[:1])
+    params, rest = variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
     optimizer = optax.adamw(1e-3, weight_decay=0.05)
 
-    def loss(params: Any, images: jax.Array) -> jax.Array:
-        logits: Any = model.apply({"params": params}, images, train=True)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    def loss(params: Any, rest: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+        if not head:
+            logits: Any = model.apply({"params": params}, images, train=True)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), rest
+        options: Any = {"train": True, "mutable": ["batch_stats"], "rngs": {"dropout": jax.random.key(3)}}
+        logits, rest = model.apply({"params": params, **rest}, images, **options)
+        losses, counts = segmentation_cross_entropy(logits, labels)
+        return losses.sum() / counts.sum(), rest
 
     def update(state: Any, images: jax.Array) -> tuple[Any, jax.Array]:
-        value, gradients = jax.value_and_grad(loss)(state[0], images)
+        (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(state[0], state[2], images)
         updates, optimizer_state = optimizer.update(gradients, state[1], state[0])
-        return (optax.apply_updates(state[0], updates), optimizer_state), value
+        return (optax.apply_updates(state[0], updates), optimizer_state, rest), value
 
     facts = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -56,12 +73,12 @@ def jax_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str
     }
     start = time.perf_counter()
     if arguments.mode == "infer":
-        forward = jax.jit(lambda params, images: model.apply({"params": params}, images))
-        compiled = forward.lower(params, images).compile(compiler_options("infer"))
+        forward = jax.jit(lambda variables, images: model.apply(variables, images))
+        compiled = forward.lower(variables, images).compile(compiler_options("infer"))
         facts["compile_seconds"] = time.perf_counter() - start
-        return lambda: compiled(params, images).block_until_ready(), facts
+        return lambda: compiled(variables, images).block_until_ready(), facts
 
-    state = [(params, optimizer.init(params))]
+    state = [(params, optimizer.init(params), rest)]
     compiled = jax.jit(update, donate_argnums=0).lower(state[0], images).compile(compiler_options("train"))
     facts["compile_seconds"] = time.perf_counter() - start
 
@@ -82,13 +99,19 @@ SIZES = {
     "pvt_v2_b1": ((2, 2, 2, 2), WIDE),
     "pvt_v2_b2": ((3, 4, 6, 3), WIDE),
 }
+SEGMENTERS = ("mit_b0+segformer", "pvt_tiny+semantic_fpn")
+CLASSES = 150  # of segmentation
 
 
 def peer(transformers: Any, name: str, image_size: int) -> Any:
-    """Hugging Face's model of this name, random weights, nothing dropped.
+    """Hugging Face's model of this name, or SegFormer-B0 for a segmenter; random weights, nothing dropped.
 
     The reference's epsilon is 1e-6 in blocks, 1e-5 after embeddings; one value here, which time does not feel.
     """
+    if name in SEGMENTERS:
+        dropped = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "drop_path_rate")
+        config = transformers.SegformerConfig(num_labels=CLASSES, **dict.fromkeys(dropped, 0.0))
+        return transformers.SegformerForSemanticSegmentation(config)
     depths, dims = SIZES[name]
     common = {
         "image_size": image_size,
@@ -117,7 +140,9 @@ def torch_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[s
 
     model = peer(transformers, arguments.model, arguments.image_size)
     images = torch.randn(arguments.batch_size, 3, arguments.image_size, arguments.image_size)
-    labels = torch.randint(0, 1000, (arguments.batch_size,))
+    segments = arguments.model in SEGMENTERS
+    shape = (arguments.batch_size, arguments.image_size, arguments.image_size) if segments else (arguments.batch_size,)
+    labels = torch.randint(0, CLASSES if segments else 1000, shape)
     facts = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "versions": f"torch {torch.__version__} ({torch.get_num_threads()} threads), "
@@ -136,7 +161,10 @@ def torch_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[s
     model.train()
 
     def backward() -> None:
-        torch.nn.functional.cross_entropy(model(images).logits, labels).backward()
+        if segments:
+            model(images, labels=labels).loss.backward()
+        else:
+            torch.nn.functional.cross_entropy(model(images).logits, labels).backward()
 
     def seconds_of_update(form: str) -> float:
         options: dict[str, Any] = {form: True}
@@ -187,7 +215,8 @@ def compare(arguments: argparse.Namespace, model: str, mode: str) -> dict[str, A
         command = [getattr(arguments, f"{framework}_python"), __file__, f"--worker={framework}", *flags]
         workers[framework] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         results[framework] = read(workers[framework]) | {"seconds": []}
-    assert results["jax"]["parameters"] == results["torch"]["parameters"], results
+    if model != "pvt_tiny+semantic_fpn":  # Its peer is another model.
+        assert results["jax"]["parameters"] == results["torch"]["parameters"], results
     for _ in range(arguments.rounds):
         for framework, worker in workers.items():
             time.sleep(0.3)  # the other framework's threads spin for a while after their last task
@@ -232,7 +261,10 @@ def main() -> None:
     parser.add_argument("--jax_python", default=sys.executable, help="interpreter of the environment with jax")
     parser.add_argument("--torch_python", default=sys.executable, help="interpreter with torch and transformers")
     parser.add_argument(
-        "--models", nargs="+", default=["pvt_tiny", "pvt_small", "pvt_v2_b0", "pvt_v2_b2"], choices=SIZES
+        "--models",
+        nargs="+",
+        default=["pvt_tiny", "pvt_small", "pvt_v2_b0", "pvt_v2_b2"],
+        choices=[*SIZES, *SEGMENTERS],
     )
     parser.add_argument("--modes", nargs="+", default=["infer", "train"], choices=["infer", "train"])
     parser.add_argument("--batch_size", type=int, default=16)

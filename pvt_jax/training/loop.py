@@ -54,7 +54,7 @@ def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Resu
     setup = Setup(config)
     # Before the data is looked at, which may take long. A run that goes on needs nothing but its own checkpoint.
     loaded = "" if _has_checkpoint(directory) else setup.read_initial()
-    description = setup.task.validate_data()
+    description = setup.task.validate_data(None if quiet else _say)
     # Written only now, so that a run that never began does not claim the folder.
     workdir.create(directory, config)
     schedule = Schedule.of(config, len(setup.task.train_source))
@@ -106,7 +106,7 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
         store.close()
     if state is None:
         raise UserError(f"no checkpoint in {directory}: train first")
-    return Result(int(state.step), setup.evaluator()(state) or {})
+    return Result(int(state.step), _metrics_of(setup, state))
 
 
 def _evaluate_initial(config: Config) -> Result:
@@ -114,10 +114,19 @@ def _evaluate_initial(config: Config) -> Result:
     loaded = setup.read_initial()
     setup.task.validate_data()
     setup.prepare_state(Schedule.of(config, len(setup.task.train_source)))
+    # A classifier that was replaced explains a bad number.
+    _say(loaded)
+    return Result(0, _metrics_of(setup, setup.initialise()))
+
+
+def _metrics_of(setup: Setup, state: TrainState) -> dict[str, float]:
+    found = setup.evaluator()(state)
+    return found.metrics if found else {}
+
+
+def _say(text: str) -> None:
     if jax.process_index() == 0:
-        # A classifier that was replaced explains a bad number.
-        print(loaded, file=sys.stderr, flush=True)
-    return Result(0, setup.evaluator()(setup.initialise()) or {})
+        print(text, file=sys.stderr, flush=True)
 
 
 def _has_checkpoint(directory: Path) -> bool:
@@ -207,7 +216,8 @@ class _Run:
         if not self.metrics and preemption.signal_number is not None:  # It cut the last evaluation off.
             return Result(self.step, self.metrics, preemption.signal_number)
         if not self.metrics:  # Nothing was left to do.
-            self.metrics = self.evaluator(self.state) or {}
+            found = self.evaluator(self.state)
+            self.metrics = found.metrics if found else {}
         return Result(self.step, self.metrics)
 
     def close(self) -> None:
@@ -266,14 +276,16 @@ class _Run:
 
     def _evaluate(self) -> dict[str, float] | None:
         """Metrics of this step, written and shown; None if a signal came in between: the time left is for saving."""
-        metrics = self.evaluator(self.state, lambda: self.preemption.signal_number is not None)
-        self.metrics = metrics or {}
-        if metrics is None:
+        found = self.evaluator(self.state, lambda: self.preemption.signal_number is not None)
+        self.metrics = found.metrics if found else {}
+        if found is None:
             return None
-        self._write(self.step, "eval", metrics)
-        self.display.say(f"step {self.step}: " + "  ".join(f"{name} {v:.4g}" for name, v in metrics.items()))
+        self._write(self.step, "eval", found.metrics)
+        if self.writer:
+            self.writer.write_pictures(self.step, found.pictures)
+        self.display.say(f"step {self.step}: {headline(found.metrics)}")
         self.window_start, self.window_step = time.monotonic(), self.step
-        return metrics
+        return found.metrics
 
     def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         if self.writer:
@@ -283,6 +295,11 @@ class _Run:
         if self.step != self.saved_step:
             self.store.save(self.step, self.state.to_items(), metrics)
             self.saved_step = self.step
+
+
+def headline(metrics: dict[str, float]) -> str:
+    """The metrics as text, without the details: those that have a slash in their names, as the classes' own."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "/" not in name)
 
 
 def exit_code(result: Result) -> int:

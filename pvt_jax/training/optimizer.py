@@ -1,11 +1,12 @@
-"""AdamW as the references use it: decay mask, warm-up and cosine, clipping, and a guard against non-finite updates.
+"""AdamW as the references use it: decay mask, warm-up and schedule, clipping, and a guard against non-finite updates.
 
-For fine-tuning also learning rates by layer, and parameters that are not trained at all.
+For fine-tuning and dense tasks also learning rates by layer or part, and parameters that are not trained at all.
 """
 
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,28 +41,55 @@ def warmup_cosine(peak: float, initial: float, final: float, warmup_steps: int, 
     return schedule
 
 
-def decay_mask(params: Tree) -> Tree:
-    """True where weight decay applies: not on 1-d parameters (biases, norms) and not on the class token.
+def warmup_poly(
+    peak: float, initial: float, final: float, warmup_steps: int, total_steps: int, power: float
+) -> Schedule:
+    """Learning rate by step: ``final`` + (``peak`` - ``final``) · (1 - step / ``total_steps``) ^ ``power``.
 
-    PVT decays the position tables of its stages; ViT's one table is not decayed, as in DeiT (arXiv 2012.12877).
+    During the warm-up it goes from ``initial`` to that curve, in equal shares a step, as in MMSegmentation.
+    """
+
+    def schedule(step: Any) -> jax.Array:
+        left = jnp.maximum(1.0 - step / total_steps, 0.0)
+        curve = final + (peak - final) * left**power
+        share = jnp.minimum(step / max(warmup_steps, 1), 1.0) if warmup_steps else 1.0
+        return (initial + (curve - initial) * share).astype(jnp.float32)
+
+    return schedule
+
+
+def decay_mask(params: Tree, decayed: str = "matrices") -> Tree:
+    """True where weight decay applies.
+
+    ``decayed``: ``"matrices"`` as in the classifiers' recipes: not on 1-d parameters (biases, norms) and not on the
+    class token; PVT decays the position tables of its stages, ViT's one table is not decayed, as in DeiT (arXiv
+    2012.12877). ``"all_but_norms"`` as in SegFormer's (arXiv 2105.15203), ``"all"`` as in Semantic FPN's.
     """
 
     def decays(path: tuple[Any, ...], leaf: Any) -> bool:
-        return leaf.ndim > 1 and path[-1].key != "cls_token" and [part.key for part in path] != ["pos_embed"]
+        names = [part.key for part in path if part.key != "backbone"]
+        if decayed == "matrices":
+            return leaf.ndim > 1 and names[-1] != "cls_token" and names != ["pos_embed"]
+        return decayed == "all" or not any("norm" in name for name in names)
 
     return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def part_of(path: list[str]) -> str:
+    """``"backbone"``, ``"neck"`` or ``"head"``: where a parameter belongs; a classifier's is told by its path too."""
+    return path[0] if path[0] in ("neck", "head") else "backbone"
 
 
 def split(params: Tree, frozen: str) -> tuple[Tree, Tree]:
     """(what is trained, what is not) of ``params``; ``{**trained, **fixed}`` is the whole again.
 
-    ``frozen`` is empty for nothing, or ``"backbone"`` for everything but the head. The branches are told apart by their
-    names at the top, so that gradients, moments and decay are never made for what is not trained.
+    ``frozen`` is empty for nothing, or ``"backbone"`` for everything but neck and head. The branches are told apart by
+    their names at the top, so that gradients, moments and decay are never made for what is not trained.
     """
     if not frozen:
         return params, {}
-    trained = {name: branch for name, branch in params.items() if name == "head"}
-    return trained, {name: branch for name, branch in params.items() if name != "head"}
+    trained = {name: branch for name, branch in params.items() if part_of([name]) != frozen}
+    return trained, {name: branch for name, branch in params.items() if part_of([name]) == frozen}
 
 
 def layer_numbers(params: Tree) -> Tree:
@@ -71,23 +99,25 @@ def layer_numbers(params: Tree) -> Tree:
     table and class token (in a ResNet the stem), i + 1 the block i, and L + 1 the final norm and the head. A pyramid's
     blocks are numbered through its stages. A later stage's patch embedding, position table and norms, and in all stages
     the norm at the end, belong to the layer of the stage's first block; so does the class token, which PVT v1 adds in
-    its last stage.
+    its last stage. What stands on the backbone of a dense model, neck and head, is of layer L + 1.
 
     Raises:
       UserError: a parameter lies at a path for which there is no rule.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [[part.key for part in path] for path, _ in leaves]
+    paths = [path[1:] if path[0] == "backbone" else path for path in paths]
     # Without stages (ViT) all blocks are of stage 0.
-    blocks = sorted({place for place in map(_place, paths) if place[1] is not None})
-    stages = sorted({stage for stage, _ in map(_place, paths) if stage > 0})
+    places = [_place(path) for path in paths if part_of(path) == "backbone"]
+    blocks = sorted({place for place in places if place[1] is not None})
+    stages = sorted({stage for stage, _ in places if stage > 0})
 
     def number(path: list[str]) -> int:
+        if path[0] == "norm" or part_of(path) != "backbone":
+            return len(blocks) + 1
         stage, block = _place(path)
         if block is not None:
             return blocks.index((stage, block)) + 1
-        if path[0] in ("norm", "head"):
-            return len(blocks) + 1
         if path[0] == "cls_token" and stages:
             stage = stages[-1]
         if stage > 0 and (stage > stages[0] or path[1] == "norm"):
@@ -117,6 +147,18 @@ def scale_by_layer(decay: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
+def scale_by_part(multipliers: dict[str, float]) -> optax.GradientTransformation:
+    """Multiply the update of each parameter by that of its part, see ``part_of``; 1 for a part that is not named."""
+
+    def update(updates: Tree, params: Tree = None) -> Tree:
+        def scaled(path: tuple[Any, ...], change: jax.Array) -> jax.Array:
+            return change * multipliers.get(part_of([part.key for part in path]), 1.0)
+
+        return jax.tree_util.tree_map_with_path(scaled, updates)
+
+    return optax.stateless(update)
+
+
 def adamw(
     schedule: Schedule,
     *,
@@ -125,17 +167,22 @@ def adamw(
     eps: float,
     weight_decay: float,
     clip_norm: float,
+    decayed: str = "matrices",
     layer_decay: float = 1.0,
+    multipliers: dict[str, float] | None = None,
 ) -> optax.GradientTransformation:
     """AdamW (arXiv 1711.05101) after clipping by global norm (0: none), wrapped in the non-finite guard.
 
-    With ``layer_decay`` below 1 each layer has its own learning rate, and so its own decay of weights, see
-    ``scale_by_layer``. An update whose gradient holds an infinity or a NaN changes nothing, moments and schedule
-    included; the wrapper's state counts them: ``total_notfinite``, and ``notfinite_count`` in a row.
+    ``decayed`` is that of ``decay_mask``. With ``layer_decay`` below 1 each layer has its own learning rate, and so its
+    own decay of weights, see ``scale_by_layer``; with ``multipliers`` each part, see ``scale_by_part``. An update whose
+    gradient holds an infinity or a NaN changes nothing, moments and schedule included; the wrapper's state counts them:
+    ``total_notfinite``, and ``notfinite_count`` in a row.
     """
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
-    update = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask)
+    mask = partial(decay_mask, decayed=decayed)
+    update = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
     # After AdamW, whose result does not depend on the scale of the gradient.
     layers = [scale_by_layer(layer_decay)] if layer_decay < 1 else []
+    layers += [scale_by_part(multipliers)] if multipliers and set(multipliers.values()) != {1.0} else []
     # The wrapper gives up after so many errors and applies one; the loop stops long before.
     return optax.apply_if_finite(optax.chain(*clip, update, *layers), max_consecutive_errors=2**30)

@@ -1,8 +1,8 @@
 """What a run is made of before its first step: its length, its task on the mesh, optimizer, state and evaluator."""
 
-import collections
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,23 @@ class Schedule:
     def of(cls, config: Config, examples: int) -> "Schedule":
         """Epochs turned into steps; an epoch of a set is the number of whole batches in it."""
         per_epoch = max(examples // config.batch_size, 1)
-        total = config.steps if config.steps is not None else max(round(config.epochs * per_epoch), 1)
+
+        def length(steps: int | None, epochs: float) -> int:
+            return steps if steps is not None else round(epochs * per_epoch)
+
         return cls(
-            total=total,
-            warmup=round(config.optimizer.warmup_epochs * per_epoch),
-            evaluate_every=max(round(config.evaluation.every_epochs * per_epoch), 1),
+            total=max(length(config.steps, config.epochs), 1),
+            warmup=length(config.optimizer.warmup_steps, config.optimizer.warmup_epochs),
+            evaluate_every=max(length(config.evaluation.every_steps, config.evaluation.every_epochs), 1),
         )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found: metrics by name, and pictures (name, uint8 [h, w, 3]), on the first process alone."""
+
+    metrics: dict[str, float]
+    pictures: list[tuple[str, np.ndarray]]
 
 
 class Setup:
@@ -61,7 +72,11 @@ class Setup:
         self.peak_learning_rate = optimizers.scaled_learning_rate(
             options.learning_rate, options.base_batch_size, self.config.batch_size
         )
-        self.learning_rate = optimizers.warmup_cosine(
+        make = {
+            "cosine": optimizers.warmup_cosine,
+            "poly": partial(optimizers.warmup_poly, power=options.power),
+        }[options.schedule]
+        self.learning_rate = make(
             self.peak_learning_rate,
             options.warmup_learning_rate,
             options.final_learning_rate,
@@ -75,7 +90,9 @@ class Setup:
             eps=options.eps,
             weight_decay=options.weight_decay,
             clip_norm=options.clip_norm,
+            decayed=options.decayed,
             layer_decay=options.layer_decay,
+            multipliers={"backbone": options.backbone_multiplier, "head": options.head_multiplier},
         )
 
         def initial(variables: Any = None) -> TrainState:
@@ -150,35 +167,61 @@ class Setup:
         state = self.abstract.from_items(*found)
         return state.replace(step=jax.device_put(state.step, sharding.replicated(self.mesh)))
 
-    def evaluator(self) -> Callable[..., dict[str, float] | None]:
-        """A function from a state to metrics over the whole evaluation set; EMA metrics get the prefix ``ema_``.
+    def evaluator(self) -> Callable[..., Evaluation | None]:
+        """A function from a state to what the whole evaluation set says; EMA metrics get the prefix ``ema_``.
 
-        Its argument ``stop`` is asked before each batch; once it says so there are no metrics, but None.
+        Its argument ``stop`` is asked before each batch; once it says so there is no result, but None. Pictures are of
+        evenly spaced records, as the parameters themselves, not their average, see them.
         """
         step = jax.jit(
             self.task.evaluate,
-            out_shardings=sharding.replicated(self.mesh),
+            out_shardings=(sharding.replicated(self.mesh), self.batch_sharding),
             compiler_options=compiler_options("infer"),
         )
 
-        def evaluate(state: TrainState, stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+        def evaluate(state: TrainState, stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
             variables = {"": state.variables()}
             if state.ema_params:
                 variables["ema_"] = state.variables(ema=True)
-            sums: dict[str, Any] = {prefix: collections.Counter() for prefix in variables}
-            corrupt = 0
+            sums: dict[str, Any] = {prefix: {} for prefix in variables}
+            pictures, corrupt, seen = [], 0, 0
+            drawn = self._drawn_places() if jax.process_index() == 0 else set()
             for batch in self.task.evaluation_batches(self.block, self.mesh.size):
                 if stop():
                     return None
                 corrupt += int(batch.pop("corrupt").sum())
+                records = batch.pop("record")
                 on_device = sharding.to_devices(batch, self.batch_sharding)
                 for prefix, values in variables.items():
-                    sums[prefix].update({k: float(v) for k, v in step(values, on_device).items()})
+                    found, predictions = step(values, on_device)
+                    _add(sums[prefix], found)
+                    if not prefix and drawn:
+                        here = [row for row in np.flatnonzero(batch["mask"]).tolist() if seen + row in drawn]
+                        pictures += self._draw(records, here, predictions)
+                seen += len(records)
             metrics = {
                 prefix + name: value
                 for prefix, total in sums.items()
-                for name, value in self.task.metrics(dict(total)).items()
+                for name, value in self.task.metrics(total).items()
             }
-            return {**metrics, **({"corrupt_images": corrupt} if corrupt else {})}
+            return Evaluation({**metrics, **({"corrupt_images": corrupt} if corrupt else {})}, pictures)
 
         return evaluate
+
+    def _drawn_places(self) -> set[int]:
+        """Places among this process's evaluation examples, padding included, whose pictures are drawn."""
+        here = len(self.task.eval_source) // self.block[1]
+        return set(np.linspace(0, max(here - 1, 0), self.config.evaluation.pictures).astype(int).tolist())
+
+    def _draw(self, records: np.ndarray, rows: list[int], predictions: Any) -> list[tuple[str, np.ndarray]]:
+        if not rows:
+            return []
+        local = jax.tree.map(sharding.local_rows, predictions)
+        drawn = (self.task.picture(int(records[row]), jax.tree.map(lambda x, row=row: x[row], local)) for row in rows)
+        return [picture for picture in drawn if picture is not None]
+
+
+def _add(total: dict[str, Any], found: dict[str, jax.Array]) -> None:
+    """Add in float64, in which counts of pixels stay exact up to 2^53."""
+    for name, value in found.items():
+        total[name] = total.get(name, 0.0) + np.asarray(value, np.float64)

@@ -74,3 +74,9 @@ def host_block() -> tuple[int, int]:
 def to_devices(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     """This host's block of a global batch → global arrays, split over the devices."""
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This host's block of an array that is split over the devices by its leading axis."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])

@@ -1,19 +1,23 @@
-"""Where the numbers go: ``metrics.jsonl``, TensorBoard, and the terminal."""
+"""Where numbers and pictures go: ``metrics.jsonl``, ``pictures/``, TensorBoard, and the terminal."""
 
 import contextlib
 import datetime
+import io
 import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import rich.console
+from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from pvt_jax.errors import UserError
 
@@ -46,6 +50,27 @@ class MetricsWriter:
             for name, value in metrics.items():
                 scalar = summary.scalar(f"{split}/{name}", value)
                 self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar))
+            self._board.flush()
+
+    def write_pictures(self, step: int, pictures: Sequence[tuple[str, np.ndarray]]) -> None:
+        """Pictures (name, uint8 [h, w, 3]) as PNG files in ``pictures/STEP/``, and in TensorBoard."""
+        if not pictures:
+            return
+        folder = self._folder / "pictures" / str(step)
+        with self._storage_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, picture in pictures:
+                encoded = io.BytesIO()
+                Image.fromarray(picture).save(encoded, "PNG")
+                (folder / f"{name}.png").write_bytes(encoded.getvalue())
+                shown = Summary.Image(
+                    height=picture.shape[0],
+                    width=picture.shape[1],
+                    colorspace=3,
+                    encoded_image_string=encoded.getvalue(),
+                )
+                value = Summary(value=[Summary.Value(tag=f"eval/{name}", image=shown)])
+                self._board.write_event(Event(wall_time=time.time(), step=step, summary=value))
             self._board.flush()
 
     def close(self) -> None:

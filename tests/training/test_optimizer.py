@@ -176,8 +176,8 @@ def test_layers_are_numbered_from_the_image_to_the_head(name):
 
 
 def test_a_parameter_outside_of_all_rules_has_no_layer():
-    params = {"neck": {"kernel": np.zeros(1)}, "stage1": {"block0": {"bias": np.zeros(1)}}}
-    with pytest.raises(UserError, match="layer_decay has no layer for the parameter neck/kernel"):
+    params = {"waist": {"kernel": np.zeros(1)}, "stage1": {"block0": {"bias": np.zeros(1)}}}
+    with pytest.raises(UserError, match="layer_decay has no layer for the parameter waist/kernel"):
         optimizers.layer_numbers(params)
 
 
@@ -214,3 +214,87 @@ def test_split_parts_the_head_from_the_backbone():
     assert optimizers.split(params, "") == (params, {})
     assert optimizers.split(params, "backbone") == ({"head": {"linear": 1}}, {"norm": 2, "stage1": {"head": 3}})
     assert optimizers.split({}, "backbone") == ({}, {})
+    dense = {"backbone": {"stage1": 1, "head": 2}, "neck": {"output_p2": 3}, "head": {"classifier": 4}}
+    trained = {name: dense[name] for name in ("neck", "head")}
+    assert optimizers.split(dense, "backbone") == (trained, {"backbone": dense["backbone"]})
+
+
+# Dense tasks.
+
+
+def test_warmup_poly_agrees_with_mmcv():
+    """mmcv's PolyLrUpdaterHook and its linear warm-up, which scales the curve's own rate of each step."""
+    peak, first, final, warmup, total = 6e-5, 6e-8, 0.0, 1500, 160_000
+    for power in (1.0, 0.9):
+        schedule = jax.jit(jax.vmap(optimizers.warmup_poly(peak, first, final, warmup, total, power)))
+        steps = np.unique(np.concatenate([np.linspace(0, total, 300).astype(np.int32), [1, warmup - 1, warmup]]))
+        found = schedule(steps)
+        for step, rate in zip(steps.tolist(), np.asarray(found), strict=True):
+            curve = (peak - final) * (1 - step / total) ** power + final
+            expected = curve * (1 - (1 - min(step / warmup, 1)) * (1 - first / peak))
+            # Ours starts from the rate itself, mmcv's from a share of the curve, which has fallen a little.
+            assert rate == pytest.approx(expected, rel=1e-4, abs=2e-10)
+
+
+def test_without_a_warmup_poly_starts_at_the_peak():
+    schedule = optimizers.warmup_poly(2e-4, 1e-6, 0.0, 0, 100, 0.9)
+    assert [float(schedule(step)) for step in (0, 100, 120)] == [pytest.approx(2e-4), 0.0, 0.0]
+    assert float(schedule(50)) == pytest.approx(2e-4 * 0.5**0.9)
+
+
+def dense_tree(value: Any) -> Any:
+    return {
+        "backbone": {
+            "stage1": {
+                "block0": {
+                    "norm1": {"scale": value(4)},
+                    "attn": {"sr_norm": {"bias": value(4)}, "q": {"bias": value(4)}},
+                },
+                "pos_embed": value(1, 4, 4),
+            },
+            "cls_token": value(1, 1, 4),
+            "pos_embed": value(1, 4, 4),
+        },
+        "neck": {"output_p2": {"kernel": value(3, 3, 4, 4), "bias": value(4)}},
+        "head": {"norm": {"scale": value(4)}, "classifier": {"kernel": value(4, 2), "bias": value(2)}},
+    }
+
+
+def test_what_decays_in_each_recipe():
+    params = dense_tree(lambda *shape: np.zeros(shape))
+    not_decayed = {
+        mode: {name for name, decays in named(optimizers.decay_mask(params, mode)).items() if not decays}
+        for mode in ("matrices", "all_but_norms", "all")
+    }
+    block = "backbone.stage1.block0."
+    norms = {f"{block}norm1.scale", f"{block}attn.sr_norm.bias", "head.norm.scale"}
+    biases = {f"{block}attn.q.bias", "neck.output_p2.bias", "head.classifier.bias"}
+    assert not_decayed["all"] == set()
+    assert not_decayed["all_but_norms"] == norms
+    assert not_decayed["matrices"] == norms | biases | {"backbone.cls_token", "backbone.pos_embed"}
+
+
+def test_parts_have_their_own_learning_rates():
+    params = dense_tree(lambda *shape: np.ones(shape, np.float32))
+    numbers = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "clip_norm": 0.0}
+    optimizer = optimizers.adamw(lambda step: jnp.float32(0.01), **numbers, multipliers={"backbone": 0.1, "head": 10.0})
+    updates = named(optimizer.update(params, optimizer.init(params), params)[0])
+    expected = {"backbone": -0.001, "neck": -0.01, "head": -0.1}
+    for name, update in updates.items():
+        np.testing.assert_allclose(update, expected[name.split(".")[0]], rtol=1e-5, err_msg=name)
+    # A classifier's backbone has no such name.
+    classifier = {"head": params["head"], **params["backbone"]}
+    updates = named(optimizer.update(classifier, optimizer.init(classifier), classifier)[0])
+    assert {name.startswith("head") for name, u in updates.items() if np.allclose(u, -0.1)} == {True}
+    assert {name.startswith("head") for name, u in updates.items() if np.allclose(u, -0.001)} == {False}
+
+
+def test_layers_of_a_dense_model_are_those_of_its_backbone():
+    model = create_model("pvt_tiny", num_classes=3, **PYRAMID)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    backbone = {name: branch for name, branch in params.items() if name not in ("head", "norm", "cls_token")}
+    dense = {"backbone": backbone, "neck": {"lateral_c2": 1}, "head": {"stage1": {"block0": 1}}}
+    found = optimizers.layer_numbers(dense)
+    numbers = optimizers.layer_numbers(params)
+    assert found["backbone"] == {name: numbers[name] for name in backbone}
+    assert (found["neck"], found["head"]) == ({"lateral_c2": 6}, {"stage1": {"block0": 6}})

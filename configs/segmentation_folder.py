@@ -1,0 +1,66 @@
+"""Semantic segmentation of your own images: PVT v2-B0 and Semantic FPN, from weights of ImageNet.
+
+python -m pvt_jax.main --config configs/segmentation_folder.py:FOLDER --workdir runs/mine
+python -m pvt_jax.main --config configs/segmentation_folder.py:FOLDER,CLASSES --workdir runs/mine
+
+FOLDER has images and PNG label maps, as images/training, annotations/training, images/validation and
+annotations/validation; README.md has the other layouts. FOLDER/classes.txt has the names of the classes, one a line; or
+else CLASSES is their number. Another model: --config.model.name=pvt_small --config.init.checkpoint=pvt_small; without
+any weights: --config.init.checkpoint= (nothing after it).
+
+Metric: miou on the validation images. Time: not measured; images are trained on at 512², see experiments/speed.
+"""
+
+from ml_collections import ConfigDict
+
+from pvt_jax.data.sources.class_names import names_file, read_names
+from pvt_jax.errors import UserError
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The experiment; ``arg`` is the folder, and the number of classes if no file in it has their names."""
+    folder, count = arg, ""
+    if arg.rpartition(",")[2].isdigit():
+        folder, _, count = arg.rpartition(",")
+    if not folder:
+        raise UserError("give the folder of your images: --config configs/segmentation_folder.py:FOLDER")
+    path = names_file(folder)
+    if count:
+        num_classes = int(count)
+    elif path:
+        num_classes = len(read_names(path))
+    else:
+        raise UserError(
+            f"no classes.txt in {folder}: write one, with the name of a class on each line in the order of their "
+            f"numbers, or give their number, as --config configs/segmentation_folder.py:{folder},11"
+        )
+    return ConfigDict(
+        {
+            "task": "segmentation",
+            "batch_size": 16,
+            "epochs": 60.0,
+            "log_every_steps": 10,
+            "init": {"checkpoint": "pvt_v2_b0"},
+            "model": {
+                "name": "pvt_v2_b0",
+                "num_classes": num_classes,
+                "image_size": 224,
+                "drop_path_rate": 0.1,
+            },
+            "head": {"name": "semantic_fpn"},
+            "data": {"source": "label_folder", "root": folder},
+            "segmentation": {"scale": (2048, 512), "crop_size": (512, 512)},
+            "optimizer": {
+                "learning_rate": 2e-4,
+                "base_batch_size": 32,
+                "weight_decay": 1e-4,
+                "clip_norm": 1.0,
+                "schedule": "poly",
+                "power": 0.9,
+                "warmup_epochs": 1.0,
+                "final_learning_rate": 0.0,
+            },
+            "evaluation": {"every_epochs": 5.0},
+            "checkpoint": {"every_steps": 200},
+        }
+    )

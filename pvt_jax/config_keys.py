@@ -1,0 +1,329 @@
+"""All keys of a config, with what they mean and the values they may have."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from pvt_jax.errors import UserError
+
+# A ConfigDict whose keys are those of ``defaults``; it checks types when a value is set, no type checker can.
+Config = Any
+
+_CHOICES = {
+    "data.check": ("all", "sample"),
+    "data.on_corrupt": ("error", "skip"),
+    "model.dtype": ("float32", "bfloat16"),
+    "optimizer.decayed": ("matrices", "all_but_norms", "all"),
+    "optimizer.frozen": ("", "backbone"),
+    "optimizer.schedule": ("cosine", "poly"),
+    "segmentation.loss_average": ("valid", "all"),
+    "segmentation.test_mode": ("whole", "slide"),
+}
+
+# What one task alone reads; under another one these keys keep their default values, or they are refused.
+_READ_BY = {
+    "classification": (
+        "data.repeats",
+        "transform.crop",
+        "transform.crop_scale",
+        "transform.crop_ratio",
+        "transform.pad",
+        "transform.policy",
+        "transform.eval_crop_fraction",
+        "batch_transform.mixup_alpha",
+        "batch_transform.cutmix_alpha",
+        "batch_transform.mix_probability",
+        "batch_transform.switch_probability",
+        "batch_transform.label_smoothing",
+        "batch_transform.erase_probability",
+    ),
+    "segmentation": ("data.check", "evaluation.pictures", "head", "segmentation"),
+}
+
+# What a run may change when it resumes: where and how it runs, not what it computes.
+FREE_ON_RESUME = (
+    "accumulation_steps",
+    "checkpoint",
+    "data.check",
+    "data.on_corrupt",
+    "data.root",
+    "data.threads",
+    "data.workers",
+    "evaluation",
+    # Read once, before the first step: a resumed run has its own checkpoint, and the file may be elsewhere by then.
+    "init.checkpoint",
+    "log_every_steps",
+    "mesh",
+    "model.remat",
+    "model.scan",
+    # How evaluation looks at the model, which training does not feel.
+    "segmentation.test_flip",
+    "segmentation.test_mode",
+    "segmentation.test_ratios",
+    "segmentation.test_shapes",
+    "segmentation.window",
+    "segmentation.window_stride",
+)
+
+
+def defaults() -> Config:
+    """All keys of a config with their default values; the comments are their documentation."""
+    return ConfigDict(
+        {
+            # classification or segmentation.
+            "task": "classification",
+            "seed": 0,
+            # Images of one optimizer update, over all devices and hosts and all accumulation steps.
+            "batch_size": 1024,
+            # Length of training: epochs, or steps if given.
+            "epochs": 300.0,
+            "steps": config_dict.placeholder(int),
+            # One update is computed in this many parts, one after the other, to need less memory: the same update but
+            # for which samples drop a residual branch, which each part draws by itself, and for batch norms (ResNet),
+            # which take the statistics of each part and move their running ones with each.
+            "accumulation_steps": 1,
+            # Decay of the exponential moving average of the parameters; 0 keeps none. Batch statistics are averages
+            # already: evaluation of the average takes them as they are.
+            "ema_decay": 0.0,
+            # Updates with a gradient that is not finite are skipped; so many in a row stop the run.
+            "max_skipped_in_a_row": 20,
+            "log_every_steps": 50,
+            # What a new run starts from; see pvt_jax/checkpoints/load.py.
+            "init": {
+                # Empty for random parameters; or a workdir, an Orbax folder, .pth, .safetensors, a folder of Hugging
+                # Face, or the name of known weights. Read once: a resumed run goes on from its own checkpoint.
+                "checkpoint": "",
+                # Take the moving average of the parameters, where the checkpoint has one.
+                "ema": False,
+                # Patterns, as "head/*", of parameters that may stay random, and of saved ones that may stay unused. A
+                # classifier of another number of classes and position tables of another size need none.
+                "allow_missing": (),
+                "allow_unexpected": (),
+            },
+            "model": {
+                "name": "pvt_tiny",
+                "num_classes": 1000,
+                # Side of the (square) images, or (height, width), that position tables are for; a classifier's images
+                # have this size. A dense model takes any, so its tables keep the size of the pre-training.
+                "image_size": (224, 224),
+                "drop_path_rate": 0.1,
+                # Type of the computation; parameters, norms, softmax and loss stay float32.
+                "dtype": "float32",
+                # Recompute blocks in the backward pass to save memory; compile one block for a whole stage.
+                "remat": False,
+                "scan": False,
+            },
+            # Of a dense task: what stands on the backbone, by its name in pvt_jax/models/heads. Further keys are
+            # settings of its module.
+            "head": {"name": ""},
+            "data": {
+                # For classification digits, folder or tfds; for segmentation digit_scenes, label_folder, ade20k,
+                # cityscapes or tfds. name is the TFDS name; root is the folder, or the TFDS data directory.
+                "source": "tfds",
+                "name": "imagenet2012",
+                "root": "",
+                # Names of the splits; empty means the source's own.
+                "train_split": "",
+                "eval_split": "",
+                # What an undecodable image does: error, or skip (counted; another one takes its place).
+                "on_corrupt": "error",
+                # Before the first step all label maps are read and checked, or a sample of them: all or sample.
+                "check": "all",
+                # Each drawn image appears this often in a row, augmented differently ("repeated augmentation").
+                "repeats": 1,
+                # Processes that read and augment; 0 uses threads of the training process. Threads are per process.
+                "workers": 0,
+                "threads": 8,
+            },
+            # On the host, image by image. See pvt_jax/data/transforms.py.
+            "transform": {
+                # resized: random area and aspect; padded: zero padding, then a crop at random; none: resize only.
+                "crop": "resized",
+                "crop_scale": (0.08, 1.0),
+                "crop_ratio": (3 / 4, 4 / 3),
+                "pad": 0,
+                "flip_probability": 0.5,
+                # RandAugment, as "rand-m9-mstd0.5-inc1"; empty for none.
+                "policy": "",
+                # Share of the resized shorter side that the evaluation's centre crop keeps.
+                "eval_crop_fraction": 224 / 256,
+            },
+            # In the jitted step, on the whole batch. Mean and deviation are of channels in 0..255.
+            "batch_transform": {
+                "mean": (123.675, 116.28, 103.53),
+                "std": (58.395, 57.12, 57.375),
+                "mixup_alpha": 0.0,
+                "cutmix_alpha": 0.0,
+                "mix_probability": 1.0,
+                "switch_probability": 0.5,
+                "label_smoothing": 0.0,
+                "erase_probability": 0.0,
+            },
+            # Sizes are (height, width) in pixels.
+            "segmentation": {
+                # Training: images are resized to fit into a rectangle of these sides, (long, short), times a random
+                # number of scale_range, keeping their aspect; (0, 0) keeps their own size.
+                "scale": (2048, 512),
+                "scale_range": (0.5, 2.0),
+                # Then cropped at random to this size, padded where they are smaller. Of up to ten crops the first is
+                # taken in which no class has more than this share of the labelled pixels.
+                "crop_size": (512, 512),
+                "largest_share": 0.75,
+                # Random brightness, contrast, saturation and hue.
+                "photometric": True,
+                # The loss is a mean over valid pixels, or over all, in which ignored ones count as 0: valid or all.
+                "loss_average": "valid",
+                # The data set. Values in the label files that are no class; whether 0 is such a one and class k is
+                # k + 1 in the files; names and RGB colours of the classes, which otherwise are found or made up. With
+                # the colours of all classes label maps may be RGB; further colours are those of ignored pixels.
+                "ignore_labels": (255,),
+                "reduce_zero_label": False,
+                "class_names": (),
+                "palette": (),
+                # Folders of images and label maps below data.root, with {split} in them, and what their stems end in;
+                # empty for layouts that are known.
+                "image_folder": "",
+                "label_folder": "",
+                "image_suffix": "",
+                "label_suffix": "",
+                # Evaluation sees the whole image, resized as in training without chance and with its sides rounded up
+                # to multiples of 32; or windows of it: whole or slide. Probabilities of several sizes (factors of the
+                # scale) and of the mirrored image are averaged.
+                "test_mode": "whole",
+                "test_ratios": (1.0,),
+                "test_flip": False,
+                "window": (512, 512),
+                "window_stride": (384, 384),
+                # Images are padded to so many shapes at most, each compiled once; what is predicted does not change.
+                "test_shapes": 8,
+            },
+            "optimizer": {
+                # The learning rate of the recipe at the recipe's global batch; scaled linearly to batch_size.
+                "learning_rate": 1e-3,
+                "base_batch_size": 1024,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 0.05,
+                # What decays: matrices (no biases, norms and class tokens), all_but_norms, or all.
+                "decayed": "matrices",
+                # Largest global norm of the gradient; 0 clips nothing.
+                "clip_norm": 0.0,
+                # After the warm-up half a cosine, or a polynomial, (1 - step / steps) to the power: cosine or poly.
+                "schedule": "cosine",
+                "power": 1.0,
+                # Length of the warm-up: epochs, or steps if given.
+                "warmup_epochs": 5.0,
+                "warmup_steps": config_dict.placeholder(int),
+                "warmup_learning_rate": 1e-6,
+                "final_learning_rate": 1e-5,
+                # Each layer's learning rate is this times that of the layer above it; 1 is one rate for all. See
+                # layer_numbers in pvt_jax/training/optimizer.py.
+                "layer_decay": 1.0,
+                # Learning rates of the backbone and of the head over that of the rest.
+                "backbone_multiplier": 1.0,
+                "head_multiplier": 1.0,
+                # backbone: only what stands on it is trained, and it computes as in evaluation. Empty: all is trained.
+                "frozen": "",
+            },
+            # Devices along the axis over which parameters are sharded; 1 replicates them. The rest share the batch.
+            "mesh": {"fsdp": 1},
+            # How often: epochs, or steps if given. Images of a batch; by default those of a training step's part.
+            # Examples drawn into the workdir at each evaluation.
+            "evaluation": {
+                "every_epochs": 1.0,
+                "every_steps": config_dict.placeholder(int),
+                "batch_size": config_dict.placeholder(int),
+                "pictures": 8,
+            },
+            # Besides these a checkpoint is written after each evaluation, on SIGTERM and at the end.
+            "checkpoint": {"every_steps": 1000, "keep": 2, "keep_best": 1},
+        }
+    )
+
+
+def check(config: Config) -> None:
+    """Raise UserError for values that no run could use."""
+    positive = ["batch_size", "accumulation_steps", "max_skipped_in_a_row", "log_every_steps", "model.num_classes"]
+    positive += ["data.repeats", "data.threads", "optimizer.base_batch_size", "mesh.fsdp", "checkpoint.every_steps"]
+    positive += ["checkpoint.keep", "evaluation.every_epochs", "optimizer.learning_rate"]
+    positive += ["segmentation.largest_share", "segmentation.test_shapes", "optimizer.power"]
+    positive += ["epochs"] if config.steps is None else ["steps"]
+    positive += [f"evaluation.{name}" for name in ("every_steps", "batch_size") if config.evaluation[name] is not None]
+    for key in positive:
+        if get(config, key) <= 0:
+            raise UserError(f"{key} must be above 0, but is {get(config, key)}")
+    not_negative = ["seed", "data.workers", "checkpoint.keep_best", "transform.pad", "batch_transform.mixup_alpha"]
+    not_negative += ["batch_transform.cutmix_alpha", "optimizer.weight_decay", "optimizer.clip_norm"]
+    not_negative += ["optimizer.warmup_epochs", "optimizer.warmup_learning_rate", "optimizer.final_learning_rate"]
+    not_negative += ["optimizer.backbone_multiplier", "optimizer.head_multiplier", "evaluation.pictures"]
+    not_negative += ["optimizer.warmup_steps"] if config.optimizer.warmup_steps is not None else []
+    for key in not_negative:
+        if get(config, key) < 0:
+            raise UserError(f"{key} must not be below 0, but is {get(config, key)}")
+    for key, value in leaves(config.to_dict()):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key} must be a finite number, but is {value}")
+    pixels = ("model.image_size", *(f"segmentation.{k}" for k in ("scale", "crop_size", "window", "window_stride")))
+    lengths = {"transform.crop_scale": 2, "transform.crop_ratio": 2, "segmentation.scale_range": 2}
+    lengths |= {**dict.fromkeys(pixels, 2), "batch_transform.mean": 3, "batch_transform.std": 3}
+    for key, length in lengths.items():
+        kind = int if key in pixels else (int, float)
+        value = get(config, key)
+        if len(value) != length or not all(isinstance(x, kind) and x >= 0 for x in value):
+            raise UserError(f"{key} must be {length} numbers that are not negative, but is {value}")
+    if 0 in config.batch_transform.std:
+        raise UserError(f"batch_transform.std must be above 0, but is {config.batch_transform.std}")
+    ranges = {"model.drop_path_rate": (0, 1), "ema_decay": (0, 1), "optimizer.b1": (0, 1), "optimizer.b2": (0, 1)}
+    for key, (low, high) in ranges.items():
+        if not low <= get(config, key) < high:
+            raise UserError(f"{key} must be at least {low} and below {high}, but is {get(config, key)}")
+    for name in ("mix_probability", "switch_probability", "erase_probability", "label_smoothing"):
+        if not 0 <= config.batch_transform[name] <= 1:
+            raise UserError(f"batch_transform.{name} must be from 0 to 1, but is {config.batch_transform[name]}")
+    if not 0 < config.optimizer.layer_decay <= 1:
+        raise UserError(f"optimizer.layer_decay must be above 0 and at most 1, but is {config.optimizer.layer_decay}")
+    for key in ("init.allow_missing", "init.allow_unexpected"):
+        if not all(isinstance(pattern, str) for pattern in get(config, key)):
+            raise UserError(f"{key} must be patterns, as \"('head/*',)\", but is {get(config, key)}")
+    for key, allowed in _CHOICES.items():
+        if get(config, key) not in allowed:
+            raise UserError(
+                f"{key} must be one of {', '.join(n or 'empty' for n in allowed)}, but is {get(config, key)!r}"
+            )
+    ratios = config.segmentation.test_ratios
+    if not ratios or not all(isinstance(ratio, (int, float)) and ratio > 0 for ratio in ratios):
+        raise UserError(f"segmentation.test_ratios must be numbers above 0, as (0.75, 1.0), but is {ratios}")
+    _check_task(config)
+
+
+def _check_task(config: Config) -> None:
+    """Raise UserError for a key that was set and that the config's task does not read."""
+    if config.task not in _READ_BY:
+        raise UserError(f"unknown task {config.task!r}: the tasks are {', '.join(_READ_BY)}")
+    unread = [key for task, keys in _READ_BY.items() if task != config.task for key in keys]
+    values, usual = dict(leaves(config.to_dict())), dict(leaves(defaults().to_dict()))
+    for key, value in values.items():
+        foreign = any(key == name or key.startswith(name + ".") for name in unread)
+        if foreign and value != usual.get(key):
+            raise UserError(f"{key} is not read by task {config.task!r}: leave it out, or set the task that it is for")
+    if config.task != "classification" and not config.head.name:
+        raise UserError(f"task {config.task!r} needs a head: set head.name, as --config.head.name=semantic_fpn")
+
+
+def get(config: Config, key: str) -> Any:
+    """The value at a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested dicts."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

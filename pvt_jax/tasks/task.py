@@ -1,0 +1,125 @@
+"""What all tasks share: the model of a config, batches, normalisation."""
+
+import abc
+from collections.abc import Callable, Generator
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pvt_jax.config import Config
+from pvt_jax.data import pipeline
+from pvt_jax.models import create_model
+
+Batch = dict[str, jax.Array]
+# Sums by name, merged by addition on the host, in float64.
+Sums = dict[str, Any]
+
+
+class Task(abc.ABC):
+    """What to build, the loss of a batch, the prediction of a batch. The trainer knows no more of a task than this.
+
+    Attributes:
+      best_metric: the name of the metric that ranks checkpoints, higher is better.
+      model: the Flax module.
+    """
+
+    best_metric: str
+
+    def __init__(self, config: Config):
+        self._config = config
+        settings, head = config.model.to_dict(), config.head.to_dict()
+        self.model = create_model(settings.pop("name"), head=head.pop("name"), head_settings=head, **settings)
+        self._apply: Callable[..., Any] = self.model.apply
+        self.image_size: tuple[int, int] = tuple(config.model.image_size)
+
+    # Data, on the host.
+
+    @cached_property
+    def train_source(self) -> Any:
+        """Random access to the training records."""
+        return self._open("train")
+
+    @cached_property
+    def eval_source(self) -> Any:
+        """Random access to the evaluation records."""
+        return self._open("eval")
+
+    @abc.abstractmethod
+    def validate_data(self, say: Callable[[str], None] | None = None) -> str:
+        """Look at the data before the first step; a line that describes it. Raises UserError if it cannot be used.
+
+        ``say`` takes lines on how far it is.
+        """
+
+    def training_batches(self, start_step: int, block: tuple[int, int]) -> Generator[dict[str, np.ndarray], None, None]:
+        """Endless batches from ``start_step`` on; ``block`` is this host's (number, count)."""
+        return pipeline.training_batches(
+            self.train_source,
+            self._train_example,
+            batch_size=self._config.batch_size,
+            seed=self._config.seed,
+            start_step=start_step,
+            repeats=self._config.data.repeats,
+            block=block,
+            loading=self._loading,
+        )
+
+    @abc.abstractmethod
+    def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
+        """Every evaluation record once, with ``record`` (its number, or -1) and ``mask``; batches of a ``multiple``."""
+
+    def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
+        """(name, uint8 [h, w, 3]) of an evaluation record and what was predicted for it; None if none is drawn."""
+        return None
+
+    # The model, on the devices.
+
+    def init(self, key: jax.Array) -> Any:
+        """Variables of the model before training."""
+        return self.model.init(key, jnp.zeros((1, *self.image_size, 3)))
+
+    @abc.abstractmethod
+    def prepare(self, batch: Batch, key: jax.Array) -> Batch:
+        """Normalise and augment a whole batch; every array keeps the batch as its leading axis."""
+
+    @abc.abstractmethod
+    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        """(mean loss, changed collections) in training mode; what is frozen is in evaluation mode."""
+
+    @abc.abstractmethod
+    def evaluate(self, variables: Any, batch: Batch) -> tuple[Sums, Batch]:
+        """(sums of a padded batch, predictions of its images [b, …])."""
+
+    @abc.abstractmethod
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        """Added sums → metrics by name. Those of a name with a slash are details: written, but not shown."""
+
+    def normalise(self, images: jax.Array) -> jax.Array:
+        """uint8 [b, h, w, 3] → float, zero mean and unit deviation by channel."""
+        options = self._config.batch_transform
+        mean, std = jnp.asarray(options.mean), jnp.asarray(options.std)
+        return ((images.astype(jnp.float32) - mean) / std).astype(self._config.model.dtype)
+
+    def evaluation_batch_size(self, multiple: int) -> int:
+        """Images of an evaluation batch: ``evaluation.batch_size``, or a part of a training batch, up to ``multiple``.
+
+        No more than there are.
+        """
+        chosen = self._config.evaluation.batch_size or self._config.batch_size // self._config.accumulation_steps
+        whole = -(-len(self.eval_source) // multiple) * multiple
+        return min(whole, max(chosen // multiple, 1) * multiple)
+
+    @property
+    @abc.abstractmethod
+    def _train_example(self) -> pipeline.TrainExample: ...
+
+    @abc.abstractmethod
+    def _open(self, split: Any) -> Any: ...
+
+    @property
+    def _loading(self) -> pipeline.Loading:
+        data = self._config.data
+        return pipeline.Loading(on_corrupt=data.on_corrupt, workers=data.workers, threads=data.threads)
