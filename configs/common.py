@@ -70,7 +70,8 @@ def model_and_variant(path: str, arg: str, example: str, variants: tuple[str, ..
     if not model:
         raise UserError(f"{path} needs a model: give one of the README's table, as --config {path}:{example}")
     if variant and variant not in variants:
-        raise UserError(f"{path} knows no {variant!r}: after the model may stand {', '.join(variants)}, or nothing")
+        allowed = f"after the model may stand {', '.join(variants)}" if variants else "give the model alone"
+        raise UserError(f"{path} knows no {variant!r}: {allowed}, as --config {path}:{example}")
     return model, variant
 
 

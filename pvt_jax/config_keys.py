@@ -25,7 +25,6 @@ _CHOICES = {
 # What one task alone reads; under another one these keys keep their default values, or they are refused.
 _READ_BY = {
     "classification": (
-        "data.repeats",
         "transform.crop",
         "transform.crop_scale",
         "transform.crop_ratio",
@@ -81,8 +80,9 @@ def defaults() -> Config:
             "epochs": 300.0,
             "steps": config_dict.placeholder(int),
             # One update is computed in this many parts, one after the other, to need less memory: the same update but
-            # for which samples drop a residual branch, which each part draws by itself, and for batch norms (ResNet),
-            # which take the statistics of each part and move their running ones with each.
+            # for which samples drop a residual branch, which each part draws by itself; for batch norms (of ResNet
+            # and of heads), which take the statistics of each part and move their running ones with each; and for a
+            # mean over valid pixels (segmentation.loss_average), which is one of the means of the parts.
             "accumulation_steps": 1,
             # Decay of the exponential moving average of the parameters; 0 keeps none. Batch statistics are averages
             # already: evaluation of the average takes them as they are.

@@ -156,6 +156,8 @@ def test_the_config_of_a_segmentation_folder_counts_names_or_is_told(images):
         config_lib.load(f"{path}:{images / 'train'}")
     with pytest.raises(UserError, match=r"^give the folder of your images: --config configs/segmentation_folder.py:FO"):
         config_lib.load(path)
+    with pytest.raises(UserError, match="^/nowhere is no folder"):
+        config_lib.load(f"{path}:/nowhere")
 
 
 # The numbers of the paper's recipe, at its global batch of 1024. Written out, not imported: this is the reference.

@@ -43,6 +43,7 @@ def python_block(words: str) -> str:
     return found[0]
 
 
+SEGMENTATION = python_block("segmentation_model")
 WITH_PVT_JAX = python_block("runs/digits/config.json")
 PRE_TRAINED = python_block("pretrained_variables")
 NESTED = python_block("class Segmenter")
@@ -54,7 +55,7 @@ TRAINING = python_block("loop.train(")
 
 
 def test_no_python_block_is_forgotten():
-    known = {PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX, TRAINING}
+    known = {SEGMENTATION, PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX, TRAINING}
     assert len(blocks("python")) == len(known)
 
 
@@ -163,11 +164,28 @@ def test_pre_trained_weights_load_by_name_without_a_network_once_they_are_there(
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+def test_a_segmenter_gives_what_the_text_says():
+    """The shapes alone: compiling the program takes longer than all of this file's other tests of shapes."""
+
+    def traced(zeros: Any) -> dict[str, Any]:
+        names: dict[str, Any] = {}
+        exec(SEGMENTATION, names)
+        return {name: names[name] for name in ("class_scores", "label_map")}
+
+    shapes = jax.eval_shape(traced, jnp.zeros(()))
+    assert {name: leaf.shape for name, leaf in shapes.items()} == {
+        "class_scores": (1, 24, 40, 21),
+        "label_map": (1, 96, 160),
+    }
+
+
 def test_known_names_are_those_that_the_text_describes():
     own = {name for name in pvt_jax.list_models() if name != "pvt_huge_v2" and not name.startswith("vit_")}
     deit = {f"deit_{size}" for size in ("tiny", "small", "base")}
     timm = {f"timm/{name}.in1k" for name in pvt_jax.list_models() if name.startswith("pvt_v2")}
-    assert set(KNOWN) == own | deit | timm
+    segmenters = {f"segformer_b{size}_ade" for size in (0, 1, 2, 5)}
+    assert set(KNOWN) == own | deit | timm | segmenters
+    assert {name for name, known in KNOWN.items() if known.head} == segmenters
     for name in own:
         assert KNOWN[name].model == name
     for name in deit:
@@ -222,11 +240,13 @@ def test_every_command_is_checked():
 def test_commands_name_real_configs_and_keys(arguments, tmp_path, monkeypatch):
     for half in ("train", "val"):
         (tmp_path / half / "cat").mkdir(parents=True)
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
     monkeypatch.chdir(ROOT)
     flags = main.parse([re.sub(r"\bFOLDER\b", str(tmp_path), word) for word in arguments])
     assert flags.overrides == [word.removeprefix("--config.") for word in arguments if word.startswith("--config.")]
     config = config_lib.load(flags.config, flags.overrides)
-    pvt_jax.create_model(**config.model.to_dict())
+    head = config.head.to_dict()
+    pvt_jax.create_model(**config.model.to_dict(), head=head.pop("name"), head_settings=head)
 
 
 @pytest.mark.parametrize("arguments", commands("pvt_jax.convert"), ids=" ".join)
@@ -244,7 +264,8 @@ def test_keys_in_the_text_exist():
     sections = [name for name, value in config_lib.defaults().items() if hasattr(value, "keys")]
     mentioned = set(re.findall(rf"(?:`|--config\.)((?:{'|'.join(sections)})\.[a-z_0-9]+)\b(?!\()", README))
     assert len(mentioned) >= 10
-    models = [pvt_jax.create_model(name) for name in ("pvt_tiny", "resnet18")]
+    models: list[Any] = [pvt_jax.create_model(name) for name in ("pvt_tiny", "resnet18")]
+    models += [pvt_jax.create_model("pvt_tiny", head=name).head for name in pvt_jax.list_heads()]
     for key in mentioned:
         section, _, last = key.partition(".")
         assert last in config_lib.defaults()[section] or any(hasattr(model, last) for model in models), key

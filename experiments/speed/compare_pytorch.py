@@ -44,7 +44,7 @@ def jax_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str
     side, batch = arguments.image_size, arguments.batch_size
     images = jax.random.normal(jax.random.key(0), (batch, side, side, 3))
     if head:
-        model = create_model(name, head=head, num_classes=CLASSES)
+        model = create_model(name, head=head, head_settings={"dropout_rate": 0.0}, num_classes=CLASSES)
         labels = jax.random.randint(jax.random.key(1), (batch, side, side), 0, CLASSES).astype("uint8")
     else:
         model = create_model(name, image_size=side)

@@ -38,7 +38,7 @@ def choose_buckets(shapes: Int[np.ndarray, "n d"], limit: int, weights: np.ndarr
 
     Args:
       shapes: (height, width) of what the network gets, for one or several images a record, then, from the second pair
-        on, of the label map: [n, 2], [n, 4], [n, 6] … Where windows slide, no side below that of the window.
+        on, of the label map: [n, 2], [n, 4], [n, 6] …
       limit: the number of buckets.
       weights: [n], how often each record is met; once if not given.
 

@@ -10,6 +10,7 @@ from pvt_jax.data.pipeline import Batch
 from pvt_jax.data.segmentation_transforms import SegmentationEvalTransform, SegmentationTrainTransform
 from pvt_jax.data.sources import ClassificationSource
 from pvt_jax.data.sources.segmentation import SegmentationSource
+from pvt_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,22 @@ def decoded(image: bytes | np.ndarray, name: str) -> np.ndarray:
 
 
 def image_and_label_map(source: SegmentationSource, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [h, w, 3] and uint8 [h, w] of a record; raises CorruptImageError, or UserError for labels out of range."""
+    """uint8 [h, w, 3] and uint8 [h, w] of a record.
+
+    Raises:
+      CorruptImageError: one of the two cannot be decoded.
+      UserError: a label is out of range, or the two differ in size.
+    """
     record = source[index]
     label_map = source.encoding.decode(record["label_map"], source.label_name(index))
-    return decoded(record["image"], source.name(index)), label_map
+    image = decoded(record["image"], source.name(index))
+    if image.shape[:2] != label_map.shape:
+        sizes = ("×".join(map(str, array.shape[:2])) for array in (label_map, image))
+        raise UserError(
+            f"the label map {source.label_name(index)} has {next(sizes)} pixels, and its image {source.name(index)} "
+            f"{next(sizes)}: give both one size"
+        )
+    return image, label_map
 
 
 def _place(arrays: Batch, name: str, size_name: str, value: np.ndarray) -> None:

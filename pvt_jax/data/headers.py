@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -34,5 +35,6 @@ def image_sizes(count: int, file: Callable[[int], str | bytes]) -> np.ndarray:
 
 
 def printable(path: str) -> str:
-    """Returns ``path`` as text that any terminal and log takes: bytes that are no UTF-8 are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Returns ``path`` as text of one line for any terminal and log: no UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -50,9 +50,9 @@ class LabelEncoding:
         if not 1 <= self.num_classes <= IGNORE:
             raise UserError(f"label maps have 1 to {IGNORE} classes, not {self.num_classes}: set model.num_classes")
         for value in (*self.ignore_labels, *(self.mapping or ())):
-            if not 0 <= value < _STORABLE:
+            if not isinstance(value, int) or not 0 <= value < _STORABLE:
                 raise UserError(
-                    f"segmentation.ignore_labels are values in the label files, 0 to {_STORABLE - 1}, not {value}"
+                    f"segmentation.ignore_labels are values in the label files, 0 to {_STORABLE - 1}, not {value!r}"
                 )
         if self.mapping is not None:
             if self.reduce_zero_label:

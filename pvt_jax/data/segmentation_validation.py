@@ -78,7 +78,7 @@ class _Findings:
             raise UserError(
                 f"in {self.with_unknown:,} of {self.read:,} {half} label maps that were read, such as "
                 f"{source.label_name(self.unknown[worst(unknown)])}, values are no labels (all values run from "
-                f"{min(self.values)} to {max(self.values)}): {encoding.describe(unknown)}"
+                f"{min(self.values)} to {max(self.values)}): {encoding.describe(unknown)}{self._ways_by_palette()}"
             )
         if self.read and not self.classes and not self.corrupt:
             values = ", ".join(map(str, sorted(self.values))) or "colours that are ignored"
@@ -92,6 +92,17 @@ class _Findings:
                 f"the {self.read:,} {half} label maps hold 0 and 255 alone, and 255 is ignored: if they "
                 f"are black and white masks, set --config.segmentation.palette='((0,0,0),(255,255,255))'"
             )
+
+    def _ways_by_palette(self) -> str:
+        """What to do where as many levels of grey as there are classes stand for them, as 0, 127 and 255; or ""."""
+        levels, first = sorted(self.values), self.unknown[min(self.unknown)]
+        label_map = self.source[first]["label_map"]
+        is_grey = isinstance(label_map, bytes) and image_header(label_map)[1] == "L"
+        in_a_row = levels[-1] - levels[0] < len(levels)
+        if in_a_row or not is_grey or len(levels) != self.source.encoding.num_classes:
+            return ""
+        palette = str(tuple((level,) * 3 for level in levels)).replace(" ", "")
+        return f"; if these levels of grey are the classes, --config.segmentation.palette='{palette}'"
 
 
 def validate_segmentation(
@@ -134,6 +145,10 @@ def validate_segmentation(
         raise UserError(
             f"the data set has {count} classes but model.num_classes is {num_classes}: "
             f"set --config.model.num_classes={count}"
+        )
+    if count == 1:
+        raise UserError(
+            "one class alone leaves nothing to tell apart: count the background as a class, too, the first of two"
         )
     notes = []
     for half, source in halves.items():

@@ -39,12 +39,7 @@ def sliding_logits(
     Raises:
       UserError: ``crop`` or ``stride`` is not a multiple of 32, or the windows leave gaps.
     """
-    for axis, name in enumerate(("height", "width")):
-        if crop[axis] % _MULTIPLE or stride[axis] % _MULTIPLE or not 0 < stride[axis] <= crop[axis]:
-            raise UserError(
-                f"a sliding window of {name} {crop[axis]} cannot move by {stride[axis]}: choose multiples of "
-                f"{_MULTIPLE}, the stride at most the window"
-            )
+    check_windows(crop, stride)
     batch, *shape, channels = images.shape
     true = jnp.broadcast_to(jnp.array(shape, jnp.int32), (batch, 2)) if sizes is None else sizes
     down, across = (_windows(true[:, axis], shape[axis], crop[axis], stride[axis]) for axis in (0, 1))
@@ -65,6 +60,16 @@ def sliding_logits(
         maps = logits.reshape(batch, grid[0] * logits.shape[2], grid[1] * logits.shape[4], -1)
         taps = 3 * min(grid[1], crop[1] // stride[1] + 2)
         return PixelLogits(maps, _mean(down, shape[0]), _mean(across, shape[1]), true, taps)
+
+
+def check_windows(crop: tuple[int, int], stride: tuple[int, int]) -> None:
+    """Raise UserError for windows (height, width) that ``sliding_logits`` cannot move by this stride."""
+    for axis, name in enumerate(("height", "width")):
+        if crop[axis] % _MULTIPLE or stride[axis] % _MULTIPLE or not 0 < stride[axis] <= crop[axis]:
+            raise UserError(
+                f"a sliding window of {name} {crop[axis]} cannot move by {stride[axis]}: choose multiples of "
+                f"{_MULTIPLE}, the stride at most the window"
+            )
 
 
 class _Windows(NamedTuple):

@@ -18,7 +18,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.evaluation.miou import confusion_matrix, segmentation_metrics
 from pvt_jax.losses.segmentation import segmentation_cross_entropy
 from pvt_jax.ops.segmentation import PixelLogits, mirror, pixel_logits, predicted_labels
-from pvt_jax.ops.sliding import sliding_logits
+from pvt_jax.ops.sliding import check_windows, sliding_logits
 from pvt_jax.tasks.task import Batch, Sums, Task
 from pvt_jax.visualization.segmentation import side_by_side
 
@@ -44,6 +44,8 @@ class Segmentation(Task):
         )
         if any(side % _MULTIPLE or not side for side in options.crop_size):
             raise UserError(f"segmentation.crop_size must be multiples of {_MULTIPLE}, but is {options.crop_size}")
+        if options.test_mode == "slide":
+            check_windows(tuple(options.window), tuple(options.window_stride))
 
     # Data, on the host.
 
@@ -147,11 +149,12 @@ class Segmentation(Task):
         """Shapes of views and label map that cover those of all evaluation images."""
         sizes = np.maximum(self.eval_source.sizes(), 1)  # Of what is no image it is 0.
         options = self._config.segmentation
-        # A window must find room in the padded image.
-        least = options.window if options.test_mode == "slide" else (_MULTIPLE, _MULTIPLE)
-        views = [[np.maximum(view.size(*size), least) for view in self._views] for size in sizes.tolist()]
+        # Also where a window is larger: what is padded must be told from what is not by ``waste``.
+        views = [[view.size(*size) for view in self._views] for size in sizes.tolist()]
         shapes = np.concatenate([np.array(views).reshape(len(sizes), -1), sizes], axis=1)
-        return buckets.choose_buckets(shapes, options.test_shapes)
+        # No more shapes than batches: each shape's last batch is filled up with blanks.
+        batches = -(-len(shapes) // self.evaluation_batch_size(1))
+        return buckets.choose_buckets(shapes, min(options.test_shapes, batches))
 
     @property
     def _train_example(self) -> pipeline.TrainExample:

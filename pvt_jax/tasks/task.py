@@ -104,9 +104,9 @@ class Task(abc.ABC):
         return ((images.astype(jnp.float32) - mean) / std).astype(self._config.model.dtype)
 
     def evaluation_batch_size(self, multiple: int) -> int:
-        """Images of an evaluation batch: ``evaluation.batch_size``, or a part of a training batch, up to ``multiple``.
+        """Images of an evaluation batch: ``evaluation.batch_size``, or a part of a training batch.
 
-        No more than there are.
+        Rounded down to a ``multiple``, but at least one, and no more than hold all images.
         """
         chosen = self._config.evaluation.batch_size or self._config.batch_size // self._config.accumulation_steps
         whole = -(-len(self.eval_source) // multiple) * multiple

@@ -87,10 +87,10 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
         return _evaluate_initial(config)
     workdir.read_config(directory)
     workdir.check(
-        directory, config, only=("task", "model.", "ema_decay", "batch_transform.mean", "batch_transform.std")
+        directory, config, only=("task", "model.", "head.", "ema_decay", "batch_transform.mean", "batch_transform.std")
     )
-    setup = Setup(config)
-    setup.task.validate_data()
+    setup = Setup(config, training=False)
+    setup.task.validate_data(_say)
     setup.prepare_state(Schedule.of(config, len(setup.task.train_source)))
     store = setup.open_store(directory, read_only=True)
     try:
@@ -110,9 +110,9 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
 
 
 def _evaluate_initial(config: Config) -> Result:
-    setup = Setup(config)
+    setup = Setup(config, training=False)
     loaded = setup.read_initial()
-    setup.task.validate_data()
+    setup.task.validate_data(_say)
     setup.prepare_state(Schedule.of(config, len(setup.task.train_source)))
     # A classifier that was replaced explains a bad number.
     _say(loaded)
@@ -280,9 +280,10 @@ class _Run:
         self.metrics = found.metrics if found else {}
         if found is None:
             return None
-        self._write(self.step, "eval", found.metrics)
+        # Pictures first: if the disk is full, the resumed run evaluates this step again and writes its one line.
         if self.writer:
             self.writer.write_pictures(self.step, found.pictures)
+        self._write(self.step, "eval", found.metrics)
         self.display.say(f"step {self.step}: {headline(found.metrics)}")
         self.window_start, self.window_step = time.monotonic(), self.step
         return found.metrics

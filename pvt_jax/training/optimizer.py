@@ -61,15 +61,17 @@ def warmup_poly(
 def decay_mask(params: Tree, decayed: str = "matrices") -> Tree:
     """True where weight decay applies.
 
-    ``decayed``: ``"matrices"`` as in the classifiers' recipes: not on 1-d parameters (biases, norms) and not on the
-    class token; PVT decays the position tables of its stages, ViT's one table is not decayed, as in DeiT (arXiv
-    2012.12877). ``"all_but_norms"`` as in SegFormer's (arXiv 2105.15203), ``"all"`` as in Semantic FPN's.
+    ``decayed``: ``"matrices"`` as in the classifiers' recipes: not on 1-d parameters (biases, norms), the class token
+    and class queries; PVT decays the position tables of its stages, the one table of a ViT or a Trans2Seg is not
+    decayed, as in DeiT (arXiv 2012.12877). ``"all_but_norms"`` as in SegFormer's (arXiv 2105.15203), ``"all"`` as in
+    Semantic FPN's.
     """
 
     def decays(path: tuple[Any, ...], leaf: Any) -> bool:
         names = [part.key for part in path if part.key != "backbone"]
         if decayed == "matrices":
-            return leaf.ndim > 1 and names[-1] != "cls_token" and names != ["pos_embed"]
+            tokens = ("cls_token", "class_queries")
+            return leaf.ndim > 1 and names[-1] not in tokens and names not in (["pos_embed"], ["head", "pos_embed"])
         return decayed == "all" or not any("norm" in name for name in names)
 
     return jax.tree_util.tree_map_with_path(decays, params)

@@ -55,13 +55,14 @@ class Evaluation:
 class Setup:
     """What training and evaluation both need: the task on the mesh, and the abstract state."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, training: bool = True):
         if config.task not in TASKS:
             raise UserError(f"unknown task {config.task!r}: the tasks are {', '.join(TASKS)}")
         self.config = config
         self.task = TASKS[config.task](config)
         self.mesh = sharding.make_mesh(config.mesh.fsdp)
-        sharding.check_batch(config.batch_size, self.mesh, config.accumulation_steps)
+        if training:
+            sharding.check_batch(config.batch_size, self.mesh, config.accumulation_steps)
         self.block = sharding.host_block()
         self.batch_sharding = sharding.batch_sharding(self.mesh)
         self.loaded: Any = None
@@ -171,7 +172,7 @@ class Setup:
         """A function from a state to what the whole evaluation set says; EMA metrics get the prefix ``ema_``.
 
         Its argument ``stop`` is asked before each batch; once it says so there is no result, but None. Pictures are of
-        evenly spaced records, as the parameters themselves, not their average, see them.
+        examples evenly spaced in the task's order, as the parameters themselves, not their average, see them.
         """
         step = jax.jit(
             self.task.evaluate,
@@ -185,7 +186,7 @@ class Setup:
                 variables["ema_"] = state.variables(ema=True)
             sums: dict[str, Any] = {prefix: {} for prefix in variables}
             pictures, corrupt, seen = [], 0, 0
-            drawn = self._drawn_places() if jax.process_index() == 0 else set()
+            drawn = self._drawn_numbers() if jax.process_index() == 0 else set()
             for batch in self.task.evaluation_batches(self.block, self.mesh.size):
                 if stop():
                     return None
@@ -196,9 +197,10 @@ class Setup:
                     found, predictions = step(values, on_device)
                     _add(sums[prefix], found)
                     if not prefix and drawn:
-                        here = [row for row in np.flatnonzero(batch["mask"]).tolist() if seen + row in drawn]
+                        examples = enumerate(np.flatnonzero(records >= 0).tolist(), start=seen)
+                        here = [row for number, row in examples if number in drawn and batch["mask"][row]]
                         pictures += self._draw(records, here, predictions)
-                seen += len(records)
+                seen += int((records >= 0).sum())
             metrics = {
                 prefix + name: value
                 for prefix, total in sums.items()
@@ -208,8 +210,11 @@ class Setup:
 
         return evaluate
 
-    def _drawn_places(self) -> set[int]:
-        """Places among this process's evaluation examples, padding included, whose pictures are drawn."""
+    def _drawn_numbers(self) -> set[int]:
+        """Which of the evaluation examples that this process sees are drawn, counted without padding.
+
+        It has at least its share of them: batches are filled up at their ends, and its block is the first.
+        """
         here = len(self.task.eval_source) // self.block[1]
         return set(np.linspace(0, max(here - 1, 0), self.config.evaluation.pictures).astype(int).tolist())
 

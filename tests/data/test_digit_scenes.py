@@ -35,9 +35,9 @@ class TestRepeats:
     # Whatever changes these, changes the data set, and no number measured before can be compared: then say so in
     # CHANGELOG.md and measure anew. No version of NumPy should: labels take from it raw random bits, whose streams it
     # keeps (NEP 19), integers, and floats one IEEE operation at a time.
-    LABELS = {"train": "a56a6470484f931a", "eval": "1d1018913799e10b"}
+    LABELS = {"train": "33eaf32491c4b209", "eval": "1a308c20f9bbbebc"}
     # The images also depend on the decoder of JPEG files, so they are compared where that gives these photographs.
-    IMAGES = {"train": "cde78b7eb14d359f", "eval": "acc02c577b21a948"}
+    IMAGES = {"train": "84b00f6c057cf3e8", "eval": "70e0450ae76c5c05"}
     PHOTOGRAPHS = "405ceef4de355e1f"
 
     @pytest.mark.parametrize("split", SPLITS)
@@ -100,7 +100,7 @@ class TestSplits:
                 scene = digit_scene(split, index)
                 luminance = scene.image[scene.label_map == 0] @ LUMINANCE
                 # Far from digits and their rims there is one colour, and it is most of the picture.
-                assert (np.median(luminance) > 128) == (split == "eval")
+                assert (np.median(luminance) > 64) == (split == "eval")
                 assert np.mean(np.abs(luminance - np.median(luminance)) < 1) > 0.5
 
     @pytest.mark.parametrize("split", SPLITS)
@@ -135,9 +135,11 @@ class TestLabels:
 
     def test_frequencies(self, scenes):
         every = [scene for split in SPLITS for scene in scenes[split]]
-        counts = np.bincount([len(scene.labels) for scene in every], minlength=7)
-        assert counts[0] == 0 and len(counts) == 7
-        assert (counts[2:] > 0.08 * len(every)).all() and counts[1] < 0.01 * len(every)
+        counts = np.bincount([len(scene.labels) for scene in every], minlength=6)
+        assert counts[0] == 0 and len(counts) == 6
+        assert (
+            (counts[2:5] > 0.2 * len(every)).all() and counts[5] > 0.03 * len(every) and counts[1] < 0.01 * len(every)
+        )
         digits = np.bincount(np.concatenate([scene.labels for scene in every]), minlength=10)
         # Of n draws with a share of 1/10, the deviation is √(0.09 n).
         assert np.abs(digits - digits.sum() / 10).max() < 4 * np.sqrt(0.09 * digits.sum())
@@ -147,7 +149,7 @@ class TestLabels:
 
     def test_no_digit_is_lost_below_others(self, scenes):
         areas = [mask.sum() for split in SPLITS for scene in scenes[split] for mask in scene.masks]
-        # The thinnest 1 is a line of two pixels out of 5 × 8, and 28 pixels high.
+        # The thinnest 1 is a line of two pixels out of 5 × 8, and 36 pixels high.
         assert min(areas) > 100
 
     def test_a_person_would_read_the_digits(self, scenes):
@@ -193,14 +195,14 @@ class TestPlaces:
         numbers = iter([(corner + 0.5) / 17 for pair in repeated for corner in pair])
         return digit_scenes._place(np.ones((4, 4), bool), owners, areas, numbers), owners, areas
 
-    def test_a_quarter_may_be_covered(self):
-        place, owners, areas = self.place((8, 11))
-        assert place == (slice(8, 12), slice(11, 15)) and areas == [(16, 12), (16, 16)]
-        assert (owners == 1).sum() == 12 and (owners[8:12, 11:15] == 2).all()
+    def test_a_tenth_may_be_covered(self):
+        place, owners, areas = self.place((11, 11))
+        assert place == (slice(11, 15), slice(11, 15)) and areas == [(16, 15), (16, 16)]
+        assert (owners == 1).sum() == 15 and (owners[11:15, 11:15] == 2).all()
 
     def test_no_more(self):
-        assert self.place((8, 10), (7, 7), (6, 10))[0] == (slice(6, 10), slice(10, 14))
-        place, owners, areas = self.place((8, 9))
+        assert self.place((8, 10), (7, 7), (5, 11))[0] == (slice(5, 9), slice(11, 15))
+        place, owners, areas = self.place((11, 10))
         assert place is None and areas == [(16, 16)] and owners.max() == 1
 
 
@@ -217,7 +219,7 @@ class TestSource:
     def test_is_a_segmentation_source(self, scenes):
         source = DigitScenesSource("eval")
         assert isinstance(source, SegmentationSource)
-        assert len(source) == 256 and len(DigitScenesSource("train")) == 4096
+        assert len(source) == 256 and len(DigitScenesSource("train")) == 32768
         assert source.class_names == ("background", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
         assert source.palette.shape == (11, 3) and len(np.unique(source.palette, axis=0)) == 11
         record = source[5]

@@ -225,6 +225,8 @@ class TestMessages:
         ({"num_classes": 256}, "1 to 255 classes, not 256"),
         ({"num_classes": 0}, "1 to 255 classes, not 0"),
         ({"num_classes": 2, "ignore_labels": (-1,)}, "0 to 65535, not -1"),
+        ({"num_classes": 2, "ignore_labels": ("a",)}, "0 to 65535, not 'a'"),
+        ({"num_classes": 2, "ignore_labels": (1.5,)}, "0 to 65535, not 1.5"),
         ({"num_classes": 2, "mapping": {1: 2}}, "class 2, outside 0…1"),
         ({"num_classes": 2, "mapping": {1: 1}, "reduce_zero_label": True}, "a mapping needs none"),
         ({"num_classes": 2, "colours": ((0, 0, 0),)}, "1 colours for 2 classes"),

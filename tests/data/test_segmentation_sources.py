@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from pvt_jax.data.labels import LabelEncoding, distinct_colours
+from pvt_jax.data.sources import label_folder
 from pvt_jax.data.sources.cityscapes import CLASSES
-from pvt_jax.data.sources.class_names import read_names
+from pvt_jax.data.sources.class_names import names_file, read_names, split_count
 from pvt_jax.data.sources.segmentation import (
     SegmentationOptions,
     SegmentationSource,
@@ -179,6 +180,13 @@ class TestLayouts:
         source = pickle.loads(pickle.dumps(opened(tmp_path)))
         assert source.name(0).endswith(r"/\xff\xe9.jpg") and source[0]["label_map"] == png()
 
+    def test_names_with_line_breaks(self, tmp_path):
+        write(tmp_path, "images/train/a\n\u2028b.jpg", "labels/train/a.png")
+        assert "such as 'a'" in message(tmp_path) and r"a\n\u2028b.jpg is one of those there" in message(tmp_path)
+        write(tmp_path, "labels/train/a\n\u2028b.png")
+        (tmp_path / "labels/train/a.png").unlink()
+        assert opened(tmp_path).name(0).endswith(r"/a\n\u2028b.jpg")
+
     def test_root(self, tmp_path, monkeypatch):
         assert "the label_folder source needs data.root" in message("")
         assert f"{tmp_path / 'no'} does not exist: set data.root" in message(tmp_path / "no")
@@ -205,6 +213,11 @@ class TestLayouts:
         assert "segmentation.label_folder is not set beside 'a'" in message(tmp_path, image_folder="a")
         assert "segmentation.image_folder is not set beside 'a'" in message(tmp_path, label_folder="a")
         assert "only one of" in message(tmp_path, image_folder="a/{split}", label_folder="b")
+        line = message(tmp_path, image_folder="a/{split}", label_folder="b/{split}")
+        assert "looked for a/{split} + b/{split}, with train or training" in line
+        assert line.endswith(
+            "; correct data.train_split, or segmentation.image_folder and label_folder, such as 'pictures/{split}'"
+        )
 
 
 class TestPairs:
@@ -282,6 +295,16 @@ class TestPairs:
         with pytest.raises(UserError, match="a.png .No such file.*was there when the run started"):
             source[0]
 
+    def test_file_that_may_not_be_read(self, root, monkeypatch):
+        source = opened(root)
+
+        def refuse(path, mode):
+            raise PermissionError(13, "Permission denied", path)
+
+        monkeypatch.setattr(label_folder, "open", refuse, raising=False)
+        with pytest.raises(UserError, match="^cannot read .*a.png .Permission denied.: check its permissions$"):
+            source.label_map(0)
+
 
 class TestClasses:
     @pytest.fixture
@@ -327,6 +350,38 @@ class TestClasses:
         line = message(root)
         assert f"{root / 'labels.txt'} has 4 classes but model.num_classes is 3" in line
         assert f"or correct {root / 'labels.txt'}" in line
+
+    def test_two_of_one_name(self, root):
+        line = message(root, class_names=("sky", "sea", "sky"))
+        assert line == (
+            "segmentation.class_names names both class 0 and class 2 'sky': give each class a name of its own"
+        )
+        (root / "classes.txt").write_text("1 sky\n2 sea\n3 sea\n")
+        assert f"{root / 'classes.txt'} names both class 1 and class 2 'sea'" in message(root)
+
+    def test_names_that_are_numbers(self, root):
+        assert opened(root, class_names=(7, 8, "9")).class_names == ("7", "8", "9")
+
+    def test_empty_file_of_names(self, root):
+        (root / "classes.txt").write_text("\n \n")
+        assert f"{root / 'classes.txt'} is empty: write the name of a class on each line" in message(root)
+
+    def test_number_of_classes_behind_a_folder(self, tmp_path, monkeypatch):
+        (tmp_path / "maps,5").mkdir()
+        for argument, expected in (
+            (f"{tmp_path}/,11", (f"{tmp_path}/", 11)),
+            (f"{tmp_path}, 3", (str(tmp_path), 3)),
+            (f"{tmp_path}/maps,5", (f"{tmp_path}/maps,5", None)),
+            (f"{tmp_path}/maps,5,4", (f"{tmp_path}/maps,5", 4)),
+            (f"{tmp_path}/maps,x", (f"{tmp_path}/maps,x", None)),
+            (f"{tmp_path}/maps,²", (f"{tmp_path}/maps,²", None)),
+        ):
+            assert split_count(argument) == expected
+        (tmp_path / "classes.txt").write_text("a\nb\n")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert names_file("~") == str(tmp_path / "classes.txt")
+        with pytest.raises(UserError, match="^~/none is no folder: give the one that holds your images"):
+            names_file("~/none")
 
     def test_too_few_colours(self, root):
         assert "1 colours for 3 classes" in message(root, palette=((0, 0, 0),))
@@ -496,6 +551,9 @@ class TestTfds:
 
     def test_refusals(self, data_dir):
         assert "the tfds source needs name" in message(data_dir, source="tfds")
+        for name in ("imagenet2012", "imagenet2012:5.*.*"):
+            line = message(data_dir, source="tfds", name=name)
+            assert "such as scene_parse150 or oxford_iiit_pet, not imagenet2012, which has none" in line
         assert "not prepared" in message(data_dir, source="tfds", name="oxford_iiit_pet")
         assert "has no split 'val'" in message(data_dir, "eval", "tfds", 19, name="cityscapes", eval_split="val")
         line = message(data_dir, source="tfds", name="cityscapes:1.0.0", num_classes=150)

@@ -168,6 +168,35 @@ def test_black_and_white_masks(root):
     assert validate(root, num_classes=2, palette=way_out).endswith(f"2 classes, from {root}")
 
 
+def test_levels_of_grey(root):
+    for path in (root / "labels").rglob("*.png"):
+        save(path, grey(0, 127, 255))
+    levels = "'((0,0,0),(127,127,127),(255,255,255))'"
+    line = message(root)
+    assert line.endswith(f"; if these levels of grey are the classes, --config.segmentation.palette={levels}")
+    palette = tuple((level, level, level) for level in (0, 127, 255))
+    assert validate(root, palette=palette).endswith(f"3 classes, from {root}")
+    # As many levels as classes are no chance; another number says nothing, and nor do numbers in a row.
+    assert "palette" not in message(root, num_classes=4)
+    for path in (root / "labels").rglob("*.png"):
+        save(path, grey(1, 2, 3))
+    assert "palette" not in message(root)
+    # The colours of a palette's indices are never asked for.
+    for path in (root / "labels").rglob("*.png"):
+        indices = grey(0, 127, 255).convert("P")
+        indices.putpalette([1, 2, 3] * 256)
+        save(path, indices)
+    assert "label 127 is outside" in message(root) and "palette" not in message(root)
+
+
+def test_one_class_alone(root):
+    for path in (root / "labels").rglob("*.png"):
+        save(path, grey(0, 255))
+    assert message(root, num_classes=1) == (
+        "one class alone leaves nothing to tell apart: count the background as a class, too, the first of two"
+    )
+
+
 @CHECKS
 def test_nothing_but_ignored_pixels(root, check):
     for path in (root / "labels/val").iterdir():

@@ -256,7 +256,12 @@ def dense_tree(value: Any) -> Any:
             "pos_embed": value(1, 4, 4),
         },
         "neck": {"output_p2": {"kernel": value(3, 3, 4, 4), "bias": value(4)}},
-        "head": {"norm": {"scale": value(4)}, "classifier": {"kernel": value(4, 2), "bias": value(2)}},
+        "head": {
+            "norm": {"scale": value(4)},
+            "classifier": {"kernel": value(4, 2), "bias": value(2)},
+            "class_queries": value(1, 2, 4),
+            "pos_embed": value(1, 4, 4),
+        },
     }
 
 
@@ -271,7 +276,13 @@ def test_what_decays_in_each_recipe():
     biases = {f"{block}attn.q.bias", "neck.output_p2.bias", "head.classifier.bias"}
     assert not_decayed["all"] == set()
     assert not_decayed["all_but_norms"] == norms
-    assert not_decayed["matrices"] == norms | biases | {"backbone.cls_token", "backbone.pos_embed"}
+    assert not_decayed["matrices"] == norms | biases | {
+        f"{part}.{name}"
+        for part, name in (
+            *(("backbone", "cls_token"), ("backbone", "pos_embed")),
+            *(("head", "class_queries"), ("head", "pos_embed")),
+        )
+    }
 
 
 def test_parts_have_their_own_learning_rates():

@@ -1,9 +1,12 @@
-"""metrics.jsonl: what a line holds, and what a resume keeps of it."""
+"""metrics.jsonl: what a line holds, and what a resume keeps of it; pictures."""
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from pvt_jax.errors import UserError
 from pvt_jax.training.writer import Display, MetricsWriter
 
 
@@ -81,3 +84,32 @@ def test_a_silent_display_says_nothing(capsys):
     display.report(6, {"loss": 0.25, "images_per_second": 1234.0, "learning_rate": 1e-3})
     display.close()
     assert capsys.readouterr() == ("", "")
+
+
+def test_pictures_are_files_and_a_resume_writes_them_again(tmp_path):
+    """Names of steps and pictures; what a killed run left at the same step is replaced."""
+    rng = np.random.default_rng(0)
+    for start in (0, 4):
+        pictures = [(f"{i:06d}", rng.integers(0, 256, (5 + i, 7, 3), dtype=np.uint8)) for i in range(2)]
+        writer = MetricsWriter(tmp_path, start)
+        writer.write_pictures(6, pictures)
+        writer.close()
+        files = sorted((tmp_path / "pictures" / "6").iterdir())
+        assert [file.name for file in files] == ["000000.png", "000001.png"]
+        for file, (_, picture) in zip(files, pictures, strict=True):
+            np.testing.assert_array_equal(np.asarray(Image.open(file)), picture)
+
+
+def test_without_pictures_there_is_no_folder(tmp_path):
+    writer = MetricsWriter(tmp_path, 0)
+    writer.write_pictures(6, [])
+    writer.close()
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_pictures_that_cannot_be_written_are_told(tmp_path):
+    (tmp_path / "pictures").write_text("in the way")
+    writer = MetricsWriter(tmp_path, 0)
+    with pytest.raises(UserError, match=f"cannot write metrics to {tmp_path}: .* run the same command again"):
+        writer.write_pictures(6, [("000000", np.zeros((4, 4, 3), np.uint8))])
+    writer.close()

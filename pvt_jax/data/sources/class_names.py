@@ -10,9 +10,20 @@ from pvt_jax.errors import UserError
 NAMES_FILES = ("objectInfo150.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
 
 
+def split_count(argument: str) -> tuple[str, int | None]:
+    """Returns the two of "FOLDER,COUNT"; ``argument`` and None where it has no count, or is a folder's name itself."""
+    folder, _, count = argument.rpartition(",")
+    if not count.strip().isdecimal() or os.path.isdir(os.path.expanduser(argument)):
+        return argument, None
+    return folder, int(count)
+
+
 def names_file(root: str) -> str | None:
-    """Returns the path of the file of class names in ``root``, or None."""
-    paths = (os.path.join(root, name) for name in NAMES_FILES)
+    """Returns the path of the file of class names in ``root`` ("~" is expanded), or None; UserError if it is none."""
+    folder = os.path.expanduser(root)
+    if not os.path.isdir(folder):
+        raise UserError(f"{printable(root)} is no folder: give the one that holds your images and label maps")
+    paths = (os.path.join(folder, name) for name in NAMES_FILES)
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
@@ -22,13 +33,17 @@ def read_names(path: str) -> tuple[str, ...]:
     In ADE20K's objectInfo150.txt, a table, it is the first of the synonyms in the last column.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or names nothing.
     """
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
             lines = [line.strip() for line in file if line.strip()]
     except OSError as error:
         raise UserError(f"cannot read {printable(path)} ({error.strerror}): check its permissions") from error
+    if not lines:
+        raise UserError(
+            f"{printable(path)} is empty: write the name of a class on each line, in the order of their numbers"
+        )
     if os.path.basename(path) == NAMES_FILES[0]:
         rows = [line.split("\t") for line in lines if line[0].isdigit()]
         return tuple(re.split("[,;]", row[-1])[0].strip() for row in rows)

@@ -19,7 +19,7 @@ from pvt_jax.data.sources.segmentation import SegmentationRecord
 from pvt_jax.errors import UserError
 
 CLASS_NAMES = ("background", *(str(digit) for digit in range(10)))
-_COUNTS = {"train": 4096, "eval": 256}
+_COUNTS = {"train": 32768, "eval": 256}
 
 # One colour a class: black, then ten that people tell apart.
 _PALETTE = (
@@ -40,15 +40,17 @@ _PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 # Of the 640 columns of a photograph: the left ones are held out. Both sides have half a pagoda, and flower and leaves.
 _HELD_OUT_COLUMNS = 224
 
-_NUM_DIGITS = (2, 6)  # before some are left out, for want of room
-# Heights of digits, of the shorter side of the scene: 28 to 64 pixels of 128. With the largest aspect, shear and
+_NUM_DIGITS = (2, 5)  # before some are left out, for want of room
+# Heights of digits, of the shorter side of the scene: 36 to 68 pixels of 128. With the largest aspect, shear and
 # rotation, the largest still fits.
-_SIDES = (7 / 32, 16 / 32)
-_LARGEST_ASPECT = 1.2
-_LARGEST_SHEAR = 0.15
-_LARGEST_TANGENT = 0.1317  # of half the angle of rotation: 15 degrees
+_SIDES = (9 / 32, 17 / 32)
+_LARGEST_ASPECT = 1.1
+_LARGEST_SHEAR = 0.1
+_LARGEST_TANGENT = 0.07  # of half the angle of rotation: 8 degrees
 # A digit is put where each one below it keeps this share of its pixels.
-_LEAST_VISIBLE = 0.75
+_LEAST_VISIBLE = 0.9
+# Levels of a photograph's darkest and brightest pixels, at most: so that bright ink is seen everywhere.
+_DARKEST, _BRIGHTEST = 32, 160
 _TRIES = 8
 
 _GLYPH = 8
@@ -91,7 +93,7 @@ class DigitScenesSource:
         Args:
             split: "train" or "eval".
             height, width: the size of every scene in pixels.
-            count: how many scenes; None takes 4,096 for training and 256 for evaluation.
+            count: how many scenes; None takes 32,768 for training and 256 for evaluation.
             seed: another one gives other scenes of the same kind.
 
         Raises:
@@ -247,26 +249,20 @@ def _place(
 
 
 def _paint(planes: np.ndarray, strength: np.ndarray, numbers: Sequence[float]) -> None:
-    """Paints with bright ink in a dark rim where the ground is dark, and the other way where it is bright."""
-    stroke = strength >= _STROKE
-    red, green, blue = (planes * stroke).sum(axis=(1, 2)).tolist()
-    is_bright = 299 * red + 587 * green + 114 * blue > 1000 * 128 * np.count_nonzero(stroke)
-    ink = [int(60 * numbers[0])] * 3
+    """Paints with bright ink in a dark rim."""
+    ink = [255 - int(60 * numbers[0])] * 3
     # One channel differs, so that digits over each other differ in hue too.
-    ink[int(3 * numbers[1])] = int(160 * numbers[2])
-    colour, rim = np.array(ink, np.uint16)[:, None, None], np.uint16(255)
-    if not is_bright:
-        colour, rim = 255 - colour, np.uint16(0)
+    ink[int(3 * numbers[1])] = 255 - int(160 * numbers[2])
+    colour = np.array(ink, np.uint16)[:, None, None]
     of_ink, of_both = (table[strength] for table in _opacities())
-    planes[:] = (planes * (256 - of_both) + colour * of_ink + rim * (of_both - of_ink) + 128) >> 8
+    planes[:] = (planes * (256 - of_both) + colour * of_ink + 128) >> 8
 
 
 @functools.cache
 def _opacities() -> tuple[np.ndarray, np.ndarray]:
     """How opaque the ink is, and the ink with its rim, of 256, at every strength of a glyph: uint16 [256] each."""
     strength = np.arange(256)
-    # Steep, for what 8×8 pixels show of a stroke is mostly edge. The rim keeps digits apart, and lets them be read on
-    # ground that is bright here and dark there.
+    # Steep, for what 8×8 pixels show of a stroke is mostly edge. The rim keeps digits apart.
     ink = np.clip((strength - _STROKE) * 3 + 128, 0, 256)
     rim = np.minimum(strength * 3 // 2, 100)
     return ink.astype(np.uint16), np.maximum(ink, rim).astype(np.uint16)
@@ -283,7 +279,7 @@ def _background(photographs: Sequence[np.ndarray], height: int, width: int, numb
     if next(numbers) < 0.5:
         x, x_weight = x[::-1], x_weight[::-1]
     first, last = int(x.min()), int(x.max()) + 2
-    darkest, brightest = 64 * next(numbers), 255 - 64 * next(numbers)
+    darkest, brightest = _DARKEST * next(numbers), _BRIGHTEST - _DARKEST * next(numbers)
     planes = np.empty((3, height, width), np.uint8)
     # One at a time: their temporaries stay in the processor's cache.
     for plane, source in zip(planes, photograph[:, :, first:last], strict=True):

@@ -195,7 +195,8 @@ def _find_layout(root: str, split: Split, splits: Splits, options: SegmentationO
     half, key = {"train": ("training", "train_split"), "eval": ("evaluation", "eval_split")}[split]
     below = sorted(list_folder(root)[1])
     looked_for = ", ".join(map(str, candidates)) if options.image_folder else _LAYOUTS_IN_WORDS
-    way_out = f"set data.{key}, or segmentation.image_folder and label_folder, such as 'pictures/{{split}}'"
+    verb = "correct" if options.image_folder else "set"
+    way_out = f"{verb} data.{key}, or segmentation.image_folder and label_folder, such as 'pictures/{{split}}'"
     # Archives often unpack into a folder of their own.
     nested = [name for name in below if any(place.is_in(os.path.join(root, name)) for place in places)]
     if len(nested) == 1:
@@ -314,6 +315,8 @@ def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
+    except PermissionError as error:
+        raise UserError(f"cannot read {printable(path)} ({error.strerror}): check its permissions") from error
     except OSError as error:
         raise UserError(
             f"cannot read {printable(path)} ({error.strerror}), which was there when the run started: put it back, or "

@@ -123,12 +123,14 @@ def find_labels(
         reduce_zero_label, mapping: see ``LabelEncoding``; besides what the options say, and in place of it.
 
     Raises:
-        UserError: another number of names than ``options.num_classes``, or a file that cannot be read.
+        UserError: another number of names than ``options.num_classes``, two that are the same, or a file that cannot
+            be read.
     """
     count = options.num_classes
     class_names, where = tuple(names), known_as
     if options.class_names:
-        class_names, where = tuple(options.class_names), "segmentation.class_names"
+        # In a config, numbers may be names: digits, for example.
+        class_names, where = tuple(map(str, options.class_names)), "segmentation.class_names"
     elif root and (found := names_file(root)):
         class_names, where = read_names(found), found
     if class_names and len(class_names) != count:
@@ -136,6 +138,13 @@ def find_labels(
         raise UserError(
             f"{printable(where)} has {len(class_names)} classes but model.num_classes is {count}: set "
             f"--config.model.num_classes={len(class_names)}{correct}"
+        )
+    if same := [label for label, name in enumerate(class_names) if name in class_names[:label]]:
+        # Each has a metric of its own, by its name.
+        name = class_names[same[0]]
+        raise UserError(
+            f"{printable(where)} names both class {class_names.index(name)} and class {same[0]} '{name}': give each "
+            f"class a name of its own"
         )
     class_names = class_names or tuple(f"class {label}" for label in range(count))
     reduced = reduce_zero_label or (options.reduce_zero_label and mapping is None)

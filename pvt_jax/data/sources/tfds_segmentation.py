@@ -50,8 +50,12 @@ def open_tfds_segmentation(
     Raises:
         UserError: as ``open_tfds``; also features that are no image and label map.
     """
-    if not name:
-        raise UserError("the tfds source needs name: a TFDS data set, such as scene_parse150 or oxford_iiit_pet")
+    # Configs name ImageNet where they name nothing.
+    if name.partition(":")[0] in ("", "imagenet2012"):
+        raise UserError(
+            f"the tfds source needs name: a TFDS data set with label maps, such as scene_parse150 or oxford_iiit_pet"
+            f"{', not imagenet2012, which has none' * bool(name)}"
+        )
     data_dir = os.path.expanduser(root) or None
     builder = open_builder(name, data_dir)
     tfds = import_tfds()

@@ -74,8 +74,10 @@ class SemanticFPNHead(nn.Module):
             grid = grid_of(x)
             sums[grid] = sums[grid] + x if grid in sums else x
         for (rows, columns), x in sums.items():
-            doubled = resampled(x, (2 * rows, 2 * columns), sizes, 3, 2)
-            total = total + resampled(doubled, grid_of(total), sizes, 2, 2)
+            x = resampled(x, (2 * rows, 2 * columns), sizes, 3, 2)
+            if grid_of(x) != grid_of(total):
+                x = resampled(x, grid_of(total), sizes, 2, 2)
+            total = total + x
         classifier = PixelClassifier(
             self.num_classes,
             self.dropout_rate,
