@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -222,6 +223,97 @@ def test_imagenet_configs_are_the_recipe(spec, drop_path_rate, clip_norm):
     }
     assert {key: found[key] for key in expected} == expected
     # Mixed precision.
+    assert found["model.dtype"] == "bfloat16"
+
+
+# Of MMSegmentation's configs in the published code of PVT, PVT v2 and SegFormer; written out, not imported.
+ADE20K = {
+    "task": "segmentation",
+    "accumulation_steps": 1,
+    "model.num_classes": 150,
+    "model.image_size": (224, 224),
+    "model.drop_path_rate": 0.1,
+    "data.source": "ade20k",
+    "transform.flip_probability": 0.5,
+    "batch_transform.mean": (123.675, 116.28, 103.53),
+    "batch_transform.std": (58.395, 57.12, 57.375),
+    "segmentation.scale": (2048, 512),
+    "segmentation.scale_range": (0.5, 2.0),
+    "segmentation.crop_size": (512, 512),
+    "segmentation.largest_share": 0.75,
+    "segmentation.photometric": True,
+    "segmentation.loss_average": "all",
+    "segmentation.test_mode": "whole",
+    "segmentation.test_ratios": (1.0,),
+    "segmentation.test_flip": False,
+    "optimizer.schedule": "poly",
+    "optimizer.final_learning_rate": 0.0,
+    "optimizer.clip_norm": 0.0,
+    "optimizer.b1": 0.9,
+    "optimizer.b2": 0.999,
+    "optimizer.backbone_multiplier": 1.0,
+    "optimizer.layer_decay": 1.0,
+    "optimizer.frozen": "",
+}
+SEMANTIC_FPN = {
+    "head.name": "semantic_fpn",
+    "optimizer.learning_rate": 2e-4,
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.decayed": "all",
+    "optimizer.head_multiplier": 1.0,
+    "optimizer.power": 0.9,
+    "optimizer.warmup_steps": 0,
+}
+SEGFORMER = {
+    "head.name": "segformer",
+    "batch_size": 16,
+    "steps": 160_000,
+    "optimizer.base_batch_size": 16,
+    "optimizer.learning_rate": 6e-5,
+    "optimizer.weight_decay": 0.01,
+    "optimizer.decayed": "all_but_norms",
+    "optimizer.head_multiplier": 10.0,
+    "optimizer.power": 1.0,
+    "optimizer.warmup_steps": 1500,
+    "optimizer.warmup_learning_rate": 1e-6,
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "recipe"),
+    [
+        (
+            "semantic_fpn.py:pvt_large",
+            {**SEMANTIC_FPN, "batch_size": 32, "optimizer.base_batch_size": 32, "steps": 40_000},
+        ),
+        (
+            "semantic_fpn.py:pvt_tiny,paper",
+            {**SEMANTIC_FPN, "batch_size": 16, "optimizer.base_batch_size": 16, "steps": 80_000},
+        ),
+        ("segformer.py:mit_b4", SEGFORMER),
+        ("segformer.py:mit_b5", {**SEGFORMER, "segmentation.scale": (2048, 640), "segmentation.crop_size": (640, 640)}),
+        (
+            "segformer.py:mit_b0,cityscapes",
+            {
+                **SEGFORMER,
+                "batch_size": 8,
+                "optimizer.base_batch_size": 8,
+                "model.num_classes": 19,
+                "data.source": "cityscapes",
+                "segmentation.scale": (2048, 1024),
+                "segmentation.crop_size": (1024, 1024),
+                "segmentation.test_mode": "slide",
+                "segmentation.window": (1024, 1024),
+                "segmentation.window_stride": (768, 768),
+            },
+        ),
+    ],
+)
+def test_segmentation_configs_are_the_recipes(spec, recipe):
+    found = leaves(config_lib.load(str(ROOT / "configs" / spec)).to_dict())
+    model = re.split("[:,]", spec)[1]
+    expected = {**ADE20K, "model.name": model, "init.checkpoint": model, **recipe}
+    assert {key: found[key] for key in expected} == expected
     assert found["model.dtype"] == "bfloat16"
 
 
