@@ -18,7 +18,8 @@ from orbax.checkpoint import v1 as ocp
 from pvt_jax.checkpoints import names
 from pvt_jax.checkpoints.files import read_metadata, read_state_dict
 from pvt_jax.checkpoints.known import KNOWN, fetch_known
-from pvt_jax.checkpoints.merge import LoadReport, merge
+from pvt_jax.checkpoints.merge import merge
+from pvt_jax.checkpoints.report import LoadReport
 from pvt_jax.checkpoints.torch_file import expanded
 from pvt_jax.errors import UserError
 

@@ -7,7 +7,6 @@ dense model may also start from a backbone, without exceptions listed: its neck 
 """
 
 import fnmatch
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pvt_jax.checkpoints import dialects, names, signatures
-from pvt_jax.checkpoints.torch_pickle import printable
+from pvt_jax.checkpoints.position_tables import position_grids, resize_tables
+from pvt_jax.checkpoints.report import LoadReport, few, refusal, shapes_lines
 from pvt_jax.errors import UserError
-from pvt_jax.ops.resize import resize_grid
 
 # What depends on the number of classes, of a backbone and of dense heads; a new head's own is a row here. If the first
 # of a row has another shape, the others are of no use either.
@@ -28,71 +27,8 @@ _CLASSIFIERS = (
     ("params/head/classifier/kernel", "params/head/classifier/bias"),
     ("params/head/class_queries",),
 )
-_SHOWN = 3
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """Where a checkpoint went. Parameters are named by path (``params/norm/scale``), tensors as in the file.
-
-    Attributes:
-      source: what was read, in words. dialect: whose names it has.
-      matched: parameters taken from the source, the resized ones among them.
-      missing: parameters that it lacks. They keep their initial values, as ``wrong_shape`` and ``replaced`` do.
-      unexpected: its tensors that the model has no place for.
-      wrong_shape: (parameter, shape in the source, shape in the model).
-      replaced: parameters of the classifier, whose number of classes or inputs is another; as ``wrong_shape``.
-      resized: (position table, rows and columns in the source, rows and columns in the model).
-      ignored: its tensors that belong to modules that the model does not have, as the neck and head of a detector, or a
-        classifier.
-      anew: the parts (neck, head) of a dense model that start anew, beside a backbone; all of their paths are missing.
-      converted: the types, not float32, that numbers were converted from, each with how many tensors had it.
-    """
-
-    source: str
-    dialect: str
-    matched: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
-    replaced: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
-    resized: tuple[tuple[str, tuple[int, int], tuple[int, int]], ...] = ()
-    ignored: tuple[str, ...] = ()
-    anew: tuple[str, ...] = ()
-    converted: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def plain(self) -> bool:
-        """Whether every parameter came from the source as it is."""
-        changed = (self.missing, self.unexpected, self.wrong_shape, self.replaced, self.resized)
-        return not any(changed)
-
-    def summary(self) -> str:
-        """One line for a person."""
-        parts = [f"{len(self.matched)} parameters loaded"]
-        if self.converted:
-            parts.append("to float32 from " + ", ".join(f"{name} ({n})" for name, n in self.converted.items()))
-        if self.resized:
-            sizes = (f"{_last(path)} {old[0]}×{old[1]} → {new[0]}×{new[1]}" for path, old, new in self.resized)
-            parts.append("position tables resized: " + ", ".join(sizes))
-        if self.replaced:
-            _, old, new = self.replaced[0]
-            axis = 1 if len(old) == 3 else len(old) - 1  # Queries are [1, classes, dim]; kernels end in classes.
-            what = "classes" if np.delete(old, axis).tolist() == np.delete(new, axis).tolist() else "inputs and classes"
-            shapes = f"{old[axis]} → {new[axis]}" if what == "classes" else f"{old} → {new}"
-            parts.append(f"a new classifier, randomly initialised, for other {what} ({shapes})")
-        if self.anew:
-            parts.append(f"a backbone; {' and '.join(self.anew)} {'start' if len(self.anew) > 1 else 'starts'} anew")
-        if lacking := [path for path in self.missing if names.part_of(path) not in self.anew]:
-            parts.append(f"not in the file, freshly initialised: {_few(lacking)}")
-        if self.wrong_shape:
-            parts.append(f"of another shape, freshly initialised: {_few(_shapes_lines(self.wrong_shape))}")
-        if self.unexpected:
-            parts.append(f"in the file and unused: {_few(self.unexpected)}")
-        if self.ignored:
-            modules = Counter(_module(name) for name in self.ignored)
-            parts.append(f"of other modules, unused: {_few([f'{name} ({n})' for name, n in modules.items()])}")
-        return f"{self.source} ({self.dialect}): {'; '.join(parts)}"
+# timm's names, and those of Hugging Face.
+_DISTILLED = ("dist_token", "distillation_token")
 
 
 def merge(
@@ -128,39 +64,17 @@ def merge(
     wanted: dict[str, Any] = names.flatten(expected)
     found = _find_native(tensors, wanted) if native else _find(tensors, wanted, source, allow_unexpected)
     distilled = any(name.rpartition(".")[2] in _DISTILLED for name in found.unexpected)
-    grids = _position_grids(wanted, image_size)
-    source_grids = _position_grids(wanted, source_image_size) if source_image_size else {}
+    grids = position_grids(wanted, image_size)
+    source_grids = position_grids(wanted, source_image_size) if source_image_size else {}
     with np.errstate(over="ignore"):  # Told below, by name.
-        resized = _resize(found.leaves, wanted, grids, source_grids, native, distilled)
+        resized = resize_tables(found.leaves, wanted, grids, source_grids, native, distilled)
     converted = Counter(
         str(value.dtype)
         for path, value in found.leaves.items()
         if value.dtype != wanted[path].dtype and jnp.issubdtype(value.dtype, jnp.floating)
     )
 
-    leaves: dict[str, np.ndarray] = {}
-    wrong_shape, wrong_type, too_large = [], [], []
-    for path, value in found.leaves.items():
-        here = wanted[path]
-        value = resized[path][0] if path in resized else value
-        if not _fits_type(value, here):
-            wrong_type.append(f"{path} is {value.dtype}, here {np.dtype(here.dtype)}")
-        elif value.shape != tuple(here.shape):
-            wrong_shape.append((path, value.shape, tuple(here.shape)))
-        elif _overflows(found.leaves[path], here.dtype):
-            too_large.append(path)
-        else:
-            leaves[path] = value.astype(here.dtype, copy=False)
-
-    replaced = []
-    shapes_differ = {path for path, _, _ in wrong_shape}
-    for classifier in _CLASSIFIERS:
-        if classifier[0] in shapes_differ:
-            # With other inputs the bias may fit, but what it was trained with is gone.
-            there = [path for path in classifier if path in found.leaves]
-            replaced += [(path, found.leaves[path].shape, tuple(wanted[path].shape)) for path in there]
-            wrong_shape = [problem for problem in wrong_shape if problem[0] not in there]
-            leaves = {path: leaf for path, leaf in leaves.items() if path not in there}
+    fitted = _fit(found.leaves, wanted, {path: table for path, (table, _) in resized.items()})
     # The backbone first: that it is missing is worse.
     missing = sorted(
         wanted.keys() - found.leaves.keys(), key=lambda path: (not path.startswith("params/backbone/"), path)
@@ -168,11 +82,11 @@ def merge(
     report = LoadReport(
         source=source,
         dialect=found.dialect,
-        matched=tuple(path for path in wanted if path in leaves),
+        matched=tuple(path for path in wanted if path in fitted.leaves),
         missing=tuple(missing),
         unexpected=found.unexpected,
-        wrong_shape=tuple(wrong_shape),
-        replaced=tuple(replaced),
+        wrong_shape=tuple(fitted.wrong_shape),
+        replaced=tuple(fitted.replaced),
         resized=tuple((path, old, grids[path]) for path, (_, old) in resized.items() if old != grids[path]),
         ignored=found.ignored,
         anew=found.anew,
@@ -183,13 +97,52 @@ def merge(
             path for path in missing if names.part_of(path) not in found.anew and not _optional(path, allow_missing)
         ],
         "unexpected": [name for name in found.unexpected if not _unused(name, allow_unexpected)],
-        "of another shape": _shapes_lines(line for line in wrong_shape if not _optional(line[0], allow_missing)),
-        "of another type": wrong_type,
-        "with numbers too large for float32": too_large,
+        "of another shape": shapes_lines(line for line in fitted.wrong_shape if not _optional(line[0], allow_missing)),
+        "of another type": fitted.wrong_type,
+        "with numbers too large for float32": fitted.too_large,
     }
     if any(problems.values()):
-        raise UserError(_refusal(source, problems, tensors, wanted, native, distilled))
-    return leaves, report
+        raise UserError(refusal(source, problems, tensors, wanted, native, distilled))
+    return fitted.leaves, report
+
+
+_Problem = tuple[str, tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Leaves of the model's types and shapes; the other lists have the paths that are not among them."""
+
+    leaves: dict[str, np.ndarray] = field(default_factory=dict)
+    wrong_shape: list[_Problem] = field(default_factory=list)
+    wrong_type: list[str] = field(default_factory=list)
+    too_large: list[str] = field(default_factory=list)
+    replaced: list[_Problem] = field(default_factory=list)
+
+
+def _fit(found: Mapping[str, np.ndarray], wanted: Mapping[str, Any], resized: Mapping[str, np.ndarray]) -> _Fitted:
+    """What of ``found``, with ``resized`` in place of some, goes into the model as it is."""
+    fitted = _Fitted()
+    for path, original in found.items():
+        here, value = wanted[path], resized.get(path, original)
+        if not _fits_type(value, here):
+            fitted.wrong_type.append(f"{path} is {value.dtype}, here {np.dtype(here.dtype)}")
+        elif value.shape != tuple(here.shape):
+            fitted.wrong_shape.append((path, value.shape, tuple(here.shape)))
+        elif _overflows(original, here.dtype):
+            fitted.too_large.append(path)
+        else:
+            fitted.leaves[path] = value.astype(here.dtype, copy=False)
+    shapes_differ = {path for path, _, _ in fitted.wrong_shape}
+    for classifier in _CLASSIFIERS:
+        if classifier[0] in shapes_differ:
+            # With other inputs the bias may fit, but what it was trained with is gone.
+            there = [path for path in classifier if path in found]
+            fitted.replaced.extend((path, found[path].shape, tuple(wanted[path].shape)) for path in there)
+            fitted.wrong_shape[:] = [problem for problem in fitted.wrong_shape if problem[0] not in there]
+            for path in there:
+                fitted.leaves.pop(path, None)
+    return fitted
 
 
 @dataclass(frozen=True)
@@ -339,7 +292,7 @@ def _join(tensors: Mapping[str, np.ndarray], reading: dialects.Reading, name: st
     if len(arrays) == 1:
         return arrays[0]
     if any(not array.ndim or array.shape[1:] != arrays[0].shape[1:] for array in arrays):
-        shapes = _few([f"{part} is {tensors[part].shape}" for part in parts])
+        shapes = few([f"{part} is {tensors[part].shape}" for part in parts])
         raise UserError(f"{source} does not hold this model: parts of one tensor do not fit ({shapes}). Take another")
     return np.concatenate(arrays)
 
@@ -359,71 +312,6 @@ def _overflows(value: np.ndarray, dtype: Any) -> bool:
         return bool((np.isinf(value.astype(dtype)) & np.isfinite(value)).any())
 
 
-# Position tables.
-
-
-def _position_grids(wanted: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Rows and columns of each position table of a model for images of this (height, width)."""
-    grids, (rows, columns) = {}, image_size
-    root = "params/backbone/" if names.is_dense(wanted) else "params/"
-    for stage in ("", "stage1/", "stage2/", "stage3/", "stage4/"):
-        if f"{root}{stage}pos_embed" in wanted:
-            patch = wanted[f"{root}{stage}patch_embed/kernel"].shape[0]
-            rows, columns = rows // patch, columns // patch
-            grids[f"{root}{stage}pos_embed"] = (rows, columns)
-    return grids
-
-
-def _resize(
-    leaves: Mapping[str, np.ndarray],
-    wanted: Mapping[str, Any],
-    grids: Mapping[str, tuple[int, int]],
-    source_grids: Mapping[str, tuple[int, int]],
-    native: bool,
-    distilled: bool,
-) -> dict[str, tuple[np.ndarray, tuple[int, int]]]:
-    """Position tables of the model's grids, each with its own grid; without those of which that cannot be told."""
-    found = {}
-    for path, target in grids.items():
-        table, shape = leaves.get(path), wanted[path].shape
-        if table is None or table.ndim != 3 or table.shape[2] != shape[2] or not _fits_type(table, wanted[path]):
-            continue
-        if distilled:
-            table = np.delete(table, np.s_[1:2], axis=1)  # The slot of the distillation token.
-        extra = shape[1] - target[0] * target[1]
-        source = _grid_of(table.shape[1] - extra, target, source_grids.get(path), native)
-        if source is None:
-            continue
-        if source != target:
-            # The slot of a class token stands first and is left as it is. Each as its reference does it.
-            method = "bilinear" if "/stage" in path else "bicubic"
-            grid = jnp.asarray(table[:, extra:].reshape(1, *source, shape[2]), jnp.float32)
-            resampled = np.asarray(resize_grid(grid, target, method)).reshape(1, -1, shape[2])
-            table = np.concatenate([table[:, :extra].astype(np.float32), resampled], axis=1)
-        found[path] = (table, source)
-    return found
-
-
-def _grid_of(
-    slots: int, target: tuple[int, int], known: tuple[int, int] | None, native: bool
-) -> tuple[int, int] | None:
-    """Rows and columns of a table with so many slots; ``known`` are those that its source states, if any."""
-    side, fits = math.isqrt(max(slots, 0)), slots == target[0] * target[1]
-    if known is not None and known[0] * known[1] == slots:
-        return known
-    if native and fits:
-        return target
-    if side and side * side == slots:
-        return side, side
-    return target if fits else None
-
-
-# Messages.
-
-# timm's names, and those of Hugging Face.
-_DISTILLED = ("dist_token", "distillation_token")
-
-
 def _optional(path: str, allowed: Sequence[str]) -> bool:
     # Files from before PyTorch 0.4.1 do not count batches; nothing but the count depends on it.
     return path.endswith("/count") or _matches(path, allowed) or _matches(path.partition("/")[2], allowed)
@@ -438,56 +326,3 @@ def _unused(name: str, allowed: Sequence[str]) -> bool:
     part = dialects.dense_part(name)
     alias = f"{'neck' if part == 'neck' else 'head'}/{name}" if part else name.partition("/")[2]
     return _matches(name, allowed) or (bool(alias) and _matches(alias, allowed))
-
-
-def _shapes_lines(problems: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> list[str]:
-    return [f"{path} is {found}, here {here}" for path, found, here in problems]
-
-
-def _few(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(printable(item, 100) for item in items[:_SHOWN]) + more
-
-
-def _last(path: str) -> str:
-    return path.removeprefix("params/")
-
-
-def _module(name: str) -> str:
-    """The first module of a file's name, or of a tree's path without the collection."""
-    return name.split("/")[1] if "/" in name else name.split(".")[0]
-
-
-def _refusal(
-    source: str,
-    problems: Mapping[str, Sequence[str]],
-    tensors: Mapping[str, np.ndarray],
-    wanted: Mapping[str, Any],
-    native: bool,
-    distilled: bool,
-) -> str:
-    kinds = "; ".join(f"{len(items)} {kind}: {_few(items)}" for kind, items in problems.items() if items)
-    text = f"{source} does not hold this model: {kinds}"
-    if distilled:
-        return (
-            f"{text}. It is distilled, with a second token that takes part in attention and that no model here has: "
-            "take weights that are not, or list these tensors in allow_unexpected to start from the rest"
-        )
-    here, there = (
-        signatures.recognise({name: tuple(leaf.shape) for name, leaf in leaves.items()}, native=paths)
-        for leaves, paths in ((wanted, True), (tensors, native))
-    )
-    exceptions = "list the exceptions in allow_missing and allow_unexpected"
-    if names.is_dense(wanted):
-        exceptions = (
-            f"{exceptions}; allow_missing=['neck/*', 'head/*'] with allow_unexpected=['neck/*', 'head/*'] takes the "
-            "backbone alone"
-        )
-        if not native and (foreign := dialects.foreign_head(tensors)):
-            return f"{text}. Its head is {foreign}, which no model here has: {exceptions}"
-    other_head = there is not None and there.head and (here is None or there.head != here.head)
-    if there is not None and (other_head or here is None or there.signature != here.signature):
-        return f"{text}. It looks like {there}: create that model, or {exceptions}"
-    if native:
-        return f"{text}. Create the model with the name and settings in the run's config.json, or {exceptions}"
-    return f"{text}. Take another file, or {exceptions}"
