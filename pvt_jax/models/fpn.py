@@ -41,42 +41,72 @@ class FeaturePyramid(nn.Module):
         self, maps: dict[str, Float[Array, "b _h _w _c"]], sizes: Int[Array, "b 2"] | None = None
     ) -> dict[str, Float[Array, "b _h _w _d"]]:
         """The pyramid; ``sizes`` are those of ``Backbone.features``, and the maps are 0 beyond them, as theirs are."""
-        if not isinstance(self.channels, int) or self.channels < 1:
-            raise UserError(f"head.neck_channels must be a whole number above 0, but is {self.channels}")
+        _check_channels(self.channels)
         levels = range(self.first_level, 6)
         sums: dict[int, Array] = {}
         for level in reversed(levels):
-            sums[level] = self._lateral(maps[f"c{level}"], level)
+            sums[level] = _lateral(maps[f"c{level}"], level, self.channels, self.dtype)
             if level < 5:
                 sums[level] += enlarged(sums[level + 1], sums[level].shape[1:3])
-        pyramid = {f"p{level}": self._output(sums[level], level, sizes) for level in levels}
+        pyramid = {f"p{level}": _output(sums[level], level, self.channels, self.dtype, sizes) for level in levels}
         if self.extra_levels == "max_pool":
             pyramid["p6"] = pyramid["p5"][:, ::2, ::2]
         elif self.extra_levels == "convolution":
-            pyramid["p6"] = self._output(maps["c5"], 6, sizes, stride=2)
+            pyramid["p6"] = _output(maps["c5"], 6, self.channels, self.dtype, sizes, stride=2)
             # RetinaNet's paper has a ReLU between; mmdetection, and so PVT's, has none.
-            pyramid["p7"] = self._output(pyramid["p6"], 7, sizes, stride=2)
+            pyramid["p7"] = _output(pyramid["p6"], 7, self.channels, self.dtype, sizes, stride=2)
         return pyramid
 
-    def _lateral(self, maps: Float[Array, "b h w c"], level: int) -> Float[Array, "b h w d"]:
-        linear = nn.Dense(self.channels, dtype=self.dtype, kernel_init=xavier_uniform, name=f"lateral_c{level}")
-        return linear(maps.reshape(-1, maps.shape[-1])).reshape(*maps.shape[:-1], self.channels)
 
-    def _output(
-        self, x: Float[Array, "b h w c"], level: int, sizes: Int[Array, "b 2"] | None, stride: int = 1
-    ) -> Float[Array, "b h2 w2 d"]:
-        convolution = nn.Conv(
-            self.channels,
-            (3, 3),
-            stride,
-            padding=1,
-            dtype=self.dtype,
-            kernel_init=xavier_uniform,
-            name=f"output_p{level}",
-        )
-        # A convolution must find zeros beyond an image's end, where the biases have left other values.
-        x = zero_outside(x, _at(level - 1 if stride == 2 else level, sizes))
-        return zero_outside(convolution(x), _at(level, sizes))
+class SingleMap(nn.Module):
+    """One map of a backbone → one of ``channels``, the way of ViT-FRCNN (arXiv 2012.09958, section 3).
+
+    A ViT has one resolution, and its detector looks at that alone: a linear map, then a 3×3 convolution.
+
+    Attributes:
+      channels: of the map that it gives.
+      level: which map; 4 is at stride 16, a ViT's own with patches of 16.
+      dtype: type of the computation and of the map; parameters stay float32.
+    """
+
+    channels: int = 256
+    level: Literal[2, 3, 4, 5] = 4
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, maps: dict[str, Float[Array, "b _h _w _c"]], sizes: Int[Array, "b 2"] | None = None
+    ) -> dict[str, Float[Array, "b _h _w _d"]]:
+        """The map by its name, as ``p4``; ``sizes`` are those of ``Backbone.features``."""
+        _check_channels(self.channels)
+        x = _lateral(maps[f"c{self.level}"], self.level, self.channels, self.dtype)
+        return {f"p{self.level}": _output(x, self.level, self.channels, self.dtype, sizes)}
+
+
+def _lateral(maps: Float[Array, "b h w c"], level: int, channels: int, dtype: DTypeLike) -> Float[Array, "b h w d"]:
+    linear = nn.Dense(channels, dtype=dtype, kernel_init=xavier_uniform, name=f"lateral_c{level}")
+    return linear(maps.reshape(-1, maps.shape[-1])).reshape(*maps.shape[:-1], channels)
+
+
+def _output(
+    x: Float[Array, "b h w c"],
+    level: int,
+    channels: int,
+    dtype: DTypeLike,
+    sizes: Int[Array, "b 2"] | None,
+    stride: int = 1,
+) -> Float[Array, "b h2 w2 d"]:
+    convolution = nn.Conv(
+        channels, (3, 3), stride, padding=1, dtype=dtype, kernel_init=xavier_uniform, name=f"output_p{level}"
+    )
+    # A convolution must find zeros beyond an image's end, where the biases have left other values.
+    x = zero_outside(x, _at(level - 1 if stride == 2 else level, sizes))
+    return zero_outside(convolution(x), _at(level, sizes))
+
+
+def _check_channels(channels: int) -> None:
+    if not isinstance(channels, int) or channels < 1:
+        raise UserError(f"head.neck_channels must be a whole number above 0, but is {channels}")
 
 
 def _at(level: int, sizes: Int[Array, "b 2"] | None) -> Int[Array, "b 2"] | None:
