@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pvt_jax.models.transformer import EncoderLayer, MultiHeadAttention
+from pvt_jax.models.transformer import (
+    EncoderLayer,
+    MultiHeadAttention,
+    PostNormDecoderLayer,
+    PostNormEncoderLayer,
+    sine_positions,
+)
 from tests.helpers.numpy_models import gelu
 from tests.helpers.running import quick_jit
 
@@ -28,18 +34,22 @@ def random_parameters(module: Any, *inputs: Any) -> Any:
 
 def attended(p: Any, queries: Any, keys: Any, values: Any, true_keys: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """(result, scores), token by token."""
+
+    def linear(name: str, x: Any, part: Any = slice(None)) -> Any:
+        return x @ p[name]["kernel"][:, part] + p[name].get("bias", np.zeros(DIM))[part]
+
     out, scores = np.zeros(queries.shape), np.zeros((len(queries), HEADS, queries.shape[1], keys.shape[1]))
     side = DIM // HEADS
     for b, query_tokens in enumerate(queries.astype(np.float64)):
         known = keys.shape[1] if true_keys is None else true_keys[b]
         for head in range(HEADS):
             part = slice(head * side, (head + 1) * side)
-            key, value = keys[b] @ p["k"]["kernel"][:, part], values[b, :known] @ p["v"]["kernel"][:, part]
+            key, value = linear("k", keys[b], part), linear("v", values[b, :known], part)
             for n, token in enumerate(query_tokens):
-                scores[b, head, n] = key @ (token @ p["q"]["kernel"][:, part]) / np.sqrt(side)
+                scores[b, head, n] = key @ linear("q", token, part) / np.sqrt(side)
                 weights = np.exp(scores[b, head, n, :known])
                 out[b, n, part] = weights @ value / weights.sum()
-    return out @ p["proj"]["kernel"] + p["proj"]["bias"], scores
+    return linear("proj", out), scores
 
 
 def normed(p: Any, x: np.ndarray) -> np.ndarray:
@@ -104,3 +114,67 @@ def test_encoder_layer_is_its_definition(true_keys):
     y = y + gelu(hidden) @ params["mlp"]["fc2"]["kernel"] + params["mlp"]["fc2"]["bias"]
     for b, known in enumerate([5, 5] if true_keys is None else true_keys):
         np.testing.assert_allclose(found[b, :known], y[b, :known], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("true_keys", [None, TRUE_KEYS], ids=["all tokens", "masked"])
+def test_layers_with_the_norm_last_are_their_definitions(true_keys):
+    """Positions go to queries and keys, and values are without; a layer of the encoder, then one of the decoder."""
+    x, positions, queries, places = tokens(5, 3), tokens(5, 4), tokens(4, 5), tokens(4, 6)[:1]
+    encoder, decoder = PostNormEncoderLayer(HEADS, 7, 0.5), PostNormDecoderLayer(HEADS, 7, 0.5)
+    params = random_parameters(encoder, x, positions), random_parameters(decoder, queries, places, x, positions)
+    mask = None if true_keys is None else np.arange(5) < true_keys[:, None]
+
+    def run(params: Any, x: Any, positions: Any, queries: Any, places: Any, mask: Any) -> Any:
+        memory: Any = encoder.apply({"params": params[0]}, x, positions, mask)
+        return memory, decoder.apply({"params": params[1]}, queries, places, memory, positions, mask)
+
+    memory, decoded = quick_jit(run)(params, x, positions, queries, places, mask)
+
+    def fed(p: Any, x: np.ndarray) -> np.ndarray:
+        hidden = np.maximum(x @ p["fc1"]["kernel"] + p["fc1"]["bias"], 0)
+        assert hidden.shape[-1] == 7
+        return x + hidden @ p["fc2"]["kernel"] + p["fc2"]["bias"]
+
+    p, y = params[0], x.astype(np.float64)
+    y = normed(p["norm1"], y + attended(p["attn"], y + positions, y + positions, y, true_keys)[0])
+    y = normed(p["norm2"], fed(p["mlp"], y))
+    for b, known in enumerate([5, 5] if true_keys is None else true_keys):
+        np.testing.assert_allclose(memory[b, :known], y[b, :known], rtol=1e-5, atol=1e-5)
+    p, z = params[1], queries.astype(np.float64)
+    z = normed(p["norm1"], z + attended(p["self_attn"], z + places, z + places, z)[0])
+    z = normed(p["norm2"], z + attended(p["cross_attn"], z + places, y + positions, y, true_keys)[0])
+    z = normed(p["norm3"], fed(p["mlp"], z))
+    np.testing.assert_allclose(decoded, z, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [None, [[2, 3], [1, 2]]], ids=["all image", "padded"])
+def test_sine_positions_are_their_definition(sizes):
+    found = sine_positions((2, 3), 8, None if sizes is None else jnp.array(sizes))
+    assert found.shape == (1 if sizes is None else 2, 6, 8) and found.dtype == jnp.float32
+    for b, (rows, columns) in enumerate(sizes or [[2, 3]]):
+        for row, column in np.ndindex(rows, columns):
+            y, x = 2 * np.pi * (row + 1) / rows, 2 * np.pi * (column + 1) / columns
+            # Of 8 channels 4 are a row's: two wave lengths, of which the second is √10000 times the first.
+            expected = [wave(place / length) for place in (y, x) for length in (1, 100) for wave in (np.sin, np.cos)]
+            np.testing.assert_allclose(found[b, 3 * row + column], expected, rtol=0, atol=2e-5)
+
+
+def test_attention_drops_weights_in_training_only():
+    queries, keys = tokens(4, 0), tokens(50, 1)
+    attention = MultiHeadAttention(DIM, HEADS, biased=True, dropout_rate=0.25)
+    params = random_parameters(attention, queries, keys, keys)
+    # Of keys that are all alike a query gets the share of weights that is kept, enlarged.
+    params["proj"] = {"kernel": np.eye(DIM, dtype=np.float32), "bias": np.zeros(DIM, np.float32)}
+    params["v"] = {"kernel": np.zeros((DIM, DIM), np.float32), "bias": np.ones(DIM, np.float32)}
+    params["q"] = jax.tree.map(np.zeros_like, params["q"])
+
+    def run(params: Any, queries: Any, keys: Any, train: bool) -> Any:
+        rngs = {"dropout": jax.random.key(0)} if train else {}
+        return attention.apply({"params": params}, queries, keys, keys, train=train, rngs=rngs)
+
+    run = quick_jit(run, static_argnames="train")
+    np.testing.assert_allclose(run(params, queries, keys, train=False), 1.0, rtol=1e-5)
+    kept = np.asarray(run(params, queries, keys, train=True))[..., :: DIM // HEADS] * 50 * 0.75
+    np.testing.assert_allclose(kept, np.round(kept), atol=1e-3)
+    # 24 draws of 50 weights.
+    assert abs(kept.mean() / 50 - 0.75) < 0.05 and kept.std() > 1
