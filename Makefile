@@ -3,7 +3,7 @@
 # With the default python3 the pinned versions of requirements.lock are installed, in .venv. With another one
 # (make test PYTHON=python3.13) the newest versions that requirements.txt allows are, in .venv-python3.13.
 #
-# make test ORACLES=1 also installs PyTorch and transformers, and compares with their models. PyPI's torch brings CUDA
+# make test ORACLES=1 also installs PyTorch, transformers and pycocotools, and compares with them. PyPI's torch brings CUDA
 # on Linux; with PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu in the environment pip takes the one for CPU.
 
 DEFAULT_PYTHON := python3
@@ -50,7 +50,7 @@ $(VENV)/dev.stamp: $(VENV)/runtime.stamp requirements-dev.txt requirements-oracl
 # PyTorch first and by itself, so that nothing else chooses its version.
 $(VENV)/oracles.stamp: $(VENV)/dev.stamp
 	$(PIP) torch -c requirements-oracles.txt $(PINS)
-	$(PIP) transformers -c requirements-oracles.txt $(PINS)
+	$(PIP) transformers pycocotools -c requirements-oracles.txt $(PINS)
 	@touch $@
 
 # Writes requirements.lock anew, from a fresh environment with the newest versions that the ranges allow.

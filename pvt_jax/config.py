@@ -16,7 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pvt_jax.config_keys import FREE_ON_RESUME, Config, check, defaults, get, leaves
+from pvt_jax.config_check import check
+from pvt_jax.config_keys import FREE_ON_RESUME, Config, defaults, get, leaves
 from pvt_jax.errors import UserError
 
 __all__ = ["Config", "check", "defaults", "differences", "get", "load", "resolve", "to_json"]

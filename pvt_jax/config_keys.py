@@ -1,45 +1,12 @@
-"""All keys of a config, with what they mean and the values they may have."""
+"""All keys of a config, with what they mean."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from pvt_jax.errors import UserError
-
 # A ConfigDict whose keys are those of ``defaults``; it checks types when a value is set, no type checker can.
 Config = Any
-
-_CHOICES = {
-    "data.check": ("all", "sample"),
-    "data.on_corrupt": ("error", "skip"),
-    "model.dtype": ("float32", "bfloat16"),
-    "optimizer.decayed": ("matrices", "all_but_norms", "all"),
-    "optimizer.frozen": ("", "backbone"),
-    "optimizer.schedule": ("cosine", "poly"),
-    "segmentation.loss_average": ("valid", "all"),
-    "segmentation.test_mode": ("whole", "slide"),
-}
-
-# What one task alone reads; under another one these keys keep their default values, or they are refused.
-_READ_BY = {
-    "classification": (
-        "transform.crop",
-        "transform.crop_scale",
-        "transform.crop_ratio",
-        "transform.pad",
-        "transform.policy",
-        "transform.eval_crop_fraction",
-        "batch_transform.mixup_alpha",
-        "batch_transform.cutmix_alpha",
-        "batch_transform.mix_probability",
-        "batch_transform.switch_probability",
-        "batch_transform.label_smoothing",
-        "batch_transform.erase_probability",
-    ),
-    "segmentation": ("data.check", "evaluation.pictures", "head", "segmentation"),
-}
 
 # What a run may change when it resumes: where and how it runs, not what it computes.
 FREE_ON_RESUME = (
@@ -50,6 +17,8 @@ FREE_ON_RESUME = (
     "data.root",
     "data.threads",
     "data.workers",
+    "detection.test_shapes",
+    "detection.test_short_side",
     "evaluation",
     # Read once, before the first step: a resumed run has its own checkpoint, and the file may be elsewhere by then.
     "init.checkpoint",
@@ -71,7 +40,7 @@ def defaults() -> Config:
     """All keys of a config with their default values; the comments are their documentation."""
     return ConfigDict(
         {
-            # classification or segmentation.
+            # classification, segmentation or detection.
             "task": "classification",
             "seed": 0,
             # Images of one optimizer update, over all devices and hosts and all accumulation steps.
@@ -120,7 +89,8 @@ def defaults() -> Config:
             "head": {"name": ""},
             "data": {
                 # For classification digits, folder or tfds; for segmentation digit_scenes, label_folder, ade20k,
-                # cityscapes or tfds. name is the TFDS name; root is the folder, or the TFDS data directory.
+                # cityscapes or tfds; for detection digit_scenes, coco, voc or tfds. name is the TFDS name; root is the
+                # folder, or the TFDS data directory.
                 "source": "tfds",
                 "name": "imagenet2012",
                 "root": "",
@@ -129,7 +99,8 @@ def defaults() -> Config:
                 "eval_split": "",
                 # What an undecodable image does: error, or skip (counted; another one takes its place).
                 "on_corrupt": "error",
-                # Before the first step all label maps are read and checked, or a sample of them: all or sample.
+                # Before the first step all label maps or images are read and checked, or a sample of them: all or
+                # sample.
                 "check": "all",
                 # Each drawn image appears this often in a row, augmented differently ("repeated augmentation").
                 "repeats": 1,
@@ -199,6 +170,32 @@ def defaults() -> Config:
                 # Images are padded to so many shapes at most, each compiled once; what is predicted does not change.
                 "test_shapes": 8,
             },
+            # Boxes, and masks where the head has some. Sizes are in pixels.
+            "detection": {
+                # Images are resized, keeping their aspect, until the shorter side has this many pixels, or the longer
+                # one long_side. Of several values one is drawn for each batch.
+                "short_sides": (800,),
+                "long_side": 1333,
+                # With this probability an image is first resized to one of crop_short_sides and cropped to sides drawn
+                # from crop_range.
+                "crop_probability": 0.0,
+                "crop_short_sides": (400, 500, 600),
+                "crop_range": (384, 600),
+                # Evaluation resizes to this shorter side; 0: the largest of short_sides.
+                "test_short_side": 0,
+                # Images are padded to so many shapes at most, each compiled once. A training batch has images of one
+                # orientation; what is left of an epoch is put together in squarer ones.
+                "train_shapes": 4,
+                "test_shapes": 8,
+                # Masks are trained on as coverage of a grid of so many cells a side over each object's box.
+                "mask_side": 112,
+                # The data set: below data.root, with {split} in them; empty for layouts that are known.
+                "annotations": "",
+                "image_folder": "",
+                "class_names": (),
+                # Train on images without objects too.
+                "keep_empty": True,
+            },
             "optimizer": {
                 # The learning rate of the recipe at the recipe's global batch; scaled linearly to batch_size.
                 "learning_rate": 1e-3,
@@ -211,9 +208,13 @@ def defaults() -> Config:
                 "decayed": "matrices",
                 # Largest global norm of the gradient; 0 clips nothing.
                 "clip_norm": 0.0,
-                # After the warm-up half a cosine, or a polynomial, (1 - step / steps) to the power: cosine or poly.
+                # After the warm-up half a cosine; a polynomial, (1 - step / steps) to the power; or drop_factor at the
+                # end of each of drop_epochs, or after each of drop_steps if given: cosine, poly or step.
                 "schedule": "cosine",
                 "power": 1.0,
+                "drop_epochs": (),
+                "drop_steps": (),
+                "drop_factor": 0.1,
                 # Length of the warm-up: epochs, or steps if given.
                 "warmup_epochs": 5.0,
                 "warmup_steps": config_dict.placeholder(int),
@@ -242,75 +243,6 @@ def defaults() -> Config:
             "checkpoint": {"every_steps": 1000, "keep": 2, "keep_best": 1},
         }
     )
-
-
-def check(config: Config) -> None:
-    """Raise UserError for values that no run could use."""
-    positive = ["batch_size", "accumulation_steps", "max_skipped_in_a_row", "log_every_steps", "model.num_classes"]
-    positive += ["data.repeats", "data.threads", "optimizer.base_batch_size", "mesh.fsdp", "checkpoint.every_steps"]
-    positive += ["checkpoint.keep", "evaluation.every_epochs", "optimizer.learning_rate"]
-    positive += ["segmentation.largest_share", "segmentation.test_shapes", "optimizer.power"]
-    positive += ["epochs"] if config.steps is None else ["steps"]
-    positive += [f"evaluation.{name}" for name in ("every_steps", "batch_size") if config.evaluation[name] is not None]
-    for key in positive:
-        if get(config, key) <= 0:
-            raise UserError(f"{key} must be above 0, but is {get(config, key)}")
-    not_negative = ["seed", "data.workers", "checkpoint.keep_best", "transform.pad", "batch_transform.mixup_alpha"]
-    not_negative += ["batch_transform.cutmix_alpha", "optimizer.weight_decay", "optimizer.clip_norm"]
-    not_negative += ["optimizer.warmup_epochs", "optimizer.warmup_learning_rate", "optimizer.final_learning_rate"]
-    not_negative += ["optimizer.backbone_multiplier", "optimizer.head_multiplier", "evaluation.pictures"]
-    not_negative += ["optimizer.warmup_steps"] if config.optimizer.warmup_steps is not None else []
-    for key in not_negative:
-        if get(config, key) < 0:
-            raise UserError(f"{key} must not be below 0, but is {get(config, key)}")
-    for key, value in leaves(config.to_dict()):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key} must be a finite number, but is {value}")
-    pixels = ("model.image_size", *(f"segmentation.{k}" for k in ("scale", "crop_size", "window", "window_stride")))
-    lengths = {"transform.crop_scale": 2, "transform.crop_ratio": 2, "segmentation.scale_range": 2}
-    lengths |= {**dict.fromkeys(pixels, 2), "batch_transform.mean": 3, "batch_transform.std": 3}
-    for key, length in lengths.items():
-        kind = int if key in pixels else (int, float)
-        value = get(config, key)
-        if len(value) != length or not all(isinstance(x, kind) and x >= 0 for x in value):
-            raise UserError(f"{key} must be {length} numbers that are not negative, but is {value}")
-    if 0 in config.batch_transform.std:
-        raise UserError(f"batch_transform.std must be above 0, but is {config.batch_transform.std}")
-    ranges = {"model.drop_path_rate": (0, 1), "ema_decay": (0, 1), "optimizer.b1": (0, 1), "optimizer.b2": (0, 1)}
-    for key, (low, high) in ranges.items():
-        if not low <= get(config, key) < high:
-            raise UserError(f"{key} must be at least {low} and below {high}, but is {get(config, key)}")
-    for name in ("mix_probability", "switch_probability", "erase_probability", "label_smoothing"):
-        if not 0 <= config.batch_transform[name] <= 1:
-            raise UserError(f"batch_transform.{name} must be from 0 to 1, but is {config.batch_transform[name]}")
-    if not 0 < config.optimizer.layer_decay <= 1:
-        raise UserError(f"optimizer.layer_decay must be above 0 and at most 1, but is {config.optimizer.layer_decay}")
-    for key in ("init.allow_missing", "init.allow_unexpected"):
-        if not all(isinstance(pattern, str) for pattern in get(config, key)):
-            raise UserError(f"{key} must be patterns, as \"('head/*',)\", but is {get(config, key)}")
-    for key, allowed in _CHOICES.items():
-        if get(config, key) not in allowed:
-            raise UserError(
-                f"{key} must be one of {', '.join(n or 'empty' for n in allowed)}, but is {get(config, key)!r}"
-            )
-    ratios = config.segmentation.test_ratios
-    if not ratios or not all(isinstance(ratio, (int, float)) and ratio > 0 for ratio in ratios):
-        raise UserError(f"segmentation.test_ratios must be numbers above 0, as (0.75, 1.0), but is {ratios}")
-    _check_task(config)
-
-
-def _check_task(config: Config) -> None:
-    """Raise UserError for a key that was set and that the config's task does not read."""
-    if config.task not in _READ_BY:
-        raise UserError(f"unknown task {config.task!r}: the tasks are {', '.join(_READ_BY)}")
-    unread = [key for task, keys in _READ_BY.items() if task != config.task for key in keys]
-    values, usual = dict(leaves(config.to_dict())), dict(leaves(defaults().to_dict()))
-    for key, value in values.items():
-        foreign = any(key == name or key.startswith(name + ".") for name in unread)
-        if foreign and value != usual.get(key):
-            raise UserError(f"{key} is not read by task {config.task!r}: leave it out, or set the task that it is for")
-    if config.task != "classification" and not config.head.name:
-        raise UserError(f"task {config.task!r} needs a head: set head.name, as --config.head.name=semantic_fpn")
 
 
 def get(config: Config, key: str) -> Any:

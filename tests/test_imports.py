@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "commands": set(),
-    "config": {"config_keys"},
+    "config": {"config_check", "config_keys"},
+    "config_check": {"config_keys"},
     "config_keys": set(),
     "compilation": set(),
     "ops": set(),
@@ -38,11 +39,12 @@ RESTRICTED: dict[str, set[str]] = {
     # Models take keyword arguments and never see a config.
     "ml_collections": {"config", "config_keys"},
     "orbax": {"checkpoints"},
-    "optax": {"training"},
+    "optax": {"training", "ops"},
     "grain": {"data"},
     "tensorflow_datasets": {"data"},
     "tensorboardX": {"training"},
     "cv2": {"data"},
+    "faster_coco_eval": {"data", "evaluation"},
     "argparse": {"commands", "data"},
 }
 

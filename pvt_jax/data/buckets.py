@@ -85,6 +85,15 @@ def batches_of(buckets: Buckets, batch_size: int, multiple: int = 1) -> list[Int
     return batches
 
 
+def order_of(
+    buckets: Buckets, batch_size: int, multiple: int = 1
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+    """``batches_of`` one after the other, and the bucket at each place: what ``pipeline.evaluation_batches`` takes."""
+    batches = batches_of(buckets, batch_size, multiple)
+    kinds = [np.full(len(batch), buckets.of[batch[0]], np.int32) for batch in batches]
+    return np.concatenate(batches), np.concatenate(kinds)
+
+
 def _cost(shapes: np.ndarray) -> np.ndarray:
     """[..., d] → [...]: pixels, those of the label map discounted."""
     areas = shapes[..., 0::2].astype(np.float64) * shapes[..., 1::2]

@@ -4,7 +4,7 @@ Element i of the endless training stream depends on the seed and i alone. Each h
 every global batch, so that a resume needs only the step, and 1, 8 or 800 devices see the same images in the same order.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ from pvt_jax.data import transforms
 from pvt_jax.errors import CorruptImageError
 
 Batch = dict[str, Any]  # arrays and scalars of NumPy
+# From a seed: record numbers or pairs of them with a kind, endless, one kind a batch.
+Order = Callable[[int], grain.MapDataset]
 
 # An undecodable image is replaced by the next readable one; so many bad ones in a row are no accident.
 _MOST_CORRUPT_IN_A_ROW = 100
@@ -63,12 +65,12 @@ class Source(Protocol):
 
 
 class TrainExample(Protocol):
-    """A source, the number of a record, random numbers → arrays, the same shapes for all; see ``data/examples.py``.
+    """A source, the number of a record, random numbers → arrays, whose shapes depend on ``kind`` alone.
 
-    It raises CorruptImageError for what cannot be decoded, before it draws a random number.
+    It raises CorruptImageError for what cannot be decoded, before it draws a random number. See ``data/examples.py``.
     """
 
-    def __call__(self, source: Any, index: int, rng: np.random.Generator, /) -> Batch: ...
+    def __call__(self, source: Any, index: int, kind: int, rng: np.random.Generator, /) -> Batch: ...
 
 
 class EvalExample(Protocol):
@@ -83,7 +85,10 @@ class EvalExample(Protocol):
 
 @dataclass(frozen=True)
 class LoadForTraining(grain.transforms.RandomMap):
-    """Record number → what ``example`` makes of it, and ``corrupt`` int32 (undecodable records passed over)."""
+    """Record number → what ``example`` makes of it, and ``corrupt`` int32 (undecodable records passed over).
+
+    Elements are record numbers, whose kind is 0, or pairs of a record number and a kind.
+    """
 
     source: Source
     example: TrainExample
@@ -91,11 +96,12 @@ class LoadForTraining(grain.transforms.RandomMap):
 
     def random_map(self, element: Any, rng: np.random.Generator) -> Any:
         transforms.limit_threads()
-        index = int(element)
+        first, kind = (int(number) for number in element) if np.ndim(element) else (int(element), 0)
+        index = first
         for corrupt in range(_MOST_CORRUPT_IN_A_ROW):
-            index = (int(element) + corrupt) % len(self.source)
+            index = (first + corrupt) % len(self.source)
             try:
-                arrays = self.example(self.source, index, rng)
+                arrays = self.example(self.source, index, kind, rng)
             except CorruptImageError:
                 if self.on_corrupt == "error":
                     raise
@@ -145,6 +151,7 @@ def training_batches(
     seed: int,
     start_step: int = 0,
     repeats: int = 1,
+    order: Order | None = None,
     block: tuple[int, int] = (0, 1),
     loading: Loading,
 ) -> Generator[Batch, None, None]:
@@ -153,13 +160,17 @@ def training_batches(
     Args:
       batch_size: images of a global batch; b is batch_size / block count.
       repeats: repeated augmentation, see ``RepeatEach``.
+      order: which records there are, in place of all shuffled in every epoch.
       block: (number, count): which contiguous block of each global batch this host takes.
 
     Raises (while iterating):
       CorruptImageError: an image cannot be decoded and ``loading.on_corrupt`` is "error".
     """
     shuffle_seed, augment_seed = (int(s) for s in np.random.SeedSequence([seed, 0x9E3779B9]).generate_state(2))
-    records = grain.MapDataset.range(len(source)).shuffle(seed=shuffle_seed)
+    if order is not None:
+        records = order(shuffle_seed)
+    else:
+        records = grain.MapDataset.range(len(source)).shuffle(seed=shuffle_seed)
     if repeats > 1:
         records = RepeatEach(records, repeats)
     load = LoadForTraining(source, example, loading.on_corrupt)

@@ -74,8 +74,11 @@ class Classification(Task):
         targets = mixing.soft_targets(batch["label"], num_classes, options.label_smoothing, mix.label_weight)
         return {"image": images, "target": targets}
 
-    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """(mean soft cross-entropy, changed collections) in training mode; a frozen backbone is in evaluation mode."""
+    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Batch]:
+        """(mean soft cross-entropy, changed collections, no parts) in training mode.
+
+        A frozen backbone is in evaluation mode.
+        """
         if self._config.optimizer.frozen:
             # The head has no mode of its own.
             logits, changed = self._apply(variables, batch["image"]), {}
@@ -83,7 +86,7 @@ class Classification(Task):
             logits, changed = self._apply(
                 variables, batch["image"], train=True, rngs={"dropout": key}, mutable=["batch_stats"]
             )
-        return soft_cross_entropy(logits, batch["target"]).mean(), changed
+        return soft_cross_entropy(logits, batch["target"]).mean(), changed, {}
 
     def evaluate(self, variables: Any, batch: Batch) -> tuple[Sums, Batch]:
         """(sums of a padded batch, ``logits`` [b, num_classes])."""

@@ -63,16 +63,14 @@ class Segmentation(Task):
 
     def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
         """Every evaluation record once, in batches of one shape each."""
-        order, kinds = [], []
-        for batch in buckets.batches_of(self._buckets, self.evaluation_batch_size(multiple), multiple):
-            order.append(batch)
-            kinds.append(np.full(len(batch), self._buckets.of[batch[0]], np.int32))
+        batch_size = self.evaluation_batch_size(multiple)
+        order, kinds = buckets.order_of(self._buckets, batch_size, multiple)
         return pipeline.evaluation_batches(
             self.eval_source,
             examples.SegmentationEvaluation(self._views, self._buckets.shapes),
-            batch_size=len(order[0]),
-            order=np.concatenate(order),
-            kinds=np.concatenate(kinds),
+            batch_size=batch_size,
+            order=order,
+            kinds=kinds,
             block=block,
             loading=self._loading,
         )
@@ -88,11 +86,11 @@ class Segmentation(Task):
 
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
         """uint8 images → normalised ones, 0 where they are padded; augmentation is done on the host."""
-        images = self._normalised(batch["image"], batch["size"])
+        images = self.normalise_inside(batch["image"], batch["size"])
         return {"image": images, "label_map": batch["label_map"]}
 
-    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """(mean cross-entropy of the pixels, changed collections) in training mode."""
+    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Batch]:
+        """(mean cross-entropy of the pixels, changed collections, no parts) in training mode."""
         logits, changed = self._apply(
             variables,
             batch["image"],
@@ -104,14 +102,14 @@ class Segmentation(Task):
         losses, counts = segmentation_cross_entropy(logits, batch["label_map"])
         over_all = self._config.segmentation.loss_average == "all"
         count = batch["label_map"].size if over_all else jnp.maximum(counts.sum(), 1)
-        return losses.sum() / count, changed
+        return losses.sum() / count, changed, {}
 
     def evaluate(self, variables: Any, batch: Batch) -> tuple[Sums, Batch]:
         """(``confusion`` int32 [k, k], ``label_map`` uint8 [b, h, w])."""
         logits = []
         for i in range(len(self._views)):
             size = batch[f"size{i}"]
-            images = self._normalised(batch[f"image{i}"], size)
+            images = self.normalise_inside(batch[f"image{i}"], size)
             logits.append(self._logits(variables, images, size))
             if self._config.segmentation.test_flip:
                 logits.append(self._logits(variables, mirror(images, size), size).mirrored())
@@ -134,10 +132,6 @@ class Segmentation(Task):
         if options.test_mode == "whole":
             return pixel_logits(apply(images, size), size)
         return sliding_logits(apply, images, size, tuple(options.window), tuple(options.window_stride))
-
-    def _normalised(self, images: jax.Array, size: jax.Array) -> jax.Array:
-        rows, columns = (jnp.arange(side) < size[:, axis, None] for axis, side in enumerate(images.shape[1:3]))
-        return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], self.normalise(images), 0)
 
     @cached_property
     def _views(self) -> tuple[SegmentationEvalTransform, ...]:

@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable, Generator
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,30 @@ from pvt_jax.models import create_model
 Batch = dict[str, jax.Array]
 # Sums by name, merged by addition on the host, in float64.
 Sums = dict[str, Any]
+
+
+class Results(Protocol):
+    """Predictions of an evaluation, on the host; see ``Task.results``."""
+
+    def add(self, records: np.ndarray, predictions: dict[str, np.ndarray]) -> None:
+        """Take what ``evaluate`` predicted for these records [n], as [n, …]."""
+        ...
+
+    def to_bytes(self) -> bytes:
+        """All of it, for another process."""
+        ...
+
+    def merge(self, others: list[bytes]) -> None:
+        """Add what other processes have; a record that is there counts once."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics by name, as those of ``Task.metrics``."""
+        ...
+
+    def files(self) -> dict[str, bytes]:
+        """Files by name with an ending, to be written for this evaluation."""
+        ...
 
 
 class Task(abc.ABC):
@@ -63,6 +87,7 @@ class Task(abc.ABC):
             seed=self._config.seed,
             start_step=start_step,
             repeats=self._config.data.repeats,
+            order=self._order,
             block=block,
             loading=self._loading,
         )
@@ -70,6 +95,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
         """Every evaluation record once, with ``record`` (its number, or -1) and ``mask``; batches of a ``multiple``."""
+
+    def results(self) -> "Results | None":
+        """What collects predictions of all images, for metrics that are no sums; None if there are no such metrics."""
+        return None
 
     def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
         """(name, uint8 [h, w, 3]) of an evaluation record and what was predicted for it; None if none is drawn."""
@@ -86,8 +115,11 @@ class Task(abc.ABC):
         """Normalise and augment a whole batch; every array keeps the batch as its leading axis."""
 
     @abc.abstractmethod
-    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """(mean loss, changed collections) in training mode; what is frozen is in evaluation mode."""
+    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Batch]:
+        """(mean loss, changed collections, parts of the loss by name) in training mode.
+
+        What is frozen is in evaluation mode.
+        """
 
     @abc.abstractmethod
     def evaluate(self, variables: Any, batch: Batch) -> tuple[Sums, Batch]:
@@ -111,6 +143,16 @@ class Task(abc.ABC):
         chosen = self._config.evaluation.batch_size or self._config.batch_size // self._config.accumulation_steps
         whole = -(-len(self.eval_source) // multiple) * multiple
         return min(whole, max(chosen // multiple, 1) * multiple)
+
+    def normalise_inside(self, images: jax.Array, sizes: jax.Array) -> jax.Array:
+        """As ``normalise``, and 0 beyond the true ``sizes`` [b, 2] (height, width) of padded images."""
+        rows, columns = (jnp.arange(side) < sizes[:, axis, None] for axis, side in enumerate(images.shape[1:3]))
+        return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], self.normalise(images), 0)
+
+    @property
+    def _order(self) -> pipeline.Order | None:
+        """By default records are shuffled, whatever their sizes."""
+        return None
 
     @property
     @abc.abstractmethod

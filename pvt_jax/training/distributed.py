@@ -1,9 +1,11 @@
-"""Start of a run over several hosts."""
+"""Start of a run over several hosts, and what they tell each other besides arrays."""
 
 import os
 from collections.abc import Mapping
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from pvt_jax.errors import UserError
 
@@ -46,3 +48,12 @@ def initialize(coordinator_address: str | None, num_processes: int | None, proce
     except (RuntimeError, ValueError) as error:
         where = coordinator_address or f"the coordinator that {cluster} names"
         raise UserError(f"cannot join the other processes at {where}: {str(error).splitlines()[0]}") from error
+
+
+def gather(data: bytes) -> list[bytes]:
+    """What every process passes, in their order, on every process; all must call it."""
+    lengths = np.asarray(multihost_utils.process_allgather(np.array(len(data)))).reshape(-1)
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    everyone = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
+    return [row[:length].tobytes() for row, length in zip(everyone, lengths.tolist(), strict=True)]

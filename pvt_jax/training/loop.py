@@ -23,7 +23,7 @@ from pvt_jax.training.preemption import Preemption
 from pvt_jax.training.setup import Schedule, Setup
 from pvt_jax.training.state import TrainState
 from pvt_jax.training.step import train_step
-from pvt_jax.training.writer import Display, MetricsWriter
+from pvt_jax.training.writer import Display, MetricsWriter, write_results
 
 # Steps that may run ahead of the host: enough to keep a device busy, few enough to notice trouble soon.
 _IN_FLIGHT = 2
@@ -84,7 +84,7 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
     """
     directory = Path(directory)
     if config.init.checkpoint and step in ("latest", 0) and not _has_checkpoint(directory):
-        return _evaluate_initial(config)
+        return _evaluate_initial(config, directory)
     workdir.read_config(directory)
     workdir.check(
         directory, config, only=("task", "model.", "head.", "ema_decay", "batch_transform.mean", "batch_transform.std")
@@ -106,21 +106,23 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
         store.close()
     if state is None:
         raise UserError(f"no checkpoint in {directory}: train first")
-    return Result(int(state.step), _metrics_of(setup, state))
+    return Result(int(state.step), _metrics_of(setup, state, directory))
 
 
-def _evaluate_initial(config: Config) -> Result:
+def _evaluate_initial(config: Config, directory: Path) -> Result:
     setup = Setup(config, training=False)
     loaded = setup.read_initial()
     setup.task.validate_data(_say)
     setup.prepare_state(Schedule.of(config, len(setup.task.train_source)))
     # A classifier that was replaced explains a bad number.
     _say(loaded)
-    return Result(0, _metrics_of(setup, setup.initialise()))
+    return Result(0, _metrics_of(setup, setup.initialise(), directory))
 
 
-def _metrics_of(setup: Setup, state: TrainState) -> dict[str, float]:
+def _metrics_of(setup: Setup, state: TrainState, directory: Path) -> dict[str, float]:
     found = setup.evaluator()(state)
+    if found and jax.process_index() == 0:
+        write_results(directory, found.files)
     return found.metrics if found else {}
 
 
@@ -142,6 +144,7 @@ class _Run:
         self, setup: Setup, schedule: Schedule, store: CheckpointStore, directory: Path, state: TrainState, quiet: bool
     ):
         self.setup, self.schedule, self.store, self.state = setup, schedule, store, state
+        self.directory = directory
         self.config = config = setup.config
         self.step = self.saved_step = int(state.step)
         self.metrics: dict[str, float] = {}
@@ -283,6 +286,7 @@ class _Run:
         # Pictures first: if the disk is full, the resumed run evaluates this step again and writes its one line.
         if self.writer:
             self.writer.write_pictures(self.step, found.pictures)
+            write_results(self.directory, found.files)
         self._write(self.step, "eval", found.metrics)
         self.display.say(f"step {self.step}: {headline(found.metrics)}")
         self.window_start, self.window_step = time.monotonic(), self.step

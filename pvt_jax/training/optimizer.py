@@ -5,7 +5,7 @@ For fine-tuning and dense tasks also learning rates by layer or part, and parame
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -54,6 +54,23 @@ def warmup_poly(
         curve = final + (peak - final) * left**power
         share = jnp.minimum(step / max(warmup_steps, 1), 1.0) if warmup_steps else 1.0
         return (initial + (curve - initial) * share).astype(jnp.float32)
+
+    return schedule
+
+
+def warmup_step(
+    peak: float, initial: float, final: float, warmup_steps: int, drops: Sequence[int], factor: float
+) -> Schedule:
+    """Learning rate by step: ``peak``, times ``factor`` from each step in ``drops`` on, but never below ``final``.
+
+    The warm-up is linear from ``initial``, as in mmdetection.
+    """
+
+    def schedule(step: Any) -> jax.Array:
+        dropped = sum((jnp.where(step >= drop, 1, 0) for drop in drops), jnp.zeros((), jnp.int32))
+        rate = jnp.maximum(peak * factor**dropped, final)
+        share = jnp.minimum(step / max(warmup_steps, 1), 1.0) if warmup_steps else 1.0
+        return (initial + (rate - initial) * share).astype(jnp.float32)
 
     return schedule
 

@@ -16,8 +16,10 @@ from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
+from pvt_jax.tasks.task import Results
 from pvt_jax.training import optimizer as optimizers
 from pvt_jax.training import sharding
+from pvt_jax.training.distributed import gather
 from pvt_jax.training.state import TrainState
 
 
@@ -28,28 +30,35 @@ class Schedule:
     total: int
     warmup: int
     evaluate_every: int
+    drops: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, config: Config, examples: int) -> "Schedule":
         """Epochs turned into steps; an epoch of a set is the number of whole batches in it."""
         per_epoch = max(examples // config.batch_size, 1)
+        options = config.optimizer
 
         def length(steps: int | None, epochs: float) -> int:
             return steps if steps is not None else round(epochs * per_epoch)
 
         return cls(
             total=max(length(config.steps, config.epochs), 1),
-            warmup=length(config.optimizer.warmup_steps, config.optimizer.warmup_epochs),
+            warmup=length(options.warmup_steps, options.warmup_epochs),
             evaluate_every=max(length(config.evaluation.every_steps, config.evaluation.every_epochs), 1),
+            drops=tuple(options.drop_steps) or tuple(round(epoch * per_epoch) for epoch in options.drop_epochs),
         )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found: metrics by name, and pictures (name, uint8 [h, w, 3]), on the first process alone."""
+    """What an evaluation found: metrics by name; and pictures (name, uint8 [h, w, 3]) on the first process alone.
+
+    ``files`` are by name with an ending, as ``detections.json``.
+    """
 
     metrics: dict[str, float]
     pictures: list[tuple[str, np.ndarray]]
+    files: dict[str, bytes]
 
 
 class Setup:
@@ -74,15 +83,12 @@ class Setup:
             options.learning_rate, options.base_batch_size, self.config.batch_size
         )
         make = {
-            "cosine": optimizers.warmup_cosine,
-            "poly": partial(optimizers.warmup_poly, power=options.power),
+            "cosine": partial(optimizers.warmup_cosine, total_steps=schedule.total),
+            "poly": partial(optimizers.warmup_poly, total_steps=schedule.total, power=options.power),
+            "step": partial(optimizers.warmup_step, drops=schedule.drops, factor=options.drop_factor),
         }[options.schedule]
         self.learning_rate = make(
-            self.peak_learning_rate,
-            options.warmup_learning_rate,
-            options.final_learning_rate,
-            schedule.warmup,
-            schedule.total,
+            self.peak_learning_rate, options.warmup_learning_rate, options.final_learning_rate, schedule.warmup
         )
         self.optimizer = optimizers.adamw(
             self.learning_rate,
@@ -185,6 +191,7 @@ class Setup:
             if state.ema_params:
                 variables["ema_"] = state.variables(ema=True)
             sums: dict[str, Any] = {prefix: {} for prefix in variables}
+            results = {prefix: self.task.results() for prefix in variables}
             pictures, corrupt, seen = [], 0, 0
             drawn = self._drawn_numbers() if jax.process_index() == 0 else set()
             for batch in self.task.evaluation_batches(self.block, self.mesh.size):
@@ -196,17 +203,21 @@ class Setup:
                 for prefix, values in variables.items():
                     found, predictions = step(values, on_device)
                     _add(sums[prefix], found)
+                    _collect(results[prefix], records, batch["mask"], predictions)
                     if not prefix and drawn:
                         examples = enumerate(np.flatnonzero(records >= 0).tolist(), start=seen)
                         here = [row for number, row in examples if number in drawn and batch["mask"][row]]
                         pictures += self._draw(records, here, predictions)
                 seen += int((records >= 0).sum())
-            metrics = {
-                prefix + name: value
-                for prefix, total in sums.items()
-                for name, value in self.task.metrics(total).items()
-            }
-            return Evaluation({**metrics, **({"corrupt_images": corrupt} if corrupt else {})}, pictures)
+            metrics, files = {}, {}
+            for prefix, total in sums.items():
+                found = self.task.metrics(total)
+                if (result := results[prefix]) is not None:
+                    result.merge(gather(result.to_bytes()) if self.block[1] > 1 else [])
+                    found |= result.metrics()
+                    files |= {prefix + name: content for name, content in result.files().items()}
+                metrics |= {prefix + name: value for name, value in found.items()}
+            return Evaluation({**metrics, **({"corrupt_images": corrupt} if corrupt else {})}, pictures, files)
 
         return evaluate
 
@@ -224,6 +235,14 @@ class Setup:
         local = jax.tree.map(sharding.local_rows, predictions)
         drawn = (self.task.picture(int(records[row]), jax.tree.map(lambda x, row=row: x[row], local)) for row in rows)
         return [picture for picture in drawn if picture is not None]
+
+
+def _collect(results: Results | None, records: np.ndarray, mask: np.ndarray, predictions: Any) -> None:
+    """Hand on what was predicted for the records of this process that there are."""
+    if results is not None:
+        rows = np.flatnonzero((records >= 0) & mask)
+        local = jax.tree.map(sharding.local_rows, predictions)
+        results.add(records[rows], jax.tree.map(lambda x: x[rows], local))
 
 
 def _add(total: dict[str, Any], found: dict[str, jax.Array]) -> None:

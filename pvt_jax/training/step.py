@@ -20,8 +20,8 @@ class Objective(Protocol):
         """Augment a whole batch; every array keeps the batch as its leading axis."""
         ...
 
-    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """(mean loss, changed collections such as ``batch_stats``) of a batch or a part of it.
+    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Metrics]:
+        """(mean loss, changed collections such as ``batch_stats``, parts of the loss by name) of (a part of) a batch.
 
         What the config freezes runs as in evaluation.
         """
@@ -43,7 +43,8 @@ def train_step(
     """One update: (state, global batch) → (state, metrics), all scalars.
 
     Metrics: ``loss``, ``grad_norm`` (before clipping), ``learning_rate``, ``skipped`` (updates skipped so far because
-    their gradient was not finite) and ``skipped_in_a_row``. Skipped updates leave everything but ``step`` as it was.
+    their gradient was not finite) and ``skipped_in_a_row``, besides the parts of the loss that the task names. Skipped
+    updates leave everything but ``step`` as it was.
     What ``frozen`` names (see ``optimizer.split``) has no gradient and never changes, and no more does its average.
     """
     prepare_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
@@ -54,24 +55,25 @@ def train_step(
 
     def loss_of(trained: Any, batch_stats: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         variables = {"params": {**trained, **fixed}, **({"batch_stats": batch_stats} if batch_stats else {})}
-        loss, changed = objective.loss(variables, part, key)
-        return loss, changed.get("batch_stats", batch_stats)
+        loss, changed, parts = objective.loss(variables, part, key)
+        return loss, (changed.get("batch_stats", batch_stats), parts)
 
     grad_of = jax.value_and_grad(loss_of, has_aux=True)
     if accumulation_steps == 1:
-        (loss, batch_stats), grads = grad_of(trained, state.batch_stats, batch, loss_key)
+        (loss, (batch_stats, loss_parts)), grads = grad_of(trained, state.batch_stats, batch, loss_key)
     else:
 
-        def accumulate(carry: Any, inputs: Any) -> tuple[Any, None]:
+        def accumulate(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
             loss, batch_stats, grads = carry
             part, key = inputs
-            (part_loss, batch_stats), part_grads = grad_of(trained, batch_stats, part, key)
-            return (loss + part_loss, batch_stats, jax.tree.map(jnp.add, grads, part_grads)), None
+            (part_loss, (batch_stats, loss_parts)), part_grads = grad_of(trained, batch_stats, part, key)
+            return (loss + part_loss, batch_stats, jax.tree.map(jnp.add, grads, part_grads)), loss_parts
 
         start = (jnp.zeros(()), state.batch_stats, jax.tree.map(jnp.zeros_like, trained))
         parts = jax.tree.map(lambda x: split_parts(x, accumulation_steps), batch)
         keys = jax.random.split(loss_key, accumulation_steps)
-        (loss, batch_stats, grads), _ = jax.lax.scan(accumulate, start, (parts, keys))
+        (loss, batch_stats, grads), loss_parts = jax.lax.scan(accumulate, start, (parts, keys))
+        loss_parts = jax.tree.map(lambda x: x.mean(), loss_parts)
         loss, grads = jax.tree.map(lambda x: x / accumulation_steps, (loss, grads))
 
     # A loss that is not finite must stop the update even where its gradient happens to be.
@@ -91,6 +93,7 @@ def train_step(
     )
     metrics = {
         "loss": loss,
+        **loss_parts,
         "grad_norm": optax.tree.norm(grads),
         "learning_rate": learning_rate,
         "skipped": opt_state.total_notfinite,

@@ -1,4 +1,4 @@
-"""Where numbers and pictures go: ``metrics.jsonl``, ``pictures/``, TensorBoard, and the terminal."""
+"""Where numbers, pictures and results go: files of the workdir, TensorBoard, and the terminal."""
 
 import contextlib
 import datetime
@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,15 +79,35 @@ class MetricsWriter:
             self._file.close()
             self._board.close()
 
-    @contextlib.contextmanager
-    def _storage_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"cannot write metrics to {self._folder}: {(error.strerror or str(error)).lower()}. Make room or fix "
-                "the permission, and run the same command again"
-            ) from error
+    def _storage_errors(self) -> contextlib.AbstractContextManager[None]:
+        return _storage_errors("metrics", self._folder)
+
+
+def write_results(workdir: Path, files: Mapping[str, bytes]) -> None:
+    """Files by name in ``results/``, in place of those of an earlier evaluation. Raises UserError if the disk is full.
+
+    A file is there in whole or not at all.
+    """
+    if not files:
+        return
+    folder = workdir / "results"
+    with _storage_errors("results", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            temporary = folder / f"{name}.tmp"
+            temporary.write_bytes(content)
+            os.replace(temporary, folder / name)
+
+
+@contextlib.contextmanager
+def _storage_errors(what: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {what} to {folder}: {(error.strerror or str(error)).lower()}. Make room or fix the "
+            "permission, and run the same command again"
+        ) from error
 
 
 def _keep_lines(path: Path, last_step: int) -> None:

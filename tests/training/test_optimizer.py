@@ -236,6 +236,23 @@ def test_warmup_poly_agrees_with_mmcv():
             assert rate == pytest.approx(expected, rel=1e-4, abs=2e-10)
 
 
+def test_warmup_step_agrees_with_mmdetection():
+    """Drops at 8 and 11 epochs of 7330 steps, warm-up of 500 from a thousandth: its StepLrUpdaterHook's own rule."""
+    schedule = jax.jit(jax.vmap(optimizers.warmup_step(1e-4, 1e-7, 0.0, 500, (8 * 7330, 11 * 7330), 0.1)))
+    steps = np.array([0, 250, 499, 500, 8 * 7330 - 1, 8 * 7330, 11 * 7330 - 1, 11 * 7330, 12 * 7330 - 1])
+
+    def expected(step: int) -> float:
+        rate = 1e-4 * 0.1 ** sum(step // 7330 >= epoch for epoch in (8, 11))
+        return rate if step >= 500 else rate * (1 - (1 - step / 500) * (1 - 0.001))
+
+    np.testing.assert_allclose(schedule(steps), [expected(int(step)) for step in steps], rtol=1e-6)
+
+
+def test_warmup_step_stops_at_the_final_rate_and_needs_no_warmup():
+    schedule = optimizers.warmup_step(1.0, 0.5, 0.05, 0, (2, 4), 0.1)
+    np.testing.assert_allclose([schedule(step) for step in range(6)], [1, 1, 0.1, 0.1, 0.05, 0.05], rtol=1e-6)
+
+
 def test_without_a_warmup_poly_starts_at_the_peak():
     schedule = optimizers.warmup_poly(2e-4, 1e-6, 0.0, 0, 100, 0.9)
     assert [float(schedule(step)) for step in (0, 100, 120)] == [pytest.approx(2e-4), 0.0, 0.0]

@@ -30,15 +30,17 @@ class Linear:
     def prepare(self, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
         return {**batch, "x": batch["x"] + self.noise * jax.random.normal(key, batch["x"].shape)}
 
-    def loss(self, variables: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+    def loss(
+        self, variables: Any, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any], dict[str, jax.Array]]:
         error = batch["x"] @ variables["params"]["kernel"] - batch["y"][:, None]
         draw = self.noise * jax.random.normal(key)
         value = jnp.mean(error**2) + draw
         if "batch_stats" not in variables:
-            return value, {}
+            return value, {}, {"loss_noise": draw}
         old = variables["batch_stats"]
         draws = jnp.roll(old["draws"], 1).at[0].set(draw)
-        return value, {"batch_stats": {"calls": old["calls"] + 1, "mean": batch["x"].mean(0), "draws": draws}}
+        return value, {"batch_stats": {"calls": old["calls"] + 1, "mean": batch["x"].mean(0), "draws": draws}}, {"loss_noise": draw}
 
 
 def schedule(step: Any) -> jax.Array:
@@ -157,9 +159,9 @@ def test_skips_in_a_row_are_counted():
 class InfiniteLoss(Linear):
     """A loss that overflows with a gradient that does not."""
 
-    def loss(self, variables: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        value, changed = super().loss(variables, batch, key)
-        return value + jax.lax.stop_gradient(jnp.where(batch["y"].sum() > 1e3, jnp.inf, 0.0)), changed
+    def loss(self, variables: Any, batch: Any, key: jax.Array) -> Any:
+        value, changed, parts = super().loss(variables, batch, key)
+        return value + jax.lax.stop_gradient(jnp.where(batch["y"].sum() > 1e3, jnp.inf, 0.0)), changed, parts
 
 
 def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is():
