@@ -1,14 +1,17 @@
 """What the pipeline makes of one record: decoded, transformed, as arrays. One pair of classes a task."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from pvt_jax.data import transforms
+from pvt_jax.data.detection_transforms import DetectionEvalTransform, DetectionTrainTransform
 from pvt_jax.data.labels import IGNORE
 from pvt_jax.data.pipeline import Batch
 from pvt_jax.data.segmentation_transforms import SegmentationEvalTransform, SegmentationTrainTransform
 from pvt_jax.data.sources import ClassificationSource
+from pvt_jax.data.sources.detection import DetectionSource
 from pvt_jax.data.sources.segmentation import SegmentationSource
 from pvt_jax.errors import UserError
 
@@ -19,7 +22,7 @@ class ClassificationTraining:
 
     transform: transforms.TrainTransform
 
-    def __call__(self, source: ClassificationSource, index: int, rng: np.random.Generator, /) -> Batch:
+    def __call__(self, source: ClassificationSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
         record = source[index]
         image = decoded(record["image"], source.name(index))
         return {"image": self.transform(image, rng), "label": np.int32(record["label"])}
@@ -48,7 +51,7 @@ class SegmentationTraining:
 
     transform: SegmentationTrainTransform
 
-    def __call__(self, source: SegmentationSource, index: int, rng: np.random.Generator, /) -> Batch:
+    def __call__(self, source: SegmentationSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
         image, label_map, size = self.transform(*image_and_label_map(source, index), rng)
         return {"image": image, "label_map": label_map, "size": size}
 
@@ -83,6 +86,65 @@ class SegmentationEvaluation:
             # The least size that a model takes: what it makes of nothing is nobody's business, but it must be finite.
             arrays |= {f"image{i}": np.zeros((height, width, 3), np.uint8), f"size{i}": np.full(2, 32, np.int32)}
         return arrays
+
+
+@dataclass(frozen=True)
+class DetectionTraining:
+    """``image`` uint8 [h, w, 3], ``size``, ``boxes``, ``labels``, ``valid`` and ``masks``; see the transform.
+
+    Attributes:
+      transform: what is done to an image and its objects.
+      shapes: int [kinds, 2]: height and width to which images of a kind are padded.
+      short_sides: int [kinds]: that of the images of a kind.
+      long_side: the longer side, at most.
+      places: objects of an image, the missing ones padded.
+    """
+
+    transform: DetectionTrainTransform
+    shapes: np.ndarray
+    short_sides: np.ndarray
+    long_side: int
+    places: int
+
+    def __call__(self, source: DetectionSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
+        image, objects = source.record(index)
+        height, width = self.shapes[kind].tolist()
+        return self.transform(
+            decoded(image, source.name(index)),
+            objects,
+            shape=(height, width),
+            short_side=int(self.short_sides[kind]),
+            long_side=self.long_side,
+            places=self.places,
+            rng=rng,
+            decode_masks=partial(source.masks, index) if source.has_masks else None,
+        )
+
+
+@dataclass(frozen=True)
+class DetectionEvaluation:
+    """``image`` uint8 [h, w, 3], padded, its ``size`` and, before it was resized, ``original_size`` int32 [2].
+
+    Attributes:
+      transform: what is done to an image.
+      shapes: int [kinds, 2]: height and width to which images of a kind are padded.
+    """
+
+    transform: DetectionEvalTransform
+    shapes: np.ndarray
+
+    def __call__(self, source: DetectionSource, index: int, kind: int, /) -> Batch:
+        image = decoded(source.record(index)[0], source.name(index))
+        arrays = self.blank(kind)
+        _place(arrays, "image", "size", self.transform(image))
+        arrays["original_size"] = np.array(image.shape[:2], np.int32)
+        return arrays
+
+    def blank(self, kind: int, /) -> Batch:
+        height, width = self.shapes[kind].tolist()
+        # A size that a model takes: what is detected in nothing is nobody's business, but it must be finite.
+        size = np.full(2, 32, np.int32)
+        return {"image": np.zeros((height, width, 3), np.uint8), "size": size, "original_size": size}
 
 
 def decoded(image: bytes | np.ndarray, name: str) -> np.ndarray:

@@ -1,0 +1,284 @@
+"""COCO's JSON, read an element at a time: 860,000 annotations as arrays, and where in the file each of them stands.
+
+Masks stay in the file, to be read there when they are wanted: so neither their gigabytes are held, nor sent to workers.
+"""
+
+import json
+import math
+import os
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pvt_jax.data.headers import printable
+from pvt_jax.data.sources.problems import Problems
+from pvt_jax.errors import UserError
+
+# A polygon is filled point by point along its sides: one that runs to the moon would fill the memory first.
+_FARTHEST = 100_000
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+@dataclass(eq=False)
+class CocoFile:
+    """What a file says, in its order: images, categories, and n annotations.
+
+    Attributes:
+        path: of the file.
+        image_ids, image_files, image_sizes: of each image; (0, 0) for a size that is not given.
+        categories: id, name and super-category of each.
+        owners: int64 [n], the number of each annotation's image.
+        category_ids: int64 [n].
+        boxes: float64 [n, 4], (x, y, width, height).
+        areas: float64 [n], NaN where none is given.
+        crowd: bool [n].
+        ids: int64 [n], or their numbers where there are none.
+        repeated_ids: how many ids of annotations are those of an earlier one.
+        spans: int64 [n, 2], the first byte of each annotation in the file, and the one after the last.
+        masked: bool [n], whether there is a mask; crowd regions have one, too.
+        run_length_sizes: height and width of the masks that are run lengths, by the number of the annotation.
+    """
+
+    path: str
+    image_ids: list[int | str] = field(default_factory=list)
+    image_files: list[str] = field(default_factory=list)
+    image_sizes: list[tuple[int, int]] = field(default_factory=list)
+    categories: list[tuple[int, str, str]] = field(default_factory=list)
+    owners: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    category_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    areas: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    repeated_ids: int = 0
+    spans: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    masked: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    run_length_sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+class _Reader:
+    """Takes the elements of the three lists of a file, in whatever order these come."""
+
+    def __init__(self, path: str, with_masks: bool) -> None:
+        self.file = CocoFile(path)
+        self.problems = Problems(path)
+        self._with_masks = with_masks
+        self._boxes, self._areas = array("d"), array("d")
+        self._crowd, self._masked = array("b"), array("b")
+        self._ids, self._spans = array("q"), array("q")
+        self._image_ids: list[Any] = []
+        self._category_ids: list[Any] = []
+
+    def image(self, element: Any, start: int, end: int) -> None:
+        file, problems = self.file, self.problems
+        get: Any = element.get if isinstance(element, dict) else {}.get
+        image_id, name, size = get("id"), get("file_name"), (get("height") or 0, get("width") or 0)
+        if not isinstance(image_id, str) and not _is_number(image_id):
+            way_out = "number the images, and let image_id of the annotations say the same"
+            problems.add("images have an id that is no whole number", way_out, _short(element))
+        elif not isinstance(name, str) or not name or "\0" in name:
+            problems.add("images have no file_name", "add it", _short(element))
+        elif not all(type(side) in (int, float) and 0 <= side < 2**31 and side == int(side) for side in size):
+            problems.add("images have a height or width that is no size", "correct it", _short(element))
+        else:
+            file.image_ids.append(image_id)
+            # Windows writes the other slash, which no name of a file has.
+            file.image_files.append(name.replace("\\", "/"))
+            file.image_sizes.append((int(size[0]), int(size[1])) if all(size) else (0, 0))
+
+    def category(self, element: Any, start: int, end: int) -> None:
+        get: Any = element.get if isinstance(element, dict) else {}.get
+        category_id, name = get("id"), get("name")
+        if not _is_number(category_id):
+            self.problems.add("categories have an id that is no whole number", "number them", _short(element))
+        elif not isinstance(name, str | int) or not str(name):
+            self.problems.add("categories have no name", "add it", _short(element))
+        else:
+            self.file.categories.append((category_id, str(name), str(get("supercategory") or "")))
+
+    def annotation(self, element: Any, start: int, end: int) -> None:
+        number = len(self._areas)
+        try:
+            box = array("d", element["bbox"])
+        except (TypeError, KeyError):
+            box = array("d")
+        if len(box) != 4 or not math.isfinite(sum(box)):
+            way_out = "a bbox is [x, y, width, height] in pixels"
+            self.problems.add("annotations have no bbox of four numbers", way_out, _short(element))
+            return
+        get = element.get
+        area, annotation_id, mask = get("area"), get("id"), get("segmentation")
+        self._boxes.extend(box)
+        self._areas.append(area if type(area) in (int, float) and 0 <= area < math.inf else math.nan)
+        self._crowd.append(bool(get("iscrowd")))
+        self._masked.append(bool(mask))
+        self._spans.extend((start, end))
+        self._ids.append(annotation_id if _is_number(annotation_id) else number)
+        self._image_ids.append(get("image_id"))
+        self._category_ids.append(get("category_id"))
+        if mask and self._with_masks:
+            self._check_mask(mask, number, element)
+
+    def _check_mask(self, mask: Any, number: int, element: Any) -> None:
+        what = way_out = ""
+        try:
+            if isinstance(mask, dict):
+                height, width = self.file.run_length_sizes[number] = tuple(mask["size"])
+                counts = mask["counts"]
+                if not isinstance(counts, str) and (min(counts) < 0 or sum(counts) != height * width):
+                    what, way_out = "run lengths that do not add up to the size of the image", "export them again"
+            elif not isinstance(mask, list):
+                raise TypeError
+            elif any(len(points) < 6 or len(points) % 2 or not math.isfinite(sum(points)) for points in mask):
+                what = "a polygon of less than three points"
+                way_out = "each is a list [x, y, x, y, x, y, …] of numbers"
+            elif any(max(points) > _FARTHEST or min(points) < -_FARTHEST for points in mask):
+                what, way_out = f"a polygon with a point more than {_FARTHEST:,} pixels away", "correct it"
+        except (TypeError, ValueError, KeyError):
+            what, way_out = "a segmentation that is neither polygons nor run lengths", "export it as one of the two"
+        if what:
+            self.problems.add(f"annotations have {what}", way_out, _short(element))
+
+    def finish(self) -> CocoFile:
+        """Returns what was taken; raises UserError for what is wrong with it."""
+        file, problems = self.file, self.problems
+        categories = [category_id for category_id, *_ in file.categories]
+        for what, ids in (("images", file.image_ids), ("categories", categories)):
+            for same in [key for key, times in Counter(ids).items() if times > 1]:
+                problems.add(f"ids of {what} are given twice", "give each its own", f"id {same!r}")
+        file.crowd, file.masked = (np.array(flags, bool) for flags in (self._crowd, self._masked))
+        file.boxes = np.array(self._boxes, np.float64).reshape(-1, 4)
+        file.areas = np.array(self._areas, np.float64)
+        file.spans = np.array(self._spans, np.int64).reshape(-1, 2)
+        file.ids = np.array(self._ids, np.int64)
+        file.repeated_ids = len(file.ids) - len(np.unique(file.ids))
+        file.owners = self._places("image_id", self._image_ids, file.image_ids, "images")
+        places = self._places("category_id", self._category_ids, categories, "categories")
+        problems.check()
+        file.category_ids = np.array([categories[place] for place in places.tolist()], np.int64)
+        return file
+
+    def _places(self, key: str, values: list[Any], known: list[Any], where: str) -> np.ndarray:
+        """Returns the place of each value in ``known``, int64; what has none is a problem."""
+        place = {known_id: number for number, known_id in enumerate(known)}
+        places = [place.get(value, -1) if isinstance(value, int | str) else -1 for value in values]
+        for number in (number for number, found in enumerate(places) if found < 0):
+            first = f"annotation {self._ids[number]}, whose {key} is {values[number]!r}"
+            way_out = f"remove them, or add what is missing to {where}"
+            self.problems.add(f"annotations have an unknown {key}", way_out, first)
+        return np.array(places, np.int64)
+
+
+def read_coco(path: str, *, with_masks: bool) -> CocoFile:
+    """Reads a file of COCO's format; ``with_masks`` also checks its masks.
+
+    Raises:
+        UserError: no such file, no JSON, no UTF-8, another format; images, categories or annotations that are not what
+            they must be; ids that are given twice, or that nothing has.
+    """
+    text = _read_text(path)
+    reader = _Reader(path, with_masks)
+    takers = {"images": reader.image, "categories": reader.category, "annotations": reader.annotation}
+    keys = _walk(path, text, takers)
+    for key in takers:
+        if key not in keys:
+            holds = f"it holds {', '.join(sorted(keys)[:8]) or 'nothing'}"
+            raise UserError(
+                printable(f"{path} has no list '{key}' ({holds}): export the data set in the format of COCO, instances")
+            )
+    return reader.finish()
+
+
+def _read_text(path: str) -> str:
+    """Returns the bytes of a file as text of as many characters, so that places in both are the same."""
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode("latin-1")
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)} ({error.strerror}): check its permissions") from error
+
+
+def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None]]) -> set[str]:
+    """Hands each element of the lists at the top to who takes them, with its place; returns all keys at the top.
+
+    Only one element exists as Python's objects at a time: of the whole file they would take gigabytes.
+    """
+    decode = json.JSONDecoder().raw_decode
+    keys: set[str] = set()
+    at = len("\xef\xbb\xbf") if text.startswith("\xef\xbb\xbf") else 0
+
+    def skip(at: int, expected: str = "") -> int:
+        at = _SPACE.match(text, at).end()  # pyright: ignore[reportOptionalMemberAccess]
+        if expected and text[at : at + 1] not in tuple(expected):
+            raise json.JSONDecodeError(f"Expecting {' or '.join(expected)}", text, at)
+        return at
+
+    try:
+        at = skip(at)
+        if text[at : at + 1] == "[":
+            raise UserError(f"{printable(path)} is a list, and COCO's format an object: export it in that format")
+        at = skip(skip(at, "{") + 1, '"}')
+        while text[at] != "}":
+            key, at = decode(text, at)
+            keys.add(key)
+            at = skip(skip(at, ":") + 1)
+            if key in takers and text[at : at + 1] == "[":
+                at = skip(at + 1)
+                while text[at : at + 1] != "]":
+                    start = at
+                    element, at = decode(text, at)
+                    # Names may have characters that two bytes stand for.
+                    if key != "annotations" and not text[start:at].isascii():
+                        element = json.loads(text[start:at].encode("latin-1").decode("utf-8"))
+                    takers[key](element, start, at)
+                    at = skip(at, ",]")
+                    if text[at] == ",":
+                        at = skip(at + 1)
+                        if text[at : at + 1] == "]":
+                            raise json.JSONDecodeError("Expecting value", text, at)
+                at += 1
+            else:
+                _, at = decode(text, at)
+                keys -= {key} & takers.keys()
+            at = skip(at, ",}")
+            if text[at] == ",":
+                at = skip(at + 1, '"')
+        end = skip(at + 1)
+        if end != len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{printable(path)} is not UTF-8: byte 0x{error.object[error.start]:02X} in "
+            f"{printable(os.fsdecode(error.object[:120]))}; save the file as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        cut = "the file ends too early, as if it was cut: fetch or export it again"
+        wrong = f"{error.msg} at line {error.lineno}, column {error.colno}: correct it there, or export it again"
+        raise UserError(f"{printable(path)} is no JSON: {cut if error.pos >= len(text.rstrip()) else wrong}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{printable(path)} is no JSON of COCO ({error}): export it again") from error
+    return keys
+
+
+def read_annotation(path: str, start: int, end: int) -> dict[str, Any]:
+    """Returns the annotation in the bytes ``start`` to ``end`` of a file that ``read_coco`` has read."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        return json.loads(file.read(end - start))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _short(element: Any) -> str:
+    """Returns an element in a few words, for a message; masks are long."""
+    text = json.dumps(
+        {key: element[key] for key in element if key != "segmentation"} if isinstance(element, dict) else element
+    )
+    return text if len(text) <= 160 else f"{text[:160]}…"

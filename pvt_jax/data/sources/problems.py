@@ -1,0 +1,25 @@
+"""What is wrong with the parts of a data set, collected: a message counts what is of one kind and names the first."""
+
+from dataclasses import dataclass, field
+
+from pvt_jax.data.headers import printable
+from pvt_jax.errors import UserError
+
+
+@dataclass
+class Problems:
+    """Kinds of problems in ``where``, a file or folder: (what, way out) → [how many, the first]."""
+
+    where: str
+    found: dict[tuple[str, str], list] = field(default_factory=dict)
+
+    def add(self, what: str, way_out: str, which: str) -> None:
+        """Counts one more of a kind, such as "images have no name"; ``which`` is what a person needs to find it."""
+        self.found.setdefault((what, way_out), [0, which])[0] += 1
+
+    def check(self) -> None:
+        """Raises UserError for the first kind, if any."""
+        for (what, way_out), (count, first) in self.found.items():
+            others = len(self.found) - 1
+            more = f" ({others} other kind{'s' * (others != 1)} of problems beside)" * bool(others)
+            raise UserError(printable(f"{self.where}: {count:,} {what}, the first is {first}: {way_out}{more}"))

@@ -1,0 +1,490 @@
+"""Data sets in COCO's format: where they are found, what is read of them, and what is refused, in one line."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pvt_jax.data.sources import coco_json
+from pvt_jax.data.sources.detection import DetectionOptions, DetectionSource, open_detection_source
+from pvt_jax.errors import UserError
+from tests.helpers.detection_data import COCO_LAYOUTS, save, write_coco, write_json
+
+TRAIN = "annotations/instances_train2017.json"
+VAL = "annotations/instances_val2017.json"
+
+
+def opened(root: Path | str, split: Any = "train", num_classes: int = 10, **rest: Any) -> Any:
+    splits = {key: rest.pop(key) for key in ("train_split", "eval_split") if key in rest}
+    options = DetectionOptions(num_classes, **rest)
+    return open_detection_source("coco", split=split, root=str(root), options=options, **splits)
+
+
+def message(root: Path | str, *arguments: Any, **rest: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        opened(root, *arguments, **rest)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    root = tmp_path_factory.mktemp("coco")
+    return root, write_coco(root, growth=8)
+
+
+@pytest.fixture
+def root(written, tmp_path):
+    """A copy that a test may change."""
+    return Path(shutil.copytree(written[0], tmp_path / "data"))
+
+
+def change(root: Path, edit: Callable[[dict[str, Any]], Any], path: str = TRAIN) -> None:
+    content = json.loads((root / path).read_text())
+    edit(content)
+    write_json(root / path, content)
+
+
+class TestLayouts:
+    @pytest.mark.parametrize("layout", COCO_LAYOUTS)
+    def test_found_by_themselves(self, tmp_path, layout):
+        scenes = write_coco(tmp_path, layout, count=2, eval_count=1)
+        for split, (_, folder), half in zip(("train", "eval"), COCO_LAYOUTS[layout], scenes.values(), strict=True):
+            source = opened(tmp_path, split)
+            assert len(source) == len(half) and os.path.dirname(source.name(0)) == str(tmp_path / folder)
+
+    @pytest.mark.parametrize(
+        "path", ["my-train-labels.json", "annotations/Instances_Train.json", "train/result.json", "train.json"]
+    )
+    def test_named_by_other_tools(self, tmp_path, path):
+        write_coco(tmp_path, "plain", count=2)
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        shutil.move(tmp_path / "annotations/train.json", tmp_path / path)
+        # It holds no instances.
+        write_json(tmp_path / "annotations/captions_train2017.json", {})
+        assert len(opened(tmp_path)) == 2
+
+    def test_named_in_the_config(self, tmp_path):
+        write_coco(tmp_path, "plain", count=2)
+        shutil.move(tmp_path / "annotations/train.json", tmp_path / "fold3_fit.json")
+        shutil.move(tmp_path / "images", tmp_path / "pictures_fit")
+        named = {"annotations": "fold3_{split}.json", "train_split": "fit"}
+        assert len(opened(tmp_path, image_folder="pictures_{split}", **named)) == 2
+        assert "'fold3.json' has no {split}" in message(tmp_path, annotations="fold3.json")
+        line = message(tmp_path, **named)
+        assert "none of the images" in line and "such as '1.png': looked in . of" in line
+        assert "set detection.image_folder" in line
+
+    def test_paths_of_another_machine(self, root):
+        change(root, lambda content: content["images"][0].update(file_name="C:\\data\\1.png"))
+        change(root, lambda content: content["images"][1].update(file_name="/data/local/2.png"))
+        assert os.path.basename(opened(root).name(0)) == "1.png"
+
+    def test_nothing_there(self, tmp_path, root):
+        assert "needs data.root" in message("")
+        (root / TRAIN).unlink()
+        line = message(root)
+        assert f"no training annotations in {root}: looked for annotations/instances_train2017.json" in line
+        assert "it holds annotations/, train2017/, val2017/, and annotations/ instances_val2017.json" in line
+        assert "set detection.annotations" in line and "data.train_split" in line
+        assert "looked for annotations/instances_day.json" in message(root, "eval", eval_split="day")
+        assert f"did you mean --config.data.root={root}?" in message(root.parent, "eval")
+        for name in "ab":
+            write_json(root / f"{name}_train.json", {})
+        assert "a_train.json, b_train.json all could be meant" in message(root)
+
+
+class TestObjects:
+    def test_boxes_classes_and_masks(self, written):
+        root, scenes = written
+        for split in ("train", "eval"):
+            source = opened(root, split, with_masks=True)
+            assert isinstance(source, DetectionSource) and source.has_masks and source.without_masks() == 0
+            # Ids have gaps, and the file is not in their order: 2 is digit 1, and 90 digit 9.
+            assert source.category_ids == (2, 3, 5, 7, 11, 13, 17, 19, 23, 90)
+            assert source.class_names == ("1", "2", "3", "0", "4", "5", "6", "7", "8", "9")
+            for one in (source, pickle.loads(pickle.dumps(source))):
+                for index, scene in enumerate(scenes[split]):
+                    objects = one.objects(index)
+                    np.testing.assert_array_equal(objects.boxes, scene.boxes)
+                    assert [one.class_names[label] for label in objects.labels] == [str(d) for d in scene.labels]
+                    assert objects.areas.tolist() == [mask.sum() for mask in scene.masks]
+                    for mask, expected in zip(one.masks(index, objects), scene.masks, strict=True):
+                        np.testing.assert_array_equal(mask, expected)
+            assert source.sizes().tolist() == [list(scene.label_map.shape) for scene in scenes[split]]
+            assert source.counts().tolist() == [len(scene.labels) for scene in scenes[split]]
+            assert source.most_objects() == max(len(scene.labels) for scene in scenes[split])
+            assert source.image_id(1) == {"train": 2, "eval": 8}[split]
+        assert "category ids 2 … 90 have gaps and are classes 0 … 9" in source.notes()
+
+    def test_objects_do_not_read_images(self, root):
+        source = opened(root, with_masks=True)
+        shutil.rmtree(root / "train2017")
+        assert len(source.objects(0)) and source.masks(0, source.objects(0))
+        with pytest.raises(UserError, match="cannot read .*1.png"):
+            source.record(0)
+
+    def test_without_masks_none_are_read(self, written):
+        source = opened(written[0])
+        assert not source.has_masks and source.objects(0).masks is None
+
+    def test_polygons_stay_in_the_file(self, root):
+        """A worker is sent where they are, not what they are."""
+
+        def add_points(content):
+            for row in content["annotations"]:
+                row["segmentation"] = [np.random.default_rng(0).uniform(0, 60, 4000).tolist()]
+
+        change(root, add_points)
+        source = opened(root, with_masks=True)
+        assert len(pickle.dumps(source)) < 5000
+        assert len(source.objects(0).masks[0][0]) == 4000
+        write_json(root / TRAIN, {})
+        with pytest.raises(UserError, match="was changed or removed since the run started"):
+            source.objects(0)
+
+    def test_crowd_regions(self, root):
+        def edit(content):
+            content["annotations"][0].update(iscrowd=1)
+            del content["annotations"][1]["area"]
+
+        counts = opened(root).counts()
+        change(root, edit)
+        source = opened(root)
+        objects = source.objects(0)
+        assert objects.crowd.tolist() == [True] + [False] * (len(objects) - 1)
+        assert source.counts().tolist() == [counts[0] - 1, *counts[1:]]
+        # Where a file has no area it is the box's.
+        assert objects.areas[1] == np.prod(objects.boxes[1, 2:] - objects.boxes[1, :2])
+        assert "and 1 crowd or difficult" in source.notes()[0]
+
+    def test_images_without_objects(self, root):
+        change(
+            root, lambda content: content.update(annotations=[r for r in content["annotations"] if r["image_id"] != 2])
+        )
+        change(
+            root,
+            lambda content: content.update(annotations=[r for r in content["annotations"] if r["image_id"] != 8]),
+            VAL,
+        )
+        train, everything, held_out = opened(root), opened(root, keep_empty=True), opened(root, "eval")
+        assert [train.image_id(index) for index in range(len(train))] == [1, 3, 4, 5, 6]
+        assert "1 training image without objects is left out (detection.keep_empty)" in train.notes()
+        assert len(everything) == 6 and len(everything.objects(1)) == 0 and everything.objects(1).boxes.shape == (0, 4)
+        assert len(held_out) == 3 and held_out.counts()[1] == 0
+        for one, other in ((0, 0), (1, 2), (4, 5)):
+            np.testing.assert_array_equal(train.objects(one).boxes, everything.objects(other).boxes)
+            assert train.name(one) == everything.name(other) and len(train.image(one)) == len(everything.image(other))
+
+    def test_boxes_at_the_border(self, root):
+        def edit(content):
+            first, *others = [row for row in content["annotations"] if row["image_id"] == 1]
+            first["bbox"] = [-3, 60, 10, 20]
+            others[0]["bbox"] = [5, 5, 0, 12]
+            content["annotations"].append({**first, "id": 1, "bbox": [0.4, 0.2, 63.8, 63.9]})
+
+        before = opened(root)
+        change(root, edit)
+        source = opened(root)
+        boxes = source.objects(0).boxes
+        assert boxes[0].tolist() == [0, 60, 7, 64] and len(boxes) == len(before.objects(0))
+        notes = source.notes()
+        assert "1 box reaching out of the picture clipped to it" in notes
+        assert "1 box of less than a pixel left out" in notes
+        # What is evaluated is what the file says.
+        truth = [row["bbox"] for row in source.ground_truth()["annotations"] if row["image_id"] == 1]
+        assert truth[0] == [-3, 60, 10, 20] and truth[1] == [5, 5, 0, 12]
+
+    def test_sizes_from_the_files_where_none_are_given(self, root):
+        sizes = opened(root).sizes()
+
+        def edit(content):
+            for row in content["images"]:
+                del row["height"]
+
+        change(root, edit)
+        np.testing.assert_array_equal(opened(root).sizes(), sizes)
+        assert opened(root).ground_truth()["images"][1]["height"] == 72
+
+    def test_ids_that_are_texts(self, root):
+        def edit(content):
+            for row in (*content["images"], *content["annotations"]):
+                key = "file_name" in row and "id" or "image_id"
+                row[key] = f"a{row[key]}"
+
+        change(root, edit)
+        source = opened(root)
+        assert source.image_id(1) == "a2" and source.ground_truth()["annotations"][0]["image_id"] == "a1"
+
+    def test_names_that_are_not_ascii(self, root):
+        def edit(content):
+            content["images"][0]["file_name"] = "éa.png"
+            content["categories"][0]["name"] = "日"
+
+        os.rename(root / "train2017/1.png", root / "train2017/éa.png")
+        change(root, edit)
+        escaped = opened(root)
+        (root / TRAIN).write_text(json.dumps(json.loads((root / TRAIN).read_text()), ensure_ascii=False), "utf-8")
+        for source in (escaped, opened(root, with_masks=True)):
+            assert os.path.basename(source.name(0)) == "éa.png" and source.class_names[3] == "日"
+        assert source.masks(0, source.objects(0))[0].any()
+
+    def test_a_file_written_otherwise(self, root):
+        """Annotations first, indented, with a byte order mark, and with lists of other things."""
+        before = opened(root, with_masks=True)
+        boxes = [before.objects(index).boxes for index in range(6)]
+        masks = [before.masks(index, before.objects(index)) for index in range(6)]
+        content = json.loads((root / TRAIN).read_text())
+        content = {"licenses": [{"id": [1]}], "annotations": content.pop("annotations"), "extra": None, **content}
+        (root / TRAIN).write_text("\ufeff" + json.dumps(content, indent=1) + "\r\n\t ", "utf-8")
+        source = opened(root, with_masks=True)
+        for index in range(6):
+            objects = source.objects(index)
+            np.testing.assert_array_equal(objects.boxes, boxes[index])
+            np.testing.assert_array_equal(source.masks(index, objects), masks[index])
+
+
+class TestClasses:
+    def test_chosen_by_name_in_another_order(self, root):
+        everything = opened(root)
+        source = opened(root, num_classes=2, class_names=("7", "1"), keep_empty=True)
+        assert source.class_names == ("7", "1") and source.category_ids == (19, 2)
+        assert source.counts().sum() == sum(
+            everything.class_names[label] in "71" for i in range(6) for label in everything.objects(i).labels
+        )
+        left_out = int(everything.counts().sum() - source.counts().sum())
+        assert f"{left_out} annotations of other classes are left out" in source.notes()
+        assert "has '77', which" in message(root, num_classes=1, class_names=("77",))
+        assert "detection.class_names has '7' twice" in message(root, num_classes=2, class_names=("7", "7"))
+
+    @pytest.mark.parametrize("name", ["digits", "3"])
+    def test_roboflow_s_project_is_no_class(self, root, name):
+        def edit(content):
+            content["categories"].insert(0, {"id": 0, "name": name, "supercategory": "none"})
+            for row in content["categories"][1:]:
+                row["supercategory"] = name
+
+        change(root, edit)
+        assert opened(root).class_names[0] == "1" and len(opened(root).class_names) == 10
+        if name == "digits":
+            # Another half may have objects of it: the model says how many classes there are.
+            assert opened(root, num_classes=11).class_names[0] == "digits"
+        change(root, lambda content: content["annotations"][0].update(category_id=0))
+        line = message(root)
+        assert "has 11 classes but model.num_classes is 10" in line or "names categories 0 and 5 '3'" in line
+
+    def test_another_number_than_the_model_s(self, root):
+        line = message(root, num_classes=80)
+        assert line == (f"{root / TRAIN} has 10 classes but model.num_classes is 80: set --config.model.num_classes=10")
+
+
+def of(key: str, place: int, /, **values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content[key][place].update(values)
+
+
+def without(name: str, number: int, key: str) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content[name][number].pop(key) and None
+
+
+REFUSED = [
+    (of("annotations", 0, bbox=[1, 2, 3]), "1 annotations have no bbox of four numbers, the first is {\"id\": 1000"),
+    (of("annotations", 0, bbox=["1", "2", "3", "4"]), "no bbox of four numbers"),
+    (of("annotations", 0, bbox=[float("nan"), 2, 3, 4]), "no bbox of four numbers"),
+    (of("annotations", 0, bbox=[float("inf"), 2, 3, 4]), "no bbox of four numbers"),
+    (of("annotations", 0, bbox=None), "a bbox is [x, y, width, height] in pixels"),
+    (without("annotations", 0, "bbox"), "no bbox of four numbers"),
+    (lambda content: content["annotations"].append(7), "1 annotations have no bbox of four numbers, the first is 7"),
+    (of("annotations", 2, image_id=99), "1 annotations have an unknown image_id, the first is annotation 1002, whose "
+     "image_id is 99: remove them, or add what is missing to images"),
+    (of("annotations", 2, image_id="1"), "whose image_id is '1'"),
+    (of("annotations", 2, image_id=[1]), "whose image_id is [1]"),
+    (without("annotations", 2, "image_id"), "whose image_id is None"),
+    (of("annotations", 2, category_id=1), "1 annotations have an unknown category_id, the first is annotation 1002"),
+    (of("images", 1, id=1), "1 ids of images are given twice, the first is id 1: give each its own (1 other kind"),
+    (of("images", 1, id=1.5), "1 images have an id that is no whole number"),
+    (of("images", 1, file_name=""), "1 images have no file_name"),
+    (without("images", 1, "file_name"), "1 images have no file_name, the first is {\"id\": 2"),
+    (of("images", 1, height=-1), "height or width that is no size"),
+    (of("images", 1, width="8"), "height or width that is no size"),
+    (of("categories", 1, id=7), "1 ids of categories are given twice, the first is id 7"),
+    (of("categories", 1, id="2"), "1 categories have an id that is no whole number"),
+    (without("categories", 1, "name"), "1 categories have no name"),
+    (of("categories", 1, name="0"), "names categories 2 and 7 '0': give each class a name of its own"),
+    (of("categories", 1, name="a\nb"), "has a class whose name is no text of one line, 'a\\nb': rename it"),
+    (of("categories", 1, name="\udce9"), "has a class whose name is no text of one line"),
+    (lambda content: content.update(images=[], annotations=[]), "lists no images"),
+    (lambda content: content.update(categories=[], annotations=[]), "lists no categories"),
+    (lambda content: content.update(annotations=[]), "none of the 6 training images has an object: annotate some"),
+    (lambda content: content.pop("annotations"), "has no list 'annotations' (it holds categories, images, info)"),
+    (of("annotations", 0, bbox=[1, 2, -3, 4]), "of 19 boxes have a negative width or height, the first is annotation "
+     "1000, bbox [1, 2, -3, 4] (x, y, width, height) in 1.png, 64×64 (width × height)"),
+    (of("annotations", 0, bbox=[80, 2, 3, 4]), "1 of 19 boxes are wholly outside of their picture"),
+    (of("annotations", 0, bbox=[2, -9, 3, 4]), "were the images resized after they were annotated?"),
+    (of("images", 0, file_name="9.png"), "1 of the 6 images that"),
+    (of("images", 0, file_name="\ud800"), "are missing in"),
+]  # fmt: skip
+
+REFUSED_MASKS = [
+    ([[1, 2, 3, 4]], "1 annotations have a polygon of less than three points"),
+    ([[1, 2, 3, 4, 5, 6, 7]], "a polygon of less than three points"),
+    ([[1, 2, 3, 4, 5, float("nan")]], "a polygon of less than three points"),
+    ([["1", 2, 3, 4, 5, 6]], "neither polygons nor run lengths"),
+    ("yes", "neither polygons nor run lengths"),
+    ([1, 2, 3, 4, 5, 6], "neither polygons nor run lengths"),
+    ([[0, 0, 1e9, 0, 1e9, 1e9]], "a point more than 100,000 pixels away"),
+    ({"size": [64, 64], "counts": [1, 2]}, "run lengths that do not add up to the size of the image"),
+    ({"size": [64, 64], "counts": [5000, -904]}, "run lengths that do not add up"),
+    ({"size": [64, 64]}, "neither polygons nor run lengths"),
+    ({"size": [32, 64], "counts": [2048]}, "1 masks have another size than their images, the first is annotation 1000, "
+     "32×64 in 1.png, 64×64 (height × width)"),
+]  # fmt: skip
+
+
+class TestRefused:
+    @pytest.mark.parametrize("edit,expected", REFUSED)
+    def test_content(self, root, edit, expected):
+        change(root, edit)
+        line = message(root)
+        assert expected in line and (TRAIN in line or str(root) in line)
+
+    @pytest.mark.parametrize("mask,expected", REFUSED_MASKS)
+    def test_masks(self, root, mask, expected):
+        change(root, of("annotations", 0, segmentation=mask))
+        assert expected in message(root, with_masks=True)
+        # Who wants no masks is not asked to mend them.
+        assert len(opened(root)) == 6
+
+    def test_masks_that_only_decoding_finds(self, root):
+        change(root, of("annotations", 0, segmentation={"size": [64, 64], "counts": "0a"}))
+        source = opened(root, with_masks=True)
+        with pytest.raises(UserError, match="a mask of .*1.png cannot be decoded"):
+            source.masks(0, source.objects(0))
+
+    def test_all_of_a_kind_are_counted(self, root):
+        def edit(content):
+            for row in content["annotations"][:1200]:
+                row["bbox"] = "box"
+
+        change(root, edit)
+        assert "19 annotations have no bbox of four numbers" in message(root)
+
+    def test_fractions(self, root):
+        def edit(content):
+            for row in content["annotations"]:
+                row["bbox"] = [0.1, 0.1, 0.5, 0.5]
+
+        change(root, edit)
+        assert "19 of 19 boxes lie within 1 pixel" in message(root) and "write them in pixels" in message(root)
+
+    @pytest.mark.parametrize(
+        "text,expected",
+        [
+            (b"", "is no JSON: the file ends too early"),
+            (b"{", "the file ends too early, as if it was cut: fetch or export it again"),
+            (b'{"images": [{"id": 1', "the file ends too early"),
+            (b'{"images": [{"id": 1}]', "the file ends too early"),
+            (b'{"images": [1,]}', "is no JSON: Expecting value at line 1, column 15"),
+            (b'{"images": [1 2]}', "at line 1, column 15"),
+            (b'{"images": [],\n "categories" []}', "at line 2, column 15"),
+            (b"{} {}", "Extra data at line 1, column 4"),
+            (b'{"annotations": ' + b"[" * 100_000, "is no JSON"),
+            (b"<xml>", "is no JSON"),
+            (b"[]", "is a list, and COCO's format an object"),
+            (b"{}", "has no list 'images' (it holds nothing)"),
+            (b'{"images": {}, "version": 1}', "has no list 'images' (it holds version)"),
+            (b'{"categories": [{"id": 1, "name": "caf\xe9"}]}', 'is not UTF-8: byte 0xE9 in {"id": 1'),
+            ("{}".encode("utf-16"), "is no JSON"),
+        ],
+    )
+    def test_files(self, root, text, expected):
+        (root / TRAIN).write_bytes(text)
+        line = message(root)
+        assert expected in line and str(root / TRAIN) in line
+
+    def test_missing_images(self, root):
+        for name in ("2", "5"):
+            (root / f"train2017/{name}.png").unlink()
+        line = message(root)
+        assert f"2 of the 6 images that {root / TRAIN} lists are missing in {root / 'train2017'}: 2.png, 5.png" in line
+        assert "fetch them, or remove them from the annotations" in line
+
+    def test_files_in_another_form_of_unicode(self, root):
+        change(root, of("images", 0, file_name="\u00e9.png"))
+        os.rename(root / "train2017/1.png", root / "train2017/e\u0301.png")
+        assert "has that name in another form of Unicode: rename the file" in message(root)
+
+    def test_files_whose_names_are_not_utf8(self, root):
+        change(root, of("images", 0, file_name="\u00e9.png"))
+        try:
+            os.rename(root / "train2017/1.png", os.fsencode(root / "train2017") + b"/\xe9.png")
+        except OSError:
+            pytest.skip("this file system takes no names that are not UTF-8")
+        assert "has '\\xe9.png', whose name is not UTF-8: rename the file" in message(root)
+        # As Python writes such a name, it is found.
+        change(root, of("images", 0, file_name="\udce9.png"))
+        assert opened(root).name(0).endswith("\\xe9.png")
+
+
+class TestGroundTruth:
+    def test_average_precision_is_that_of_the_file(self, root):
+        """pycocotools reads the file itself; crowd regions, odd boxes and small objects are in it."""
+        coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is the oracle: make test ORACLES=1")
+        cocoeval = pytest.importorskip("pycocotools.cocoeval", reason="pycocotools is the oracle: make test ORACLES=1")
+        from pvt_jax.evaluation.coco import coco_metrics
+
+        def edit(content):
+            content["annotations"][0].update(iscrowd=1)
+            content["annotations"][1].update(bbox=[50, 40, 30, 30])
+            content["annotations"][2].update(area=2000)
+
+        change(root, edit, VAL)
+        source = opened(root, "eval", with_masks=True)
+        random = np.random.default_rng(0)
+        results = []
+        for row in json.loads((root / VAL).read_text())["annotations"]:
+            for spread in (1, 4):
+                box = (np.array(row["bbox"]) + random.normal(0, spread, 4)).tolist()
+                found = {key: row[key] for key in ("image_id", "category_id")}
+                results.append({**found, "bbox": box, "score": float(random.random())})
+        reference = coco.COCO(str(root / VAL))
+        evaluator = cocoeval.COCOeval(reference, reference.loadRes(results), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+        names = dict(zip(source.category_ids, source.class_names, strict=True))
+        metrics = coco_metrics(source.ground_truth(), results, False, names)
+        assert 10 < metrics["AP"] < 90
+        for place, name in ((0, "AP"), (1, "AP50"), (2, "AP75"), (3, "AP_small"), (4, "AP_medium")):
+            assert metrics[name] == pytest.approx(100 * evaluator.stats[place], abs=1e-9)
+
+    def test_a_first_annotation_of_number_0_counts(self, root):
+        change(root, of("annotations", 0, id=0))
+        change(root, of("annotations", 1, id=0))
+        source = opened(root)
+        assert [row["id"] for row in source.ground_truth()["annotations"]] == list(range(1, 20))
+        assert "1 annotations have the id of another one and are numbered anew" in source.notes()
+
+
+def test_places_are_exact_whatever_the_file_looks_like(root):
+    """Each annotation is read back from its own bytes, behind names of several bytes a letter."""
+    content = json.loads((root / TRAIN).read_text())
+    content = {"info": "日本語 é", **content}
+    (root / TRAIN).write_text(json.dumps(content, ensure_ascii=False, indent=3), "utf-8")
+    file = coco_json.read_coco(str(root / TRAIN), with_masks=True)
+    read = [coco_json.read_annotation(file.path, *span) for span in file.spans.tolist()]
+    assert read == content["annotations"]
+
+
+def test_grows_no_image_folder_of_its_own(tmp_path):
+    """Images in folders below the one that is found."""
+    write_coco(tmp_path, "plain", count=2)
+    save(tmp_path / "images/a/b/1.png", np.zeros((64, 64, 3), np.uint8))
+    change(tmp_path, of("images", 0, file_name="a/b/1.png"), "annotations/train.json")
+    assert opened(tmp_path).name(0) == str(tmp_path / "images/a/b/1.png")
