@@ -106,3 +106,63 @@ def ade20k(model: str, head: str, side: int = 512) -> ConfigDict:
             "checkpoint": {"every_steps": 2000},
         }
     )
+
+
+def coco(path: str, arg: str, head: str, example: str, *, learning_rate: float) -> ConfigDict:
+    """COCO as mmdetection trains on it, of an argument ``MODEL[,SCHEDULE][,SIZE]``, as ``pvt_small,3x`` or ``…,640``.
+
+    ``1x`` is 12 epochs at a shorter side of 800 pixels, or ``640``. ``3x`` is that of PVT v2: 36 epochs of sides drawn
+    from 480 to 800, half of the images cropped first, at a learning rate of 1e-4 with a stronger decay.
+    """
+    model, *variants = arg.split(",")
+    known = {"1x", "3x", "640", "800"}
+    if not model:
+        raise UserError(f"{path} needs a model: give one of the README's table, as --config {path}:{example}")
+    wrong = [name for name in variants if name not in known]
+    if wrong or {"1x", "3x"} <= {*variants} or {"640", "800"} <= {*variants} or {"3x", "640"} <= {*variants}:
+        raise UserError(
+            f"{path} knows no {','.join(variants)!r}: after the model may stand 1x or 3x, and with 1x 640 or 800, as "
+            f"--config {path}:{example},1x,640"
+        )
+    long_run, side = "3x" in variants, 640 if "640" in variants else 800
+    epochs, drops = (36.0, (27, 33)) if long_run else (12.0, (8, 11))
+    rate = 1e-4 if long_run else learning_rate
+    return ConfigDict(
+        {
+            "task": "detection",
+            "batch_size": 16,
+            "epochs": epochs,
+            "log_every_steps": 50,
+            # The backbone is the classifier's; its position tables stay those of 224².
+            "init": {"checkpoint": model},
+            "model": {
+                "name": model,
+                "num_classes": 80,
+                "image_size": 224,
+                "drop_path_rate": 0.0 if model in ("pvt_medium", "pvt_large") else 0.1,
+                "dtype": "bfloat16",
+            },
+            "head": {"name": head},
+            "data": {"source": "coco", "workers": 8, "threads": 2, "check": "sample"},
+            "detection": {
+                "short_sides": tuple(range(480, 801, 32)) if long_run else (side,),
+                "long_side": 1066 if side == 640 else 1333,
+                "crop_probability": 0.5 if long_run else 0.0,
+                "test_short_side": side,
+                "keep_empty": False,
+            },
+            "optimizer": {
+                "learning_rate": rate,
+                "base_batch_size": 16,
+                "weight_decay": 0.05 if long_run else 1e-4,
+                "decayed": "all_but_norms" if long_run else "all",
+                "schedule": "step",
+                "drop_epochs": drops,
+                "warmup_steps": 500,
+                "warmup_learning_rate": 0.001 * rate,
+                "final_learning_rate": 0.0,
+            },
+            "evaluation": {"batch_size": 16},
+            "checkpoint": {"every_steps": 2000},
+        }
+    )

@@ -14,7 +14,11 @@ from flax import linen as nn
 
 from pvt_jax.errors import UserError
 from pvt_jax.models import pvt, pvt_v2, resnet, vit
-from pvt_jax.models.fpn import FeaturePyramid
+from pvt_jax.models.detection import DetectionModel
+from pvt_jax.models.fpn import FeaturePyramid, SingleMap
+from pvt_jax.models.heads.detr import DETRHead
+from pvt_jax.models.heads.mask_rcnn import MaskRCNNHead
+from pvt_jax.models.heads.retinanet import RetinaNetHead
 from pvt_jax.models.heads.segformer import SegFormerHead
 from pvt_jax.models.heads.semantic_fpn import SemanticFPNHead
 from pvt_jax.models.heads.trans2seg import Trans2SegHead
@@ -37,6 +41,7 @@ class DenseModel:
       head: takes ``num_classes``, ``dtype`` and settings of its own.
       num_classes: unless told, those of the data set that published weights are for.
       neck: what the head's maps come from, where they are not the backbone's own; takes ``channels`` and ``dtype``.
+      settings: of the head, where they are not its own defaults.
       by_backbone: settings of the head that its paper has for some backbones, by their names.
     """
 
@@ -44,10 +49,12 @@ class DenseModel:
     head: type[nn.Module]
     num_classes: int
     neck: Callable[..., nn.Module] | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     by_backbone: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
-_ADE20K = 150
+_ADE20K, _COCO = 150, 80
+_PYRAMID_OF_BOXES = partial(FeaturePyramid, extra_levels="max_pool")
 HEADS: dict[str, DenseModel] = {
     "semantic_fpn": DenseModel(SegmentationModel, SemanticFPNHead, _ADE20K, neck=FeaturePyramid),
     "segformer": DenseModel(
@@ -57,6 +64,23 @@ HEADS: dict[str, DenseModel] = {
         by_backbone={f"mit_b{size}": {"channels": 768} for size in (2, 3, 4, 5)},
     ),
     "trans2seg": DenseModel(SegmentationModel, Trans2SegHead, _ADE20K),
+    "retinanet": DenseModel(
+        DetectionModel,
+        RetinaNetHead,
+        _COCO,
+        neck=partial(FeaturePyramid, first_level=3, extra_levels="convolution"),
+    ),
+    "mask_rcnn": DenseModel(DetectionModel, MaskRCNNHead, _COCO, neck=_PYRAMID_OF_BOXES),
+    "faster_rcnn": DenseModel(DetectionModel, MaskRCNNHead, _COCO, neck=_PYRAMID_OF_BOXES, settings={"masks": False}),
+    # Of one map, as a plain ViT has it: sizes of boxes are those of anchors, 32 to 512 pixels, and not of levels.
+    "vit_frcnn": DenseModel(
+        DetectionModel,
+        MaskRCNNHead,
+        _COCO,
+        neck=SingleMap,
+        settings={"masks": False, "anchor_scales": (2, 4, 8, 16, 32)},
+    ),
+    "detr": DenseModel(DetectionModel, DETRHead, _COCO),
 }
 
 
@@ -93,7 +117,7 @@ def create_model(
     if settings.get("spp_levels"):
         raise UserError("model.spp_levels is for the classifier, and a dense model has none: leave it out")
     row = HEADS[head]
-    chosen = {**row.by_backbone.get(name, {}), **(head_settings or {})}
+    chosen = {**row.settings, **row.by_backbone.get(name, {}), **(head_settings or {})}
     known = {field: default for field, default in _fields(row.head).items() if field not in ("num_classes", "dtype")}
     _check_settings(f"head {head!r}", "head", chosen, {**known, **({} if row.neck is None else {"neck_channels": 0})})
     of_neck = {"channels": chosen.pop("neck_channels")} if "neck_channels" in chosen else {}

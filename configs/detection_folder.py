@@ -1,0 +1,59 @@
+"""Objects in your own images: PVT v2-B0 with RetinaNet or Mask R-CNN, from weights of ImageNet.
+
+python -m pvt_jax.main --config configs/detection_folder.py:FOLDER --workdir runs/mine
+python -m pvt_jax.main --config configs/detection_folder.py:FOLDER,mask_rcnn --workdir runs/mine
+
+FOLDER has annotations in COCO's JSON format or Pascal VOC's XML files; README.md has the layouts. The classes are those
+of the training annotations. After the folder may stand retinanet, mask_rcnn (where objects have masks) or faster_rcnn.
+Another model: --config.model.name=pvt_small --config.init.checkpoint=pvt_small; without any weights:
+--config.init.checkpoint= (nothing after it).
+
+Metric: AP on the validation images. Time: not measured; shorter sides are 640 pixels, see experiments/speed.
+"""
+
+from ml_collections import ConfigDict
+
+from pvt_jax.data.sources.detection_folder import inspect_folder
+from pvt_jax.errors import UserError
+
+_HEADS = ("retinanet", "mask_rcnn", "faster_rcnn")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The experiment; ``arg`` is the folder, and the head if it is another than RetinaNet."""
+    folder, _, last = arg.rpartition(",")
+    folder, head = (folder, last) if last in _HEADS else (arg, "retinanet")
+    if not folder:
+        raise UserError("give the folder of your images: --config configs/detection_folder.py:FOLDER")
+    source, class_names = inspect_folder(folder)
+    return ConfigDict(
+        {
+            "task": "detection",
+            "batch_size": 8,
+            "epochs": 36.0,
+            "log_every_steps": 10,
+            "init": {"checkpoint": "pvt_v2_b0"},
+            "model": {
+                "name": "pvt_v2_b0",
+                "num_classes": len(class_names),
+                "image_size": 224,
+                "drop_path_rate": 0.1,
+            },
+            "head": {"name": head},
+            "data": {"source": source, "root": folder},
+            "detection": {"short_sides": (480, 544, 608, 640), "long_side": 1066, "test_short_side": 640},
+            "optimizer": {
+                "learning_rate": 1e-4,
+                "base_batch_size": 8,
+                "weight_decay": 0.05,
+                "decayed": "all_but_norms",
+                "clip_norm": 1.0,
+                "schedule": "cosine",
+                "warmup_epochs": 1.0,
+                "warmup_learning_rate": 1e-7,
+                "final_learning_rate": 1e-6,
+            },
+            "evaluation": {"every_epochs": 3.0, "batch_size": 8},
+            "checkpoint": {"every_steps": 200},
+        }
+    )
