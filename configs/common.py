@@ -82,7 +82,7 @@ def ade20k(model: str, head: str, side: int = 512) -> ConfigDict:
             "task": "segmentation",
             "log_every_steps": 50,
             # The backbone is the classifier's; its position tables stay those of 224².
-            "init": {"checkpoint": model},
+            "init": {"checkpoint": known_weights(model)},
             "model": {
                 "name": model,
                 "num_classes": 150,
@@ -108,6 +108,12 @@ def ade20k(model: str, head: str, side: int = 512) -> ConfigDict:
     )
 
 
+def known_weights(model: str) -> str:
+    """The name of a model's ImageNet weights: those of a ViT have another name than it."""
+    size, _, patch = model.removeprefix("vit_").partition("_patch")
+    return f"deit_{size}" if model.startswith("vit_") and patch == "16" else model
+
+
 def coco(path: str, arg: str, head: str, example: str, *, learning_rate: float) -> ConfigDict:
     """COCO as mmdetection trains on it, of an argument ``MODEL[,SCHEDULE][,SIZE]``, as ``pvt_small,3x`` or ``…,640``.
 
@@ -127,6 +133,8 @@ def coco(path: str, arg: str, head: str, example: str, *, learning_rate: float) 
     long_run, side = "3x" in variants, 640 if "640" in variants else 800
     epochs, drops = (36.0, (27, 33)) if long_run else (12.0, (8, 11))
     rate = 1e-4 if long_run else learning_rate
+    # A ResNet keeps its batch statistics, as in mmdetection, which keeps the weights of stem and first stage, too.
+    is_resnet = model.startswith("resnet")
     return ConfigDict(
         {
             "task": "detection",
@@ -134,13 +142,14 @@ def coco(path: str, arg: str, head: str, example: str, *, learning_rate: float) 
             "epochs": epochs,
             "log_every_steps": 50,
             # The backbone is the classifier's; its position tables stay those of 224².
-            "init": {"checkpoint": model},
+            "init": {"checkpoint": known_weights(model)},
             "model": {
                 "name": model,
                 "num_classes": 80,
                 "image_size": 224,
-                "drop_path_rate": 0.0 if model in ("pvt_medium", "pvt_large") else 0.1,
+                "drop_path_rate": 0.0 if is_resnet or model in ("pvt_medium", "pvt_large") else 0.1,
                 "dtype": "bfloat16",
+                **({"frozen_norm": True} if is_resnet else {}),
             },
             "head": {"name": head},
             "data": {"source": "coco", "workers": 8, "threads": 2, "check": "sample"},

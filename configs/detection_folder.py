@@ -13,7 +13,7 @@ Metric: AP on the validation images. Time: not measured; shorter sides are 640 p
 
 from ml_collections import ConfigDict
 
-from pvt_jax.data.sources.detection_folder import inspect_folder
+from pvt_jax.data.sources.detection_folder import inspect_folder, split_head
 from pvt_jax.errors import UserError
 
 _HEADS = ("retinanet", "mask_rcnn", "faster_rcnn")
@@ -21,8 +21,7 @@ _HEADS = ("retinanet", "mask_rcnn", "faster_rcnn")
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment; ``arg`` is the folder, and the head if it is another than RetinaNet."""
-    folder, _, last = arg.rpartition(",")
-    folder, head = (folder, last) if last in _HEADS else (arg, "retinanet")
+    folder, head = split_head(arg, _HEADS)
     if not folder:
         raise UserError("give the folder of your images: --config configs/detection_folder.py:FOLDER")
     source, class_names = inspect_folder(folder)

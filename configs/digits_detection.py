@@ -7,7 +7,7 @@ The argument is retinanet, mask_rcnn, faster_rcnn or detr. The backbone starts f
 `make train` leaves in runs/digits; elsewhere: --config.init.checkpoint=FOLDER. The scenes are made at run time of what
 scikit-learn ships; their boxes and masks are exact.
 
-Metrics on the 256 held-out scenes: TO BE MEASURED
+Metric: TO BE MEASURED
 """
 
 from ml_collections import ConfigDict

@@ -53,12 +53,18 @@ def file(tmp_path):
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    """A folder with two classes, enough for configs that count them."""
+    """A folder with two classes of images, three of pixels and two of boxes, enough for configs that count them."""
     for split in ("train", "val"):
         for name in ("cat", "dog"):
             (tmp_path / "images" / split / name).mkdir(parents=True)
             (tmp_path / "images" / split / name / "1.jpg").write_bytes(b"image")
     (tmp_path / "images" / "classes.txt").write_text("sky\nroad\ncar\n")
+    boxes = {
+        "images": [{"id": 1, "file_name": "cat/1.jpg", "width": 8, "height": 8}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 4, 4]}],
+        "categories": [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}],
+    }
+    (tmp_path / "images" / "train.json").write_text(json.dumps(boxes))
     return tmp_path / "images"
 
 
@@ -74,7 +80,17 @@ SIZES = {
 
 
 # Configs that take a model, and the variants that may follow it.
-DENSE = {"semantic_fpn": ("pvt_small", "paper"), "segformer": ("mit_b0", "cityscapes"), "trans2seg": ("pvt_small", "")}
+DENSE = {
+    "semantic_fpn": ("pvt_small", "paper"),
+    "segformer": ("mit_b0", "cityscapes"),
+    "trans2seg": ("pvt_small", ""),
+    "retinanet": ("pvt_small", "640"),
+    "mask_rcnn": ("pvt_small", "3x"),
+    "faster_rcnn": ("pvt_small", "640"),
+    "detr": ("pvt_small", ""),
+}
+# Configs that take a folder, and the source that reads it.
+FOLDERS = {"folder": "folder", "finetune": "folder", "segmentation_folder": "label_folder", "detection_folder": "coco"}
 
 
 def model_of(stem: str, size: str) -> str:
@@ -86,7 +102,7 @@ def spec_of(path: Path, images: Path) -> str:
         return f"{path}:{SIZES[path.stem][0]}"
     if path.stem in DENSE:
         return f"{path}:{DENSE[path.stem][0]}"
-    return f"{path}:{images}" if path.stem in ("folder", "finetune", "segmentation_folder") else str(path)
+    return f"{path}:{images}" if path.stem in FOLDERS else str(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -128,16 +144,22 @@ def test_arguments_are_used_or_refused(path, images):
             config_lib.load(str(path))
         with pytest.raises(UserError, match=f"configs/{path.name} knows no 'surprise'"):
             config_lib.load(f"{path}:{model},surprise")
-    elif path.stem in ("folder", "finetune", "cifar10", "segmentation_folder"):
+    elif path.stem in (*FOLDERS, "cifar10"):
         config = config_lib.load(f"{path}:{images}")
-        assert config.data.source == ("label_folder" if path.stem == "segmentation_folder" else "folder")
+        assert config.data.source == FOLDERS.get(path.stem, "folder")
         assert config.data.root == str(images)
+    elif path.stem == "digits_detection":
+        assert config_lib.load(str(path)).head.name == "retinanet"
+        for head in ("retinanet", "mask_rcnn", "faster_rcnn", "detr"):
+            assert config_lib.load(f"{path}:{head}").head.name == head
+        with pytest.raises(UserError, match="knows no 'surprise': give one of retinanet, mask_rcnn, faster_rcnn, detr"):
+            config_lib.load(f"{path}:surprise")
     else:
         with pytest.raises(UserError, match=f"configs/{path.name} takes no argument, but got 'surprise'"):
             config_lib.load(f"{path}:surprise")
 
 
-@pytest.mark.parametrize("name", ["folder", "finetune"])
+@pytest.mark.parametrize("name", ["folder", "finetune", "detection_folder"])
 def test_configs_of_a_folder_count_classes_and_want_a_folder(images, name):
     config = config_lib.load(f"{ROOT}/configs/{name}.py:{images}")
     assert config.model.num_classes == 2
@@ -456,7 +478,7 @@ def test_written_values_are_read_back(batch_size, rate, size, root):
         ("evaluation.every_steps=0", "evaluation.every_steps must be above 0, but is 0"),
         ("segmentation.crop_size=(512.0,512)", "segmentation.crop_size must be 2 numbers that are not negative"),
         ("segmentation.test_ratios=()", "segmentation.test_ratios must be numbers above 0, as (0.75, 1.0), but is ()"),
-        ("task=detection", "unknown task 'detection': the tasks are classification, segmentation"),
+        ("task=pose", "unknown task 'pose': the tasks are classification, segmentation, detection"),
         ("task=segmentation", "is not read by task 'segmentation': leave it out"),
         ("head.name=semantic_fpn", "head.name is not read by task 'classification': leave it out, or set the task"),
         ("segmentation.photometric=False", "segmentation.photometric is not read by task 'classification'"),
@@ -556,7 +578,7 @@ def test_every_key_is_free_or_fixed_on_resume(key):
     free |= {"checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_best"}
     free |= {"data.check", "data.on_corrupt", "data.root", "data.threads", "data.workers"}
     free |= {f"segmentation.{name}" for name in ("test_flip", "test_mode", "test_ratios", "test_shapes")}
-    free |= {"segmentation.window", "segmentation.window_stride"}
+    free |= {"segmentation.window", "segmentation.window_stride", "detection.test_shapes", "detection.test_short_side"}
     old, new = config_lib.defaults().to_dict(), config_lib.defaults().to_dict()
     *sections, last = key.split(".")
     section = new

@@ -28,8 +28,8 @@ CROP_RANGE = (384, 600)
 # 0, but boxes are float32, and of less than this a coordinate near 1333 cannot tell the two edges apart.
 _LEAST_SIDE = 1e-3
 
-# What the longer side may be before a crop: only images longer than seven times their height notice.
-_CROP_LONG_SIDE = 4200
+# What the longer side may be before a crop: PVT's 3x schedules have 1333 here too, DETR's own policy 4200.
+_CROP_LONG_SIDE = 1333
 
 # The masks of objects, each bool [H, W] or uint8 of 0 and 1; see ``DetectionSource.masks``.
 DecodeMasks = Callable[[Objects], Sequence[np.ndarray]]

@@ -6,12 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pvt_jax.data.headers import THREADS, image_header
-from pvt_jax.data.sources.detection import DetectionSource, HasFiles
+from pvt_jax.data.headers import THREADS, size_and_orientation
+from pvt_jax.data.sources.detection import DetectionSource, HasFiles, printable_name
+from pvt_jax.data.sources.folder import listed
 from pvt_jax.data.validation import check_array, check_same_classes
 from pvt_jax.errors import CorruptImageError, UserError
 
 _PROBES = 32
+# Classes that are said by name.
+_NAMED = 10
 _SECONDS_BETWEEN_REPORTS = 10
 
 
@@ -65,9 +68,10 @@ def validate_detection(
         notes += [f"{half}: {', '.join(found)}"] * bool(found)
     if both := _in_both(train, evaluation):
         notes.append(f"{both:,} image{'s' * (both != 1)} of the evaluation are trained on, too")
+    names = listed([printable_name(name) for name in train.class_names], _NAMED)
     return (
         f"{len(train):,} training and {len(evaluation):,} evaluation images with objects of {count:,} "
-        f"class{'es' * (count != 1)}, from {train}{''.join(f'; {note}' for note in notes)}"
+        f"class{'es' * (count != 1)} ({names}), from {train}{''.join(f'; {note}' for note in notes)}"
     )
 
 
@@ -96,7 +100,8 @@ def _check_half(
     probes = np.unique(np.linspace(0, count - 1, min(_PROBES, count)).astype(np.int64)).tolist()
     chosen = range(count) if check == "all" else probes
     no_images = set(np.flatnonzero(~np.all(sizes, axis=1)).tolist())
-    no_images |= _check_sizes(half, source, chosen, progress)
+    others, notes = _check_sizes(half, source, chosen, progress)
+    no_images |= others
     with ThreadPoolExecutor(THREADS) as pool:
         images = list(pool.map(lambda index: _probe(source, index, decode), sorted({*probes, *no_images})))
     if not any(len(source.objects(index)) for index in probes) and not source.counts().any():
@@ -105,7 +110,7 @@ def _check_half(
         _check_masks(half, source, probes)
     corrupt = [error for error in images if error]
     if not corrupt:
-        return []
+        return notes
     if len(corrupt) == len(images):
         raise UserError(
             f"none of the {len(images):,} {half} images tried can be decoded: the data set as a whole looks "
@@ -116,38 +121,48 @@ def _check_half(
             f"{len(corrupt):,} {half} images cannot be decoded: repair or remove them, or skip them with "
             f"--config.data.on_corrupt=skip; the first: {corrupt[0]}"
         ) from corrupt[0]
-    return [f"{len(corrupt):,} images cannot be decoded and are skipped"]
+    return [*notes, f"{len(corrupt):,} images cannot be decoded and are skipped"]
 
 
 def _check_sizes(
     half: str, source: DetectionSource, chosen: range | list[int], progress: Callable[[str], None] | None
-) -> set[int]:
-    """Compares the sizes of files with those of the annotations; returns the numbers of files that are no images."""
+) -> tuple[set[int], list[str]]:
+    """Compares the sizes of files with those of the annotations.
+
+    Returns the numbers of files that are no images, and what is worth a note.
+    """
     if not isinstance(source, HasFiles):
-        return set()
+        return set(), []
     sizes = source.sizes()
-    no_images, wrong, reported = set(), [], time.monotonic()
+    no_images, wrong, oriented, reported = set(), [], 0, time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
-        headers = pool.map(lambda index: image_header(source.path(index))[0], chosen)
-        for done, (index, header) in enumerate(zip(chosen, headers, strict=True)):
+        headers = pool.map(lambda index: size_and_orientation(source.path(index)), chosen)
+        for done, (index, (header, orientation)) in enumerate(zip(chosen, headers, strict=True)):
+            oriented += orientation > 1
             if not all(header):
                 no_images.add(index)
             elif header != tuple(sizes[index].tolist()):
-                wrong.append((index, header))
+                wrong.append((index, header, orientation))
             if progress and time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
                 reported = time.monotonic()
                 progress(f"checked the size of {done + 1:,} of {len(chosen):,} {half} images")
     if wrong:
-        index, (height, width) = wrong[0]
+        index, (height, width), orientation = wrong[0]
         said_height, said_width = sizes[index].tolist()
         turned = (height, width) == (said_width, said_height)
-        way_out = "turn them as their EXIF orientation says, and save them so" if turned else "annotate these files"
+        way_out = "annotate these files, or correct the annotations"
+        if turned and orientation > 1:
+            way_out = "turn them as their EXIF orientation says and save them so, such as with mogrify -auto-orient"
+        elif turned:
+            way_out = "exchange height and width in the annotations, or annotate these files"
         raise UserError(
             f"{len(wrong):,} of {len(chosen):,} {half} images have another size than their annotations say, the first "
-            f"is {source.name(index)}, {height}×{width} and not {said_height}×{said_width} (height × width): "
-            f"{way_out}, or correct the annotations"
+            f"is {source.name(index)}, {height}×{width} and not {said_height}×{said_width} (height × width): {way_out}"
         )
-    return no_images
+    if not oriented:
+        return no_images, []
+    what = f"{oriented:,} image{'s have' if oriented != 1 else ' has'} an EXIF orientation, which is not applied"
+    return no_images, [f"{what}: boxes must be those of the image as it is stored"]
 
 
 def _probe(source: DetectionSource, index: int, decode: Callable[[bytes, str], object]) -> CorruptImageError | None:

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from pvt_jax.data import transforms
+from pvt_jax.data.detection import Objects
 from pvt_jax.data.detection_transforms import DetectionEvalTransform, DetectionTrainTransform
 from pvt_jax.data.labels import IGNORE
 from pvt_jax.data.pipeline import Batch
@@ -107,10 +108,10 @@ class DetectionTraining:
     places: int
 
     def __call__(self, source: DetectionSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
-        image, objects = source.record(index)
+        image, objects = image_and_objects(source, index)
         height, width = self.shapes[kind].tolist()
         return self.transform(
-            decoded(image, source.name(index)),
+            image,
             objects,
             shape=(height, width),
             short_side=int(self.short_sides[kind]),
@@ -134,7 +135,7 @@ class DetectionEvaluation:
     shapes: np.ndarray
 
     def __call__(self, source: DetectionSource, index: int, kind: int, /) -> Batch:
-        image = decoded(source.record(index)[0], source.name(index))
+        image, _ = image_and_objects(source, index)
         arrays = self.blank(kind)
         _place(arrays, "image", "size", self.transform(image))
         arrays["original_size"] = np.array(image.shape[:2], np.int32)
@@ -150,6 +151,24 @@ class DetectionEvaluation:
 def decoded(image: bytes | np.ndarray, name: str) -> np.ndarray:
     """uint8 [h, w, 3] from the bytes of a file, or as it is; raises CorruptImageError."""
     return transforms.decode(image, name) if isinstance(image, bytes) else image
+
+
+def image_and_objects(source: DetectionSource, index: int) -> tuple[np.ndarray, Objects]:
+    """uint8 [h, w, 3] and the objects of a record.
+
+    Raises:
+      CorruptImageError: the image cannot be decoded.
+      UserError: its size is not what the annotations say, so that boxes and padded shapes would not fit it.
+    """
+    image, objects = source.record(index)
+    image = decoded(image, source.name(index))
+    height, width = source.sizes()[index].tolist()
+    if image.shape[:2] != (height, width):
+        raise UserError(
+            f"the image {source.name(index)} has {image.shape[0]}×{image.shape[1]} pixels (height × width), and its "
+            f"annotations say {height}×{width}: annotate this file, or correct the annotations"
+        )
+    return image, objects
 
 
 def image_and_label_map(source: SegmentationSource, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,9 @@ def retinanet_losses(
 
     ``logits``, ``deltas``, ``anchors`` and ``usable`` (None: all) are by level. The focal loss is of all anchors but
     ignored ones, L1 of the positive ones. mmdetection counts at least one positive anchor for each image, here it is at
-    least one for the batch: the same, unless an image has no objects.
+    least one for the batch: the same, unless an image has no objects. Its batch is that of one GPU, two images in the
+    published recipes, and the mean of all GPUs is learnt from; here it is the global batch, or a part of it that is
+    accumulated.
     """
     assign = partial(assign_by_iou, positive=positive, negative=negative, least_positive=0.0)
     all_anchors = jnp.concatenate(anchors)

@@ -91,14 +91,36 @@ class TestLayouts:
         assert "needs data.root" in message("")
         (root / TRAIN).unlink()
         line = message(root)
-        assert f"no training annotations in {root}: looked for annotations/instances_train2017.json" in line
+        assert f"no training annotations in {root}: looked for annotations/instances_{{split}}.json, " in line
         assert "it holds annotations/, train2017/, val2017/, and annotations/ instances_val2017.json" in line
-        assert "set detection.annotations" in line and "data.train_split" in line
-        assert "looked for annotations/instances_day.json" in message(root, "eval", eval_split="day")
+        assert "{split}/result.json, with train2017 or train or training for {split}; " in line
+        assert ", with day for {split}" in message(root, "eval", eval_split="day")
         assert f"did you mean --config.data.root={root}?" in message(root.parent, "eval")
         for name in "ab":
             write_json(root / f"{name}_train.json", {})
-        assert "a_train.json, b_train.json all could be meant" in message(root)
+        line = message(root)
+        assert "a_train.json, b_train.json all could be meant" in line
+        assert "set detection.annotations" in line and "data.train_split" in line
+        line = message(root, image_folder="photos/{split}", annotations="a_{split}.json")
+        assert "has no list 'images'" in line
+        line = message(root, "eval", image_folder="photos/{split}")
+        assert f"there is no folder photos/val2017 in {root}: set detection.image_folder" in line
+
+    @pytest.mark.parametrize("path", ["labels.json", "annotations/instances_default.json"])
+    def test_one_file_for_all(self, tmp_path, path):
+        write_coco(tmp_path, "plain", count=2)
+        (tmp_path / "annotations/val.json").unlink()
+        line = message(tmp_path, "eval")
+        assert "need a file each: move some images to one called val.json" in line
+        shutil.move(tmp_path / "annotations/train.json", tmp_path / path)
+        assert f"need a file each: split {path} into train.json and val.json" in message(tmp_path)
+
+    def test_a_half_s_own_folder(self, tmp_path):
+        write_coco(tmp_path, "roboflow", count=2)
+        assert f"did you mean the folder above, {tmp_path}?" in message(tmp_path / "train")
+        shutil.rmtree(tmp_path / "valid")
+        line = message(tmp_path, "eval")
+        assert "it holds train/; put some of the images aside for it, or set detection.annotations" in line
 
 
 class TestObjects:
@@ -284,6 +306,17 @@ class TestClasses:
         line = message(root, num_classes=80)
         assert line == (f"{root / TRAIN} has 10 classes but model.num_classes is 80: set --config.model.num_classes=10")
 
+    def test_another_number_than_the_training_s(self, root):
+        change(root, lambda content: content["categories"].append({"id": 91, "name": "ten"}), VAL)
+        line = message(root, "eval")
+        assert (
+            f"{root / VAL} has 11 categories (1, 2, 3, 0, 4, 5, 6, 7 and 3 more) and the training annotations 10"
+            in line
+        )
+        assert "list the same categories in both" in line
+        chosen = {"class_names": ("1", "7")}
+        assert len(opened(root, "eval", 2, **chosen).class_names) == 2
+
 
 def of(key: str, place: int, /, **values: Any) -> Callable[[dict[str, Any]], None]:
     return lambda content: content[key][place].update(values)
@@ -322,6 +355,9 @@ REFUSED = [
     (lambda content: content.update(images=[], annotations=[]), "lists no images"),
     (lambda content: content.update(categories=[], annotations=[]), "lists no categories"),
     (lambda content: content.update(annotations=[]), "none of the 6 training images has an object: annotate some"),
+    (lambda content: content.update(annotations=[{**content["annotations"][0], "bbox": [5, 5, 0.5, 9]}]),
+     "none of the 6 training images has an object (1 box of less than a pixel left out): annotate some"),
+    (lambda content: content.update(annotations={}), "has no list 'annotations' (it is something else)"),
     (lambda content: content.pop("annotations"), "has no list 'annotations' (it holds categories, images, info)"),
     (of("annotations", 0, bbox=[1, 2, -3, 4]), "of 19 boxes have a negative width or height, the first is annotation "
      "1000, bbox [1, 2, -3, 4] (x, y, width, height) in 1.png, 64×64 (width × height)"),
@@ -341,6 +377,8 @@ REFUSED_MASKS = [
     ([[0, 0, 1e9, 0, 1e9, 1e9]], "a point more than 100,000 pixels away"),
     ({"size": [64, 64], "counts": [1, 2]}, "run lengths that do not add up to the size of the image"),
     ({"size": [64, 64], "counts": [5000, -904]}, "run lengths that do not add up"),
+    ({"size": ["64", "64"], "counts": "0a"}, "neither polygons nor run lengths"),
+    ({"size": [64, 64], "counts": [2048.0, 2048.0]}, "neither polygons nor run lengths"),
     ({"size": [64, 64]}, "neither polygons nor run lengths"),
     ({"size": [32, 64], "counts": [2048]}, "1 masks have another size than their images, the first is annotation 1000, "
      "32×64 in 1.png, 64×64 (height × width)"),
@@ -398,9 +436,9 @@ class TestRefused:
             (b"<xml>", "is no JSON"),
             (b"[]", "is a list, and COCO's format an object"),
             (b"{}", "has no list 'images' (it holds nothing)"),
-            (b'{"images": {}, "version": 1}', "has no list 'images' (it holds version)"),
+            (b'{"images": {}, "version": 1}', "has no list 'images' (it is something else)"),
             (b'{"categories": [{"id": 1, "name": "caf\xe9"}]}', 'is not UTF-8: byte 0xE9 in {"id": 1'),
-            ("{}".encode("utf-16"), "is no JSON"),
+            ("{}".encode("utf-16"), "is UTF-16: save the file as UTF-8"),
         ],
     )
     def test_files(self, root, text, expected):

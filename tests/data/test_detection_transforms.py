@@ -254,6 +254,13 @@ def test_a_crop_is_resized_twice():
     np.testing.assert_array_equal(result["image"][:320, :427], expected)
 
 
+def test_the_long_side_before_a_crop_is_limited():
+    # 600 · 2000 would be too long: 1333 · 400 it is, and a crop of all rows has 400.
+    transform = DetectionTrainTransform(0, 1, crop_short_sides=(600,), crop_range=(500, 500))
+    result = transform(picture(300, 1000), objects_of([]), (400, 512), 400, 1333, 1, np.random.default_rng(0))
+    assert result["size"].tolist() == [400, 500]
+
+
 def test_the_short_side_before_a_crop_is_one_of_several():
     transform = DetectionTrainTransform(0, 1, crop_short_sides=(40, 50, 60), crop_range=(36, 36))
     widths = set()

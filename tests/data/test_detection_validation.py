@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pvt_jax.data import detection_validation
 from pvt_jax.data.detection_validation import validate_detection
@@ -56,11 +56,21 @@ def change(root: Path, edit: Any, path: str = TRAIN) -> None:
     write_json(root / path, content)
 
 
+def turn(path: Path) -> None:
+    """Makes an image one that lies on its side, by EXIF."""
+    image = Image.open(path)
+    image.load()
+    exif = image.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    image.save(path, exif=exif)
+
+
 @CHECKS
 def test_describes_a_sound_data_set(root, check):
     content = {half: json.loads((root / path).read_text()) for half, path in (("train", TRAIN), ("eval", VAL))}
     line = validate(root, check=check)
-    assert line.startswith(f"40 training and 2 evaluation images with objects of 10 classes, from {root}; training: ")
+    assert line.startswith("40 training and 2 evaluation images with objects of 10 classes (1, 2, 3, 0, ")
+    assert f", 9), from {root}; training: " in line
     assert f"{len(content['train']['annotations'])} objects, at most 5 in an image" in line
     assert f"evaluation: {len(content['eval']['annotations'])} objects, at most 4 in an image" in line
     used = {row["category_id"] for row in content["eval"]["annotations"]}
@@ -73,8 +83,8 @@ def test_digit_scenes_are_not_all_composed(monkeypatch):
     monkeypatch.setattr(DigitObjectsSource, "counts", None)
     line = validate_detection(train, held_out, 10, needs_masks=True, decode=decode)
     assert line == (
-        "32,768 training and 256 evaluation images with objects of 10 classes, from scenes of scikit-learn's digits "
-        "over its photographs"
+        "32,768 training and 256 evaluation images with objects of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), from "
+        "scenes of scikit-learn's digits over its photographs"
     )
 
 
@@ -166,11 +176,25 @@ class TestImages:
         assert "1 of 32 training images have another size" in message(root, check="sample")
 
     def test_that_lie_on_their_side(self, root):
-        save(root / "train2017/1.png", np.zeros((64, 40, 3), np.uint8))
+        path = root / "train2017/1.png"
+        save(path, np.zeros((64, 40, 3), np.uint8))
         change(root, lambda content: content["images"][0].update(height=40, width=64))
         change(root, lambda content: content["annotations"].clear() or content["annotations"].append(
             {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 1, 9, 9], "iscrowd": 0}))  # fmt: skip
-        assert "turn them as their EXIF orientation says" in message(root, needs_masks=False)
+        assert "exchange height and width in the annotations" in message(root, needs_masks=False)
+        turn(path)
+        assert "turn them as their EXIF orientation says and save them so" in message(root, needs_masks=False)
+
+    def test_whose_orientation_is_not_applied(self, root):
+        assert "EXIF" not in validate(root)
+        turn(root / "train2017/1.png")
+        assert "1 image has an EXIF orientation, which is not applied: boxes must be those of the im" in validate(root)
+        turn(root / "train2017/5.png")
+        assert "training: " in validate(root) and ", 2 images have an EXIF orientation" in validate(root)
+
+    def test_listed_twice(self, root):
+        change(root, lambda content: content["images"][2].update(file_name="1.png"))
+        assert "1 image is listed more than once" in validate(root)
 
     @CHECKS
     def test_that_cannot_be_decoded(self, root, check):

@@ -114,8 +114,25 @@ class TestLayouts:
         path.write_text("scene_02\nscene_77\n")
         line = message(tmp_path)
         assert f"{path} lists 1 images that have no XML file in {tmp_path / 'Annotations'}: scene_77" in line
+        path.write_text("scene_02\nscene_00\nscene_02\n")
+        source = opened(tmp_path, num_classes=1, class_names=("digit0",), keep_empty=True)
+        assert len(source) == 2 and "1 lines of the list name an image again and are left out" in source.notes()
+        path.write_text("scene_02.png\n")
+        assert "scene_02.png; write them without extension" in message(tmp_path)
         path.write_text("\n")
         assert "train.txt is empty" in message(tmp_path)
+
+    def test_not_divided(self, tmp_path):
+        write_voc(tmp_path, count=4)
+        (tmp_path / "ImageSets/Main/val.txt").unlink()
+        assert "; write the names of its images, without extension, into ImageSets/Main/val.txt, a line each" in (
+            message(tmp_path, "eval")
+        )
+        for path in [*tmp_path.glob("JPEGImages/*"), *tmp_path.glob("Annotations/*")]:
+            shutil.move(path, tmp_path)
+        for name in ("JPEGImages", "Annotations", "ImageSets"):
+            shutil.rmtree(tmp_path / name)
+        assert "put XML files and images into two folders there, train and valid" in message(tmp_path)
 
     def test_nothing_there(self, root, tmp_path):
         assert "needs data.root" in message("")

@@ -2,7 +2,10 @@
 
 import functools
 import importlib
+import os
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -367,6 +370,32 @@ def test_detections(settings):
             np.testing.assert_allclose(found[name][b], np.stack(values), rtol=1e-5, atol=1e-4)
     assert (missing > 0) == (threshold > 0)
     assert (found["boxes"][..., 2:] == SIZES[:, None, ::-1]).any(), "one box at least reaches beyond its image"
+
+
+def test_eight_devices_keep_their_images():
+    """No map, token or prediction of a device's images goes to another; only the parameters' gradients are added."""
+    script = """
+import re
+import subprocess
+import sys
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from pvt_jax.models.heads.detr import DETRHead
+mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+head = DETRHead(3, dim=8, num_heads=2, hidden_dim=8, encoder_depth=1, decoder_depth=2, num_queries=4)
+maps = {"c5": jax.ShapeDtypeStruct((8, 2, 3, 8), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("data")))}
+shapes = jax.eval_shape(lambda x: head.init(jax.random.key(0), x, method="outputs"), maps)
+whole = NamedSharding(mesh, PartitionSpec())
+params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+slopes = jax.grad(lambda p, x: sum(jnp.square(y).sum() for y in head.apply(p, x, method="outputs")))
+text = jax.jit(slopes, out_shardings=whole).lower(params, maps).compile().as_text()
+assert "all-reduce" in text
+moved = [name for name in ("all-gather", "all-to-all", "collective-permute") if name in text]
+assert not moved, [line[:200] for line in text.splitlines() if moved[0] in line]
+"""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
 
 
 def test_bfloat16_keeps_scores_and_boxes_in_float32():

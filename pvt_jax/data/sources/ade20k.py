@@ -8,7 +8,8 @@ import os
 
 from pvt_jax.data.sources import Split
 from pvt_jax.data.sources.class_names import NAMES_FILES
-from pvt_jax.data.sources.label_folder import LabelFolderSource, Layout, find_root, open_layout
+from pvt_jax.data.sources.folder import find_root
+from pvt_jax.data.sources.label_folder import LabelFolderSource, Layout, open_layout
 from pvt_jax.data.sources.segmentation import SegmentationOptions, Splits, find_labels
 from pvt_jax.errors import UserError
 

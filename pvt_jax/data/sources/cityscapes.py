@@ -7,7 +7,8 @@ import os
 from dataclasses import replace
 
 from pvt_jax.data.sources import Split
-from pvt_jax.data.sources.label_folder import LabelFolderSource, Layout, find_root, open_layout, scan
+from pvt_jax.data.sources.folder import find_root
+from pvt_jax.data.sources.label_folder import LabelFolderSource, Layout, open_layout, scan
 from pvt_jax.data.sources.segmentation import LabelSet, SegmentationOptions, Splits, find_labels
 from pvt_jax.errors import UserError
 

@@ -9,6 +9,12 @@ from pvt_jax.errors import UserError
 # Where people put the names of classes, beside the folders of images; the first belongs to ADE20K.
 NAMES_FILES = ("objectInfo150.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
 
+# Those of Pascal VOC, the background first.
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
 
 def split_count(argument: str) -> tuple[str, int | None]:
     """Returns the two of "FOLDER,COUNT"; ``argument`` and None where it has no count, or is a folder's name itself."""

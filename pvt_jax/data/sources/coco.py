@@ -20,7 +20,7 @@ from pvt_jax.data.sources.detection import (
     choose_classes,
     printable_name,
 )
-from pvt_jax.data.sources.label_folder import find_root
+from pvt_jax.data.sources.folder import find_root, listed
 from pvt_jax.data.sources.object_table import FilesSource, ObjectTable, RawObjects, keep_labelled, select, tabulate
 from pvt_jax.errors import UserError
 
@@ -123,6 +123,12 @@ def open_coco(root: str, split: Split, splits: Splits, options: DetectionOptions
     if not file.image_ids:
         raise UserError(f"{where} lists no images: export it again, or choose another split")
     class_names, category_ids = select_classes(file, options.class_names, options.num_classes)
+    if split == "eval" and not options.class_names and len(class_names) != options.num_classes:
+        # The model has as many as the training annotations, which are opened first.
+        raise UserError(
+            f"{where} has {len(class_names):,} categories ({listed(class_names)}) and the training annotations "
+            f"{options.num_classes:,}: list the same categories in both"
+        )
     check_classes(where, class_names, options.num_classes, options.class_names)
     folder, files = find_images(root, path, name, file.image_files, options.image_folder)
     sizes = _sizes(file, folder, files)
@@ -208,6 +214,8 @@ def _notes(file: CocoFile, category_ids: Sequence[int], used: int) -> list[str]:
     first, last, count = min(category_ids), max(category_ids), len(category_ids)
     if last - first >= count:
         notes.append(f"category ids {first} … {last} have gaps and are classes 0 … {count - 1}")
+    if repeated := len(file.image_files) - len(set(file.image_files)):
+        notes.append(f"{repeated:,} image{'s are' if repeated != 1 else ' is'} listed more than once")
     if file.repeated_ids:
         notes.append(f"{file.repeated_ids:,} annotations have the id of another one and are numbered anew")
     return notes

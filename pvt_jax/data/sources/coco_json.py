@@ -128,8 +128,11 @@ class _Reader:
         what = way_out = ""
         try:
             if isinstance(mask, dict):
-                height, width = self.file.run_length_sizes[number] = tuple(mask["size"])
+                height, width = size = tuple(mask["size"])
                 counts = mask["counts"]
+                if not all(map(_is_number, (*size, *(counts if isinstance(counts, list) else ())))):
+                    raise TypeError
+                self.file.run_length_sizes[number] = size
                 if not isinstance(counts, str) and (min(counts) < 0 or sum(counts) != height * width):
                     what, way_out = "run lengths that do not add up to the size of the image", "export them again"
             elif not isinstance(mask, list):
@@ -184,10 +187,10 @@ def read_coco(path: str, *, with_masks: bool) -> CocoFile:
     text = _read_text(path)
     reader = _Reader(path, with_masks)
     takers = {"images": reader.image, "categories": reader.category, "annotations": reader.annotation}
-    keys = _walk(path, text, takers)
+    keys, lists = _walk(path, text, takers)
     for key in takers:
-        if key not in keys:
-            holds = f"it holds {', '.join(sorted(keys)[:8]) or 'nothing'}"
+        if key not in lists:
+            holds = "it is something else" if key in keys else f"it holds {', '.join(sorted(keys)[:8]) or 'nothing'}"
             raise UserError(
                 printable(f"{path} has no list '{key}' ({holds}): export the data set in the format of COCO, instances")
             )
@@ -203,13 +206,18 @@ def _read_text(path: str) -> str:
         raise UserError(f"cannot read {printable(path)} ({error.strerror}): check its permissions") from error
 
 
-def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None]]) -> set[str]:
-    """Hands each element of the lists at the top to who takes them, with its place; returns all keys at the top.
+def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None]]) -> tuple[set[str], set[str]]:
+    """Hands each element of the lists at the top to who takes them, with its place.
+
+    Returns all keys at the top, and those of the lists that were taken.
 
     Only one element exists as Python's objects at a time: of the whole file they would take gigabytes.
     """
     decode = json.JSONDecoder().raw_decode
     keys: set[str] = set()
+    lists: set[str] = set()
+    if text.startswith(("\xff\xfe", "\xfe\xff")):
+        raise UserError(f"{printable(path)} is UTF-16: save the file as UTF-8")
     at = len("\xef\xbb\xbf") if text.startswith("\xef\xbb\xbf") else 0
 
     def skip(at: int, expected: str = "") -> int:
@@ -228,6 +236,7 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
             keys.add(key)
             at = skip(skip(at, ":") + 1)
             if key in takers and text[at : at + 1] == "[":
+                lists.add(key)
                 at = skip(at + 1)
                 while text[at : at + 1] != "]":
                     start = at
@@ -244,7 +253,6 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
                 at += 1
             else:
                 _, at = decode(text, at)
-                keys -= {key} & takers.keys()
             at = skip(at, ",}")
             if text[at] == ",":
                 at = skip(at + 1, '"')
@@ -262,7 +270,7 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
         raise UserError(f"{printable(path)} is no JSON: {cut if error.pos >= len(text.rstrip()) else wrong}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{printable(path)} is no JSON of COCO ({error}): export it again") from error
-    return keys
+    return keys, lists
 
 
 def read_annotation(path: str, start: int, end: int) -> dict[str, Any]:

@@ -58,14 +58,17 @@ def find_annotations(root: str, split: Split, splits: Splits, pattern: str = "")
         found = alike[0]
     if found:
         return os.path.normpath(os.path.join(root, found[0])), found[1]
-    files, folders = list_folder(root)
-    has = sorted([name for name in files if name.endswith(".json")] + [f"{name}/" for name in folders])
-    below = _jsons(root, "annotations") if "annotations" in folders else []
+    folders = list_folder(root)[1]
+    beside, below = _jsons(root, ""), _jsons(root, "annotations") if "annotations" in folders else []
+    has = sorted([*beside, *(f"{name}/" for name in folders)])
     inside = f", and annotations/ {listed(below)}" if below else ""
-    looked_for = listed([place for place, _ in places], 30)
+    looked_for = f"{listed(patterns)}, with {' or '.join(names)} for {{split}}"
     choices = f"; {listed([place for place, _ in alike])} all could be meant" if alike else ""
     key = {"train": "train_split", "eval": "eval_split"}[split]
-    way_out = f"set detection.annotations, such as 'annotations/{{split}}.json', and data.{key}"
+    aside = "put some of the images aside for it, or " * (split == "eval" and not splits[split])
+    way_out = f"{aside}set detection.annotations, such as 'annotations/{{split}}.json', and data.{key}"
+    if not pattern and not splits[split] and len(beside) + len(below) == 1:
+        way_out = _about_one_file(root, [*beside, *(f"annotations/{name}" for name in below)][0], split)
     nested = [name for name in folders if any(os.path.isfile(os.path.join(root, name, place)) for place, _ in places)]
     if len(nested) == 1:
         way_out = f"did you mean --config.data.root={os.path.join(root, nested[0])}?"
@@ -75,6 +78,16 @@ def find_annotations(root: str, split: Split, splits: Splits, pattern: str = "")
             f"{listed(has) or 'no folder and no JSON'}{inside}; {way_out}"
         )
     )
+
+
+def _about_one_file(root: str, name: str, split: Split) -> str:
+    """Returns the way out where there is one file of annotations, and more than one is wanted."""
+    if name == "_annotations.coco.json":
+        return f"did you mean the folder above, {os.path.dirname(root)}?"
+    halves = (
+        f"split {name} into train.json and val.json" if split == "train" else "move some images to one called val.json"
+    )
+    return f"training and evaluation need a file each: {halves}"
 
 
 def _jsons(root: str, folder: str) -> list[str]:
@@ -118,7 +131,12 @@ def find_images(
     choices = [(folder, files) for files in (list(listed_files), last) for folder in folders]
     found = [sum(_exists(os.path.join(folder, files[probe])) for probe in probes) for folder, files in choices]
     if not any(found):
-        looked_in = listed([os.path.relpath(folder, root) for folder in folders], 30) or "no folder of those it may be"
+        looked_in = listed([os.path.relpath(folder, root) for folder in folders], 30)
+        if pattern and not looked_in:
+            raise UserError(
+                f"there is no folder {printable(pattern.replace('{split}', split))} in {printable(root)}: set "
+                f"detection.image_folder to that of the images, below data.root"
+            )
         raise UserError(
             f"none of the images that {printable(path)} lists is there, such as '{printable_name(listed_files[0])}': "
             f"looked in {printable(looked_in)} of {printable(root)}{_other_spelling(folders, last[0])}; put them "

@@ -1,17 +1,36 @@
 """What a folder of images with boxes is: its format and its classes. Configs read it, before a model is made."""
 
 import os
+from collections.abc import Sequence
 from itertools import islice
 
 from pvt_jax.data.headers import printable
 from pvt_jax.data.sources.coco import class_names_of_coco
-from pvt_jax.data.sources.folder import listed
-from pvt_jax.data.sources.label_folder import find_root
+from pvt_jax.data.sources.folder import find_root, listed
 from pvt_jax.data.sources.voc import class_names_of_voc
 from pvt_jax.errors import UserError
 
 # Entries of a folder that are looked at for a file of a kind; a data set shows it sooner.
 _MOST_LOOKED_AT = 100_000
+
+
+def split_head(argument: str, heads: Sequence[str]) -> tuple[str, str]:
+    """Returns the two of "FOLDER,HEAD"; ``argument`` and the first of ``heads`` where it has no head.
+
+    Raises:
+        UserError: there is the folder, and what stands after it is no head.
+    """
+    folder, comma, head = argument.rpartition(",")
+    if not comma or os.path.isdir(os.path.expanduser(argument)):
+        return argument, heads[0]
+    if head.strip() in heads:
+        return folder, head.strip()
+    if os.path.isdir(os.path.expanduser(folder)):
+        raise UserError(
+            f"unknown head '{printable(head.strip())}' after the folder {printable(folder)}: there may stand "
+            f"{', '.join(heads)}, or nothing"
+        )
+    return argument, heads[0]
 
 
 def inspect_folder(folder: str) -> tuple[str, tuple[str, ...]]:

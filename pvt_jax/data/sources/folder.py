@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from pvt_jax.data.headers import printable
 from pvt_jax.data.sources import ClassificationRecord, Split, did_you_mean
 from pvt_jax.errors import UserError
 
@@ -169,6 +170,17 @@ def scan_class(folder: str) -> tuple[bytes, np.ndarray]:
             pending.append(os.path.join(prefix, name))
     encoded = [os.fsencode(path) for path in sorted(paths)]
     return b"".join(encoded), np.asarray([len(path) for path in encoded], np.int64)
+
+
+def find_root(root: str, source: str, what: str) -> str:
+    """Returns the absolute path of ``root``; raises UserError where there is no such folder."""
+    if not root:
+        raise UserError(f"the {source} source needs data.root: the folder that holds {what}")
+    root = os.path.abspath(os.path.expanduser(root))
+    if not os.path.isdir(root):
+        state = "is a file, not a folder" if os.path.exists(root) else "does not exist"
+        raise UserError(f"the data folder {printable(root)} {state}: set data.root to the folder that holds {what}")
+    return root
 
 
 def list_folder(folder: str) -> tuple[list[str], list[str]]:

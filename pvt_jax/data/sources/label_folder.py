@@ -17,7 +17,8 @@ import numpy as np
 
 from pvt_jax.data.headers import image_sizes, printable
 from pvt_jax.data.sources import Split
-from pvt_jax.data.sources.folder import EVAL_FOLDERS, list_folder, listed, scan_class
+from pvt_jax.data.sources.class_names import VOC_CLASSES
+from pvt_jax.data.sources.folder import EVAL_FOLDERS, find_root, list_folder, listed, scan_class
 from pvt_jax.data.sources.segmentation import (
     LabelSet,
     SegmentationOptions,
@@ -30,10 +31,6 @@ from pvt_jax.errors import UserError
 _LOSSY = ("jpg", "jpeg", "webp")
 _LABELS = ("annotations", "labels", "masks")
 _LISTS = ("ImageSets/Segmentation/{split}.txt", "{split}.txt")
-VOC_CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,17 +141,6 @@ def open_label_folder(root: str, split: Split, splits: Splits, options: Segmenta
     is_voc = layout.labels.startswith("SegmentationClass") and options.num_classes == len(VOC_CLASSES)
     labels = find_labels(options, root, known_as="Pascal VOC", names=VOC_CLASSES if is_voc else ())
     return open_layout(root, layout, labels, options.image_suffix, options.label_suffix)
-
-
-def find_root(root: str, source: str, what: str) -> str:
-    """Returns the absolute path of ``root``; raises UserError where there is no such folder."""
-    if not root:
-        raise UserError(f"the {source} source needs data.root: the folder that holds {what}")
-    root = os.path.abspath(os.path.expanduser(root))
-    if not os.path.isdir(root):
-        state = "is a file, not a folder" if os.path.exists(root) else "does not exist"
-        raise UserError(f"the data folder {printable(root)} {state}: set data.root to the folder that holds {what}")
-    return root
 
 
 def open_layout(

@@ -155,7 +155,8 @@ def keep_labelled(table: ObjectTable, where: str, half: str, keep_empty: bool) -
         raise UserError(
             printable(
                 f"{where}: none of the {len(counts):,} {half} images has an object"
-                f"{f', only {crowd:,} crowd regions or difficult ones' * bool(crowd)}: annotate some, or choose "
+                f"{f', only {crowd:,} crowd regions or difficult ones' * bool(crowd)}"
+                f"{f' ({listed(table.notes)})' * bool(table.notes)}: annotate some, or choose "
                 f"another split"
             )
         )

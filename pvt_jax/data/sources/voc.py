@@ -22,7 +22,7 @@ import numpy as np
 
 from pvt_jax.data.headers import THREADS, image_sizes, printable
 from pvt_jax.data.sources import Split, did_you_mean
-from pvt_jax.data.sources.class_names import names_file, read_names
+from pvt_jax.data.sources.class_names import VOC_CLASSES, names_file, read_names
 from pvt_jax.data.sources.detection import (
     HALVES,
     DetectionOptions,
@@ -31,8 +31,7 @@ from pvt_jax.data.sources.detection import (
     printable_name,
     read_file,
 )
-from pvt_jax.data.sources.folder import EXTENSIONS, list_folder, listed
-from pvt_jax.data.sources.label_folder import VOC_CLASSES, find_root
+from pvt_jax.data.sources.folder import EXTENSIONS, find_root, list_folder, listed
 from pvt_jax.data.sources.object_table import FilesSource, RawObjects, keep_labelled, select, tabulate
 from pvt_jax.data.sources.problems import Problems
 from pvt_jax.errors import UserError
@@ -68,6 +67,7 @@ class _Half:
         sizes: height and width of each image, (0, 0) where its XML does not say.
         owners, names, corners, difficult: of each object: the number of its image, its class, (xmin, ymin, xmax, ymax).
         unlabelled: images without XML file.
+        repeated: lines of the list that name an image again.
     """
 
     where: str
@@ -81,6 +81,7 @@ class _Half:
     corners: list[list[float]] = field(default_factory=list)
     difficult: list[bool] = field(default_factory=list)
     unlabelled: int = 0
+    repeated: int = 0
 
 
 def open_voc(root: str, split: Split, splits: Splits, options: DetectionOptions) -> FilesSource:
@@ -123,6 +124,8 @@ def open_voc(root: str, split: Split, splits: Splits, options: DetectionOptions)
     table = tabulate(raw, sizes, first, printable(half.where))
     images = keep_labelled(table, printable(half.where), HALVES[split], options.keep_empty).tolist()
     notes = [f"{half.unlabelled:,} images have no XML file and are left out"] if half.unlabelled else []
+    if half.repeated:
+        notes.append(f"{half.repeated:,} lines of the list name an image again and are left out")
     if left := len(labels) - len(numbers):
         notes.append(f"{left:,} objects of other classes are left out")
     return FilesSource(
@@ -197,12 +200,16 @@ def _read_half(root: str, split: Split, splits: Splits, options: DetectionOption
     by_stem = {os.path.splitext(name)[0]: name for name in images}
     if stems_file:
         path = os.path.join(root, stems_file)
-        half.stems = _read_stems(path)
+        listed_stems = _read_stems(path)
+        half.stems = list(dict.fromkeys(listed_stems))
+        half.repeated = len(listed_stems) - len(half.stems)
         if missing := [stem for stem in half.stems if stem not in xml_files]:
+            with_ending = os.path.splitext(missing[0])[0] in xml_files
+            way_out = "write them without extension" if with_ending else "add them, or correct the list"
             raise UserError(
                 printable(
                     f"{path} lists {len(missing):,} images that have no XML file in {xml_folder}: "
-                    f"{listed(missing, 3)}; add them, or correct the list"
+                    f"{listed(missing, 3)}; {way_out}"
                 )
             )
     else:
@@ -310,6 +317,8 @@ def _find_layout(root: str, split: Split, splits: Splits, options: DetectionOpti
     looked_for = "; ".join(" + ".join(dict.fromkeys(path for path in layout if path)) for layout in layouts)
     key = {"train": "train_split", "eval": "eval_split"}[split]
     way_out = f"set data.{key}, or detection.annotations and image_folder, such as 'xml/{{split}}' and 'img/{{split}}'"
+    if not splits[split] and layouts is _LAYOUTS:
+        way_out = _about_halves(root, below, names[0]) or way_out
     nested = [os.path.join(folder, name) for folder in below for name in ("", *_folders(os.path.join(root, folder)))]
     nested = [folder for folder in nested if os.path.isdir(os.path.join(root, folder, "Annotations"))]
     if len(nested) == 1 and os.path.basename(nested[0].rstrip("/")) not in names:
@@ -320,6 +329,15 @@ def _find_layout(root: str, split: Split, splits: Splits, options: DetectionOpti
             f"for {{split}}; it holds {listed(below) or 'no folder'}; {way_out}"
         )
     )
+
+
+def _about_halves(root: str, below: Sequence[str], name: str) -> str:
+    """Returns the way out where there are XML files that are not divided into training and evaluation, else ""."""
+    if "Annotations" in below and ("JPEGImages" in below or "images" in below):
+        return f"write the names of its images, without extension, into ImageSets/Main/{name}.txt, a line each"
+    if _files(root, ("xml",)):
+        return "put XML files and images into two folders there, train and valid"
+    return ""
 
 
 def _folders(folder: str) -> list[str]:

@@ -140,7 +140,8 @@ class DETRHead(nn.Module):
         tokens = self.input_proj(maps["c5"]).reshape(batch, rows * columns, self.dim)
         memory = self.encoder(tokens, positions, mask, train)
         decoded = self.decoder(self.queries.astype(self.dtype), memory, positions, mask, train)
-        return self.classifier(decoded), jax.nn.sigmoid(self.box_mlp(decoded))
+        logits, boxes = self.classifier(decoded), jax.nn.sigmoid(self.box_mlp(decoded))
+        return jnp.moveaxis(logits, 1, 0), jnp.moveaxis(boxes, 1, 0)
 
     def _check_settings(self) -> None:
         if self.num_classes < 1:
@@ -203,7 +204,7 @@ class Decoder(nn.Module):
         positions: Float[Array, "#b m c"],
         mask: Bool[Array, "b m"] | None,
         train: bool,
-    ) -> Float[Array, "d b q c"]:
+    ) -> Float[Array, "b d q c"]:
         x = jnp.zeros((memory.shape[0], *queries.shape), self.dtype)
         after = []
         for i in range(self.depth):
@@ -212,7 +213,9 @@ class Decoder(nn.Module):
             )
             x = layer(x, queries[None], memory, positions, mask, train)
             after.append(x)
-        return nn.LayerNorm(1e-5, jnp.float32, name="norm")(jnp.stack(after))
+        # Images first: linear maps join the leading axes to one, and with layers first that would collect all images of
+        # all devices on each.
+        return nn.LayerNorm(1e-5, jnp.float32, name="norm")(jnp.stack(after, axis=1))
 
 
 class BoxMLP(nn.Module):

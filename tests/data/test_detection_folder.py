@@ -1,0 +1,60 @@
+"""A folder of one's own: which format it has, and what the config's argument may be."""
+
+import shutil
+
+import pytest
+
+from configs import detection_folder
+from configs.common import known_weights
+from pvt_jax.checkpoints.known import KNOWN
+from pvt_jax.errors import UserError
+from tests.helpers.detection_data import write_coco, write_voc
+
+
+def message(argument: str) -> str:
+    with pytest.raises(UserError) as caught:
+        detection_folder.get_config(argument)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_both_formats(tmp_path):
+    write_coco(tmp_path / "a", count=2)
+    write_voc(tmp_path / "b", count=6)
+    config = detection_folder.get_config(str(tmp_path / "a"))
+    assert (config.data.source, config.head.name, config.model.num_classes) == ("coco", "retinanet", 10)
+    config = detection_folder.get_config(f"{tmp_path / 'b'},faster_rcnn")
+    assert (config.data.source, config.data.root, config.head.name) == ("voc", str(tmp_path / "b"), "faster_rcnn")
+    # A JSON may be there for another reason.
+    (tmp_path / "b/settings.json").write_text("{}")
+    assert detection_folder.get_config(str(tmp_path / "b")).data.source == "voc"
+
+
+def test_commas(tmp_path):
+    write_coco(tmp_path / "a", count=2)
+    for name in ("a,b", "a,mask_rcnn", "a, c,retinanet"):
+        folder = shutil.copytree(tmp_path / "a", tmp_path / name)
+        config = detection_folder.get_config(str(folder))
+        assert config.data.root == str(folder) and config.head.name == "retinanet"
+        config = detection_folder.get_config(f"{folder}, mask_rcnn")
+        assert config.data.root == str(folder) and config.head.name == "mask_rcnn"
+
+
+def test_refused(tmp_path):
+    for argument in ("", ",mask_rcnn"):
+        assert "give the folder of your images" in message(argument)
+    line = message(f"{tmp_path},yolo")
+    assert (
+        f"unknown head 'yolo' after the folder {tmp_path}: there may stand retinanet, mask_rcnn, faster_rcnn, or"
+        in line
+    )
+    assert "nowhere,yolo does not exist" in message(f"{tmp_path / 'nowhere'},yolo")
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    line = message(str(tmp_path))
+    assert "has neither annotations in COCO's JSON format nor Pascal VOC's XML files: it holds a.txt" in line
+
+
+def test_recipes_start_from_weights_that_are_known():
+    for size in ("tiny", "small", "base"):
+        assert KNOWN[known_weights(f"vit_{size}_patch16")].model == f"vit_{size}_patch16"
+    assert known_weights("pvt_small") == "pvt_small" and known_weights("vit_small_patch32") == "vit_small_patch32"
