@@ -17,16 +17,17 @@ from pvt_jax.checkpoints.torch_pickle import printable
 from pvt_jax.errors import UserError
 
 _EXAMPLES = """\
-SRC is a .pth or .safetensors file (names of the reference, timm, torchvision, mmsegmentation or Hugging Face), a folder
-of Hugging Face, a name of known weights, or a run's workdir. DST ending in .safetensors becomes a file with the
-reference's names, of a model with a head mmsegmentation's; any other DST becomes a folder laid out as a run's, for
-load_variables, init.checkpoint and Orbax alone.
+SRC is a .pth or .safetensors file (names of the reference, timm, torchvision, mmsegmentation, mmdetection or Hugging
+Face), a folder of Hugging Face, a name of known weights, or a run's workdir. DST ending in .safetensors becomes a file
+with the reference's names, of a model with a head those of mmsegmentation or mmdetection; any other DST becomes a
+folder laid out as a run's, for load_variables, init.checkpoint and Orbax alone.
 
 examples:
   python -m pvt_jax.convert pvt_v2_b2.pth weights/pvt_v2_b2 --model pvt_v2_b2
   python -m pvt_jax.convert runs/mine mine.safetensors --model pvt_v2_b2 --ema
-  python -m pvt_jax.convert retinanet.pth weights/backbone --model pvt_tiny --allow_missing 'head/*' 'norm/*'
+  python -m pvt_jax.convert retinanet.pth weights/backbone --model pvt_v2_b2 --allow_missing 'head/*'
   python -m pvt_jax.convert semantic_fpn.pth weights/semantic_fpn --model pvt_small --head semantic_fpn
+  python -m pvt_jax.convert mask_rcnn.pth mask_rcnn.safetensors --model pvt_tiny --head mask_rcnn
   python -m pvt_jax.convert weights/vit weights/vit_384 --model vit_small_patch16 --image_size 384 384
   python -m pvt_jax.convert toy.pth weights/toy --model pvt_tiny --set depths=1,1,1,1 --set dims=16,32,80,64
 """
@@ -136,6 +137,7 @@ def _check_destination(place: Path) -> None:
 
 def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     """Everything for ``create_model``: from the flags, then the run's config, then what the tensors themselves tell."""
+    from pvt_jax.checkpoints.names import akin
     from pvt_jax.checkpoints.signatures import SIGNATURES, recognise
 
     shapes = {name: tuple(tensor.shape) for name, tensor in source.tensors.items()}
@@ -154,7 +156,8 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     settings = dict(source.model) if name == source.model.get("name") else {}
     _settle_head(flags, source, settings, recognised)
     found: dict[str, Any] = {"name": name, "num_classes": 1000, "image_size": [224, 224]}
-    if recognised and recognised.num_classes and recognised.head in (None, settings.get("head")):
+    head = settings.get("head")
+    if recognised and recognised.num_classes and (recognised.head is None or akin(recognised.head, head)):
         found["num_classes"] = recognised.num_classes
     size = source.image_size
     if size and recognised and not recognised.may_be_for(size):
@@ -164,8 +167,7 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     if size := size or (recognised and recognised.image_size):
         found["image_size"] = list(size)
     given = {key: getattr(flags, key) for key in ("num_classes", "image_size") if getattr(flags, key) is not None}
-    head = settings.get("head")
-    if head and "num_classes" not in given and (recognised is None or recognised.head != head):
+    if head and "num_classes" not in given and not (recognised and recognised.head and akin(recognised.head, head)):
         raise UserError(
             f"{source.described} has no {head} head: say with --num_classes of how many classes the new one is"
         )
@@ -217,6 +219,8 @@ def _write_folder(place: Path, variables: Any, settings: dict[str, Any]) -> None
     import logging
 
     from pvt_jax.checkpoints.store import CheckpointStore
+    from pvt_jax.models import HEADS
+    from pvt_jax.models.detection import DetectionModel
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs pages of traceback for what it then raises.
     with _whole_or_not_at_all(place) as folder:
@@ -226,7 +230,8 @@ def _write_folder(place: Path, variables: Any, settings: dict[str, Any]) -> None
         config: dict[str, Any] = {"task": "classification", "model": dict(settings)}
         if head := config["model"].pop("head", None):
             of_head = config["model"].pop("head_settings", {})
-            config |= {"task": "segmentation", "head": {"name": head, **of_head}}
+            task = "detection" if issubclass(HEADS[head].model, DetectionModel) else "segmentation"
+            config |= {"task": task, "head": {"name": head, **of_head}}
         text = json.dumps(config, indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
 

@@ -260,6 +260,59 @@ def test_a_head_for_a_classifier_s_backbone(tmp_path, capfd):
     assert "; a backbone; head starts anew; of other modules, unused: head (2)" in capfd.readouterr().out
 
 
+# Detectors.
+
+NECK = "--set=head.neck_channels=24"
+RETINANET = [*PVT, "--head=retinanet", "--set=head.channels=12", "--set=head.num_convs=2", NECK]
+FASTER_RCNN = [*PVT, "--head=faster_rcnn", "--set=head.channels=12", "--set=head.hidden_dim=20", NECK]
+DETR_SIZES = ("dim=16", "num_heads=2", "hidden_dim=20", "encoder_depth=2", "decoder_depth=2", "num_queries=5")
+DETR = [*PVT, "--head=detr", *(f"--set=head.{size}" for size in DETR_SIZES)]
+
+
+@pytest.mark.parametrize(("head", "flags"), [("retinanet", RETINANET), ("detr", DETR)])
+def test_a_detector_there_and_back_bit_for_bit(head, flags, tmp_path):
+    tensors = dense_toys.weights("pvt", head)
+    for tensor in tensors.values():
+        if tensor.size > 4:
+            tensor.view(np.uint32).flat[:4] = (0x7FC12345, 0x7F812345, 0xFFC00001, 0x80000000)
+    saved = {name: torch_files.tensor(tensor) for name, tensor in tensors.items()}
+    source = tmp_path / "w.pth"
+    source.write_bytes(torch_files.zip_bytes({"meta": {"epoch": 12}, "state_dict": saved, "optimizer": {}}))
+    converted(source, tmp_path / "orbax", *flags)
+    config = json.loads((tmp_path / "orbax" / "config.json").read_text())
+    assert config["task"] == "detection" and config["head"] == {"name": head, **dense_toys.SETTINGS[head][0]}
+    assert config["model"]["num_classes"] == 7
+    converted(tmp_path / "orbax", tmp_path / "back.safetensors")
+    assert_same_bits(tmp_path / "back.safetensors", tensors)
+    assert read_metadata(tmp_path / "back.safetensors")["head"] == head
+    converted(tmp_path / "back.safetensors", tmp_path / "again.safetensors", *flags)
+    assert_same_bits(tmp_path / "again.safetensors", tensors)
+
+
+def test_the_boxes_of_a_mask_rcnn(tmp_path, capfd):
+    tensors = dense_toys.weights("pvt", "mask_rcnn")
+    source = write_torch(tmp_path / "w.pth", tensors)
+    line = refused(capfd, source, tmp_path / "out", *PVT)
+    assert "w.pth has a head: give it with --head mask_rcnn; this is what it looks like" in line
+    line = refused(capfd, source, tmp_path / "out", *RETINANET)
+    assert "w.pth has no retinanet head: say with --num_classes of how many classes the new one is" in line
+    converted(source, tmp_path / "boxes.safetensors", *FASTER_RCNN)
+    out = capfd.readouterr().out
+    assert "of other modules, unused: roi_head.mask_head (12)" in out and "num_classes 7" in out
+    boxes = {name: tensor for name, tensor in tensors.items() if ".mask_head." not in name}
+    assert_same_bits(tmp_path / "boxes.safetensors", boxes)
+    converted(source, tmp_path / "other.safetensors", *FASTER_RCNN, "--num_classes=4")
+    started = "; new head/box/classifier, head/box/regressor, randomly initialised, for other classes (7 → 4)"
+    assert started in capfd.readouterr().out
+    found = read_state_dict(tmp_path / "other.safetensors")
+    assert found["roi_head.bbox_head.fc_cls.bias"].shape == (5,) and found["roi_head.bbox_head.fc_reg.bias"].shape == (
+        16,
+    )
+    assert np.array_equal(
+        found["roi_head.bbox_head.shared_fcs.0.weight"], boxes["roi_head.bbox_head.shared_fcs.0.weight"]
+    )
+
+
 # What is refused.
 
 
@@ -412,10 +465,10 @@ def test_help_has_examples_that_parse(capfd):
     examples = [
         line.split("pvt_jax.convert ")[1].replace("'", "").split() for line in lines if line.startswith("  python")
     ]
-    assert len(examples) == 6
+    assert len(examples) == 7
     for example in examples:
         assert convert.parse(example).model in pvt_jax.list_models()
-    assert convert.parse(examples[5]).settings == {"depths": (1, 1, 1, 1), "dims": (16, 32, 80, 64)}
+    assert convert.parse(examples[6]).settings == {"depths": (1, 1, 1, 1), "dims": (16, 32, 80, 64)}
     assert convert.parse(["a", "b", "--set=dtype=bfloat16"]).settings == {"dtype": "bfloat16"}
 
 

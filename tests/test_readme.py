@@ -44,6 +44,7 @@ def python_block(words: str) -> str:
 
 
 SEGMENTATION = python_block("segmentation_model")
+DETECTION = python_block("detector_variables")
 WITH_PVT_JAX = python_block("runs/digits/config.json")
 PRE_TRAINED = python_block("pretrained_variables")
 NESTED = python_block("class Segmenter")
@@ -55,8 +56,8 @@ TRAINING = python_block("loop.train(")
 
 
 def test_no_python_block_is_forgotten():
-    known = {SEGMENTATION, PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX, TRAINING}
-    assert len(blocks("python")) == len(known)
+    known = {SEGMENTATION, DETECTION, PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX}
+    assert len(blocks("python")) == len(known | {TRAINING})
 
 
 # Run after the blocks, in the same process: the same random images through all of them, and what they showed.
@@ -164,19 +165,24 @@ def test_pre_trained_weights_load_by_name_without_a_network_once_they_are_there(
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_a_segmenter_gives_what_the_text_says():
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (SEGMENTATION, {"class_scores": (1, 24, 40, 21), "label_map": (1, 96, 160)}),
+        (DETECTION, {"boxes": (1, 100, 4), "valid": (1, 100)}),
+    ],
+    ids=["segmentation", "detection"],
+)
+def test_a_dense_model_gives_what_the_text_says(block, expected):
     """The shapes alone: compiling the program takes longer than all of this file's other tests of shapes."""
 
     def traced(zeros: Any) -> dict[str, Any]:
         names: dict[str, Any] = {}
-        exec(SEGMENTATION, names)
-        return {name: names[name] for name in ("class_scores", "label_map")}
+        exec(block, names)
+        return {name: names[name] for name in expected}
 
     shapes = jax.eval_shape(traced, jnp.zeros(()))
-    assert {name: leaf.shape for name, leaf in shapes.items()} == {
-        "class_scores": (1, 24, 40, 21),
-        "label_map": (1, 96, 160),
-    }
+    assert {name: leaf.shape for name, leaf in shapes.items()} == expected
 
 
 def test_known_names_are_those_that_the_text_describes():
@@ -184,8 +190,12 @@ def test_known_names_are_those_that_the_text_describes():
     deit = {f"deit_{size}" for size in ("tiny", "small", "base")}
     timm = {f"timm/{name}.in1k" for name in pvt_jax.list_models() if name.startswith("pvt_v2")}
     segmenters = {f"segformer_b{size}_ade" for size in (0, 1, 2, 5)}
-    assert set(KNOWN) == own | deit | timm | segmenters
-    assert {name for name, known in KNOWN.items() if known.head} == segmenters
+    models = ("pvt_tiny", "pvt_small", "pvt_medium", *(f"pvt_v2_b{size}" for size in range(6)))
+    detectors = {f"retinanet_{name}_coco" for name in models}
+    assert set(KNOWN) == own | deit | timm | segmenters | detectors
+    assert {name for name, known in KNOWN.items() if known.head} == segmenters | detectors
+    for name in detectors:
+        assert name == f"{KNOWN[name].head}_{KNOWN[name].model}_coco"
     for name in own:
         assert KNOWN[name].model == name
     for name in deit:
@@ -241,6 +251,8 @@ def test_commands_name_real_configs_and_keys(arguments, tmp_path, monkeypatch):
     for half in ("train", "val"):
         (tmp_path / half / "cat").mkdir(parents=True)
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    boxes = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "train.json").write_text(json.dumps(boxes))
     monkeypatch.chdir(ROOT)
     flags = main.parse([re.sub(r"\bFOLDER\b", str(tmp_path), word) for word in arguments])
     assert flags.overrides == [word.removeprefix("--config.") for word in arguments if word.startswith("--config.")]

@@ -1,10 +1,11 @@
 """Weights that others have published: where they are, how their files are recognised, and under which licence.
 
-Models of ``pvt_jax.list_models`` pre-trained on ImageNet-1k, or with a head trained on ADE20K, by a name of their own.
-Nothing here is ours, and nothing is downloaded before its name is asked for. A hash stands in the table if the
-publisher states it (the pages of Hugging Face; the end of a file's name, which by PyTorch's convention begins its
-SHA-256) or if unrelated public projects that pinned the file recorded the same one. Files without a hash are checked by
-their length only.
+Models of ``pvt_jax.list_models`` pre-trained on ImageNet-1k, or with a head trained on ADE20K or COCO, by a name of
+their own. The PVT authors' own detectors are on drives that give no file to a plain download; those here are
+mmdetection's. Nothing here is ours, and nothing is downloaded before its name is asked for. A hash stands in the table
+if the publisher states it (the pages of Hugging Face; the end of a file's name, which by the convention of PyTorch and
+mmdetection begins its SHA-256) or if unrelated public projects that pinned the file recorded the same one. Files
+without a hash are checked by their length only.
 """
 
 import contextlib
@@ -99,6 +100,19 @@ def _segformer(
         sha256,
         non_commercial=True,
         head="segformer",
+    )
+
+
+def _retinanet(model: str, theirs: str, run: str) -> KnownWeights:
+    # All norms there have an epsilon of 1e-6; here, as the authors have it, those of embeddings and reduced maps 1e-5.
+    name = f"retinanet_{theirs}_fpn_1x_coco"
+    return KnownWeights(
+        model,
+        f"https://download.openmmlab.com/mmdetection/v2.0/pvt/{name}/{name}_{run}.pth",
+        "Apache-2.0",
+        "mmdetection's model zoo, https://github.com/open-mmlab/mmdetection/tree/v2.28.2/configs/pvt",
+        sha256=run.rpartition("-")[2],
+        head="retinanet",
     )
 
 
@@ -198,6 +212,15 @@ KNOWN: dict[str, KnownWeights] = {
         sha256="187ca07bea003a5717c63d04ea90b07f33cd033c0ebf44b4b89fce5070d6c8f3",
     ),
     "segformer_b5_ade": _segformer("b5", "739f5d4692954e4a185eac280dec1ba5a7d52f1d", side=640),
+    "retinanet_pvt_tiny_coco": _retinanet("pvt_tiny", "pvt-t", "20210831_103110-17b566bd"),
+    "retinanet_pvt_small_coco": _retinanet("pvt_small", "pvt-s", "20210906_142921-b6c94a5b"),
+    "retinanet_pvt_medium_coco": _retinanet("pvt_medium", "pvt-m", "20210831_103243-55effa1b"),
+    "retinanet_pvt_v2_b0_coco": _retinanet("pvt_v2_b0", "pvtv2-b0", "20210831_103157-13e9aabe"),
+    "retinanet_pvt_v2_b1_coco": _retinanet("pvt_v2_b1", "pvtv2-b1", "20210831_103318-7e169a7d"),
+    "retinanet_pvt_v2_b2_coco": _retinanet("pvt_v2_b2", "pvtv2-b2", "20210901_174843-529f0b9a"),
+    "retinanet_pvt_v2_b3_coco": _retinanet("pvt_v2_b3", "pvtv2-b3", "20210903_151512-8357deff"),
+    "retinanet_pvt_v2_b4_coco": _retinanet("pvt_v2_b4", "pvtv2-b4", "20210901_170151-83795c86"),
+    "retinanet_pvt_v2_b5_coco": _retinanet("pvt_v2_b5", "pvtv2-b5", "20210902_201800-3420eb57"),
     "deit_tiny": _deit("tiny", "a1311bcf4f24e3c95adaa75535db67bc4412d95535b98f7c1dfd1164dda41c97"),
     "deit_small": _deit("small", "cd65a155"),
     "deit_base": _deit("base", "b5f2ef4d"),

@@ -66,8 +66,9 @@ def load_variables(
 
     Args:
       path: a workdir, its ``checkpoints`` folder (of both the newest step is taken), or the folder of one step; a
-        ``.pth`` or ``.safetensors`` file with the names of the reference, timm, torchvision, mmsegmentation or Hugging
-        Face; a folder of Hugging Face; or a name of ``pvt_jax.checkpoints.known.KNOWN``, which is downloaded.
+        ``.pth`` or ``.safetensors`` file with the names of the reference, timm, torchvision, mmsegmentation,
+        mmdetection or Hugging Face; a folder of Hugging Face; or a name of ``pvt_jax.checkpoints.known.KNOWN``, which
+        is downloaded.
       model: as made by ``pvt_jax.create_model``.
       ema: take the moving average of the parameters instead, which only a run has.
       allow_missing: patterns (``head/*``) of parameters that need not be there; those are initialised.

@@ -4,6 +4,7 @@ Whatever a checkpoint is, an Orbax tree or a state dict of any dialect, it goes 
 what does not is one error that names it, but for the exceptions that the caller lists. Two things are fitted instead
 of refused, and said: a classifier of other classes starts anew, and position tables of another grid are resampled. A
 dense model may also start from a backbone, without exceptions listed: its neck and head start anew, and that is said.
+So may a Faster R-CNN from a Mask R-CNN, whose masks it leaves out.
 """
 
 import fnmatch
@@ -15,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from pvt_jax.checkpoints import dialects, names, signatures
+from pvt_jax.checkpoints import names, readings, signatures
 from pvt_jax.checkpoints.position_tables import position_grids, resize_tables
 from pvt_jax.checkpoints.report import LoadReport, few, refusal, shapes_lines
 from pvt_jax.errors import UserError
@@ -26,6 +27,11 @@ _CLASSIFIERS = (
     ("params/head/linear/kernel", "params/head/linear/bias"),
     ("params/head/classifier/kernel", "params/head/classifier/bias"),
     ("params/head/class_queries",),
+    tuple(
+        f"params/head/{module}/{leaf}"
+        for module in ("box/classifier", "box/regressor", "mask/classifier")
+        for leaf in ("kernel", "bias")
+    ),
 )
 # timm's names, and those of Hugging Face.
 _DISTILLED = ("dist_token", "distillation_token")
@@ -62,7 +68,8 @@ def merge(
       UserError: something does not fit and is not among the exceptions.
     """
     wanted: dict[str, Any] = names.flatten(expected)
-    found = _find_native(tensors, wanted) if native else _find(tensors, wanted, source, allow_unexpected)
+    find = _find_native if native else _find
+    found = find(tensors, wanted, source, allow_unexpected)
     distilled = any(name.rpartition(".")[2] in _DISTILLED for name in found.unexpected)
     grids = position_grids(wanted, image_size)
     source_grids = position_grids(wanted, source_image_size) if source_image_size else {}
@@ -90,6 +97,7 @@ def merge(
         resized=tuple((path, old, grids[path]) for path, (_, old) in resized.items() if old != grids[path]),
         ignored=found.ignored,
         anew=found.anew,
+        classes=_classes(tensors, wanted, native) if fitted.replaced else None,
         converted=dict(sorted(converted.items())),
     )
     problems = {
@@ -154,7 +162,18 @@ class _Found:
     anew: tuple[str, ...] = ()
 
 
-def _find_native(tensors: Mapping[str, np.ndarray], wanted: Collection[str]) -> _Found:
+def _classes(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any], native: bool) -> tuple[int, int] | None:
+    """Classes of the source's dense head and of the model's, if both tell and they differ."""
+    there, here = (
+        signatures.dense_head({name: tuple(leaf.shape) for name, leaf in leaves.items()}, native=paths)[1]
+        for leaves, paths in ((tensors, native), (wanted, True))
+    )
+    return (there, here) if there and here and there != here else None
+
+
+def _find_native(
+    tensors: Mapping[str, np.ndarray], wanted: Collection[str], source: str, allow_unexpected: Sequence[str]
+) -> _Found:
     dense_here, dense_there = names.is_dense(wanted), names.is_dense(tensors)
     there: dict[str, str] = {}  # By path here.
     unexpected, ignored = [], []
@@ -165,10 +184,15 @@ def _find_native(tensors: Mapping[str, np.ndarray], wanted: Collection[str]) -> 
             there[place] = path
         else:
             ignored.append(path)  # The neck and head beside a backbone that is taken out.
-    if dense_here and dense_there and names.head_of(wanted) != names.head_of(tensors):
+    here, head = names.head_of(wanted), names.head_of(tensors)
+    akin = names.akin(here, head)
+    if dense_here and dense_there and not akin:
         # Paths of different heads may agree by chance, as those of the classifier.
-        there = {place: path for place, path in there.items() if names.part_of(place) != "head"}
-        unexpected = [path for path in tensors if names.part_of(path) == "head"]
+        for place, path in list(there.items()):
+            part = names.part_of(path)
+            other_neck = names.neck_of(head) != names.neck_of(here) or _unused(path, allow_unexpected)
+            if part == "head" or (part == "neck" and other_neck):
+                unexpected.append(there.pop(place))
     family = names.family_of(tensors)
     for place, path in there.items():
         if place not in wanted:
@@ -176,7 +200,10 @@ def _find_native(tensors: Mapping[str, np.ndarray], wanted: Collection[str]) -> 
             if family and _lacks_classifier(wanted) and not dense_there:
                 entry = names.entry_of(path, family)
             of_classifier = family and entry and names.is_of_classifier(entry.name, family)
-            (ignored if of_classifier else unexpected).append(path)
+            # A module of an akin head's that the model's has not.
+            beyond = names.entry_of(path, head) if here and head and akin and names.part_of(path) == "head" else None
+            of_other = here and beyond and names.HEADS[here].takes_no_part(beyond.name)
+            (ignored if of_classifier or of_other else unexpected).append(path)
     leaves = {place: tensors[there[place]] for place in wanted if place in there}
     anew = _others_than_backbone(wanted) if dense_here and not dense_there else ()
     return _Found("pvt_jax names", leaves, tuple(unexpected), tuple(ignored), anew)
@@ -210,24 +237,45 @@ def _find(
                 classifier.update(part for part in parts if part not in used)
     ignored = [name for name in tensors if name in classifier or name in reading.ignored]
     anew: tuple[str, ...] = ()
-    if dense and not any(dialects.dense_part(name) for name in tensors):
+    if dense and not any(readings.dense_part(name) for name in tensors):
         anew = _others_than_backbone(wanted)
     elif dense:
-        # The same names stand for other things in other heads, as the classifier's.
-        head, _ = signatures.dense_head({name: tensor.shape for name, tensor in tensors.items()})
-        same = head is not None and head == names.head_of(wanted)
-        for part, naming in (("neck", "neck"), *((("head", head),) if head and same else ())):
-            entries = {path: names.entry_of(path, naming) for path in wanted if names.part_of(path) == part}
-            rest = [name for name in tensors if name not in used]
-            _, more, others = _read_as(naming, entries, rest, tensors, wanted, source, allow_unexpected)
-            leaves |= more
-            used |= others
-        ignored = [name for name in ignored if name not in used and not dialects.dense_part(name)]
-        if head and same:
-            ignored += [name for name in tensors if names.HEADS[head].takes_no_part(name) and name not in used]
+        more, others, no_part = _find_beside(tensors, wanted, used, source, allow_unexpected)
+        leaves |= more
+        used |= others
+        ignored = [name for name in ignored if name not in used and not readings.dense_part(name)] + no_part
     used |= set(ignored)
     unexpected = tuple(name for name in tensors if name not in used)
     return _Found(reading.described, leaves, unexpected, tuple(ignored), anew)
+
+
+def _find_beside(
+    tensors: Mapping[str, np.ndarray],
+    wanted: Mapping[str, Any],
+    used: Collection[str],
+    source: str,
+    allow_unexpected: Sequence[str],
+) -> tuple[dict[str, np.ndarray], set[str], list[str]]:
+    """Leaves of the neck and the head, the names that they are made of, and the names of what takes no part."""
+    here = names.head_of(wanted)
+    head, _ = signatures.dense_head({name: tensor.shape for name, tensor in tensors.items()})
+    akin = head is not None and names.akin(here, head)
+    leaves: dict[str, np.ndarray] = {}
+    taken: set[str] = set()
+    for part, naming in (("neck", names.neck_of(here)), ("head", here)):
+        # The same names stand for other things in other heads, as the classifier's, and for other levels in necks.
+        if naming is None or (not akin and (part == "head" or (head and names.neck_of(head) != naming))):
+            continue
+        entries = {path: names.entry_of(path, naming) for path in wanted if names.part_of(path) == part}
+        left = {name for name in tensors if name in used or (not akin and _unused(name, allow_unexpected))}
+        rest = [name for name in tensors if name not in left | taken]
+        _, found, of = _read_as(naming, entries, rest, tensors, wanted, source, allow_unexpected)
+        # Of which levels the neck of a head is that is not known here, the channels of each tell.
+        if akin or all(path in found and found[path].shape == tuple(wanted[path].shape) for path in entries):
+            leaves |= found
+            taken |= of
+    no_part = [name for name in tensors if here and akin and names.HEADS[here].takes_no_part(name)]
+    return leaves, taken, [name for name in no_part if name not in taken and name not in used]
 
 
 def _read_as(
@@ -238,11 +286,11 @@ def _read_as(
     wanted: Mapping[str, Any],
     source: str,
     allow_unexpected: Sequence[str],
-) -> tuple[dialects.Reading, dict[str, np.ndarray], set[str]]:
+) -> tuple[readings.Reading, dict[str, np.ndarray], set[str]]:
     """How the names ``found`` are read as those of a family or head, its leaves, and the names they are made of."""
     known = {path: entry for path, entry in entries.items() if entry}
     expected = {entry.name for entry in known.values()}
-    reading = _the_reading(dialects.best_readings(found, expected, family), tensors, source, allow_unexpected)
+    reading = _the_reading(readings.best_readings(found, expected, family), tensors, source, allow_unexpected)
     whole = {name: _join(tensors, reading, name, source) for name in reading.complete & expected}
     leaves = {
         path: names.to_leaf(whole[entry.name], path, entry, len(wanted[path].shape))
@@ -253,19 +301,19 @@ def _read_as(
 
 
 def _the_reading(
-    readings: Sequence[dialects.Reading],
+    candidates: Sequence[readings.Reading],
     tensors: Mapping[str, np.ndarray],
     source: str,
     allow_unexpected: Sequence[str],
-) -> dialects.Reading:
+) -> readings.Reading:
     """The one of several that cover as much: the others are left out by the caller, or have the same numbers."""
 
-    def parts(reading: dialects.Reading) -> Iterable[str]:
+    def parts(reading: readings.Reading) -> Iterable[str]:
         return (part for found in reading.sources.values() for part in found)
 
     kept = [
-        reading for reading in readings if not all(_unused(part, allow_unexpected) for part in parts(reading))
-    ] or readings[:1]
+        reading for reading in candidates if not all(_unused(part, allow_unexpected) for part in parts(reading))
+    ] or candidates[:1]
     first, *others = kept
     for other in others:
         same = (
@@ -283,7 +331,7 @@ def _the_reading(
     return first
 
 
-def _join(tensors: Mapping[str, np.ndarray], reading: dialects.Reading, name: str, source: str) -> np.ndarray:
+def _join(tensors: Mapping[str, np.ndarray], reading: readings.Reading, name: str, source: str) -> np.ndarray:
     parts = reading.sources[name]
     arrays = [tensors[part] for part in parts]
     if rows := reading.rows.get(name):
@@ -323,6 +371,6 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def _unused(name: str, allowed: Sequence[str]) -> bool:
     """Whether a tensor of a file or a path of a tree may stay unused."""
-    part = dialects.dense_part(name)
+    part = readings.dense_part(name)
     alias = f"{'neck' if part == 'neck' else 'head'}/{name}" if part else name.partition("/")[2]
     return _matches(name, allowed) or (bool(alias) and _matches(alias, allowed))

@@ -2,8 +2,9 @@
 
 A path is ``COLLECTION/MODULE/…/LEAF``, as ``params/stage1/block0/attn/q/kernel``. The reference names are those of
 whai362/PVT (PVT v1 and v2, which MiT shares), of timm (ViT) and of torchvision (ResNet). A dense model has a part more
-at the front of a path, ``params/backbone/stage1/…``, beside ``neck`` and ``head``, and mmsegmentation's names. Which
-family and head a tree belongs to is read from the tree itself, so that a model of any size has names.
+at the front of a path, ``params/backbone/stage1/…``, beside ``neck`` and ``head``, and the names of mmsegmentation and
+mmdetection. Which family and head a tree belongs to is read from the tree itself, so that a model of any size has
+names.
 """
 
 import re
@@ -68,16 +69,16 @@ TABLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 
-# Names of mmsegmentation, by paths from the part on. Levels 2 to 5 are its 0 to 3; every other place of a branch of
-# Semantic FPN is an upsampling, which has no parameters.
-_NECK = tuple(
-    row
-    for level in range(4)
-    for row in (
-        (f"neck/lateral_c{level + 2}", f"neck.lateral_convs.{level}.conv"),
-        (f"neck/output_p{level + 2}", f"neck.fpn_convs.{level}.conv"),
+# Names of mmsegmentation and mmdetection, by paths from the part on. Their level 0 is the finest of a head's neck.
+NECKS: dict[str, tuple[tuple[str, str], ...]] = {
+    name: tuple(
+        (f"neck/{ours}{level}", f"neck.{theirs}.{level - finest}.conv")
+        for level in range(finest, 8)
+        for ours, theirs in (("lateral_c", "lateral_convs"), ("output_p", "fpn_convs"))
     )
-)
+    for name, finest in (("neck", 2), ("neck_from_c3", 3), ("neck_of_c4", 4))
+}
+# Every other place of a branch of Semantic FPN is an upsampling, which has no parameters.
 _SEMANTIC_FPN = tuple(
     (f"head/branch_p{level + 2}/{ours}{j}", f"decode_head.scale_heads.{level}.{2 * j}.{theirs}")
     for level in range(4)
@@ -90,23 +91,78 @@ class Head(NamedTuple):
     """What is known of a dense head's tree and of the files of others.
 
     Attributes:
-      mark: the path that only this head has.
+      mark: the path that only this head has; its name is also what only files of such a head have.
       classifier: the path of its weights by class, and the axis of the classes.
       rows: its names; empty if no files of others are read, as their numbers would stand for something else.
-      unused: a module of those files that takes no part.
+      unused: a module of those files, or of those of a head that has all of this one's names, that takes no part.
+      neck: which of ``NECKS`` names the levels of its neck.
+      background: outputs of the classifier that are no class.
+      regressor: where there are classes for each of several anchors, the path of their four numbers each.
+      lacks: a path that another head with the same mark has and this one has not.
     """
 
     mark: str
     classifier: tuple[str, int]
     rows: tuple[tuple[str, str], ...] = ()
     unused: str | None = None
+    neck: str = "neck"
+    background: int = 0
+    regressor: str = ""
+    lacks: str = ""
+
+    def num_classes(self, outputs: int, regressed: int = 4) -> int:
+        """Classes of a classifier with so many outputs, beside a regressor of ``regressed`` ones."""
+        return outputs // max(regressed // 4, 1) - self.background
 
     def takes_no_part(self, name: str) -> bool:
         """Whether a file's tensor is of the module that takes no part."""
-        return self.unused is not None and f".{name}".rpartition(".")[0].endswith(f".{self.unused}")
+        return self.unused is not None and f".{self.unused}." in f".{name}"
 
 
 _LINEAR_CLASSIFIER = ("params/head/classifier/kernel", 1)
+_RETINANET = (
+    (r"head/class_conv(\d)", r"bbox_head.cls_convs.\1.conv"),
+    (r"head/box_conv(\d)", r"bbox_head.reg_convs.\1.conv"),
+    (r"head/classifier", r"bbox_head.retina_cls"),
+    (r"head/regressor", r"bbox_head.retina_reg"),
+)
+_FASTER_RCNN = (
+    (r"head/rpn/conv", r"rpn_head.rpn_conv"),
+    (r"head/rpn/classifier", r"rpn_head.rpn_cls"),
+    (r"head/rpn/regressor", r"rpn_head.rpn_reg"),
+    (r"head/box/fc(\d)", r"roi_head.bbox_head.shared_fcs.\1"),
+    (r"head/box/classifier", r"roi_head.bbox_head.fc_cls"),
+    (r"head/box/regressor", r"roi_head.bbox_head.fc_reg"),
+)
+_MASKS = (
+    (r"head/mask/conv(\d)", r"roi_head.mask_head.convs.\1.conv"),
+    (r"head/mask/upsample", r"roi_head.mask_head.upsample"),
+    (r"head/mask/classifier", r"roi_head.mask_head.conv_logits"),
+)
+_BOX_CLASSIFIER = ("params/head/box/classifier/kernel", 1)
+_LAYER, _LAYER_THERE = r"head/(encoder|decoder)/layer(\d+)", r"bbox_head.transformer.\1.layers.\2"
+_DETR = (
+    ("head/input_proj", "bbox_head.input_proj"),
+    ("head/queries", "bbox_head.query_embedding.weight"),
+    *(
+        (f"{_LAYER}/{ours}", f"{_LAYER_THERE}.attentions.{number}.attn.{theirs}")
+        for number, attention in enumerate(("(?:self_)?attn", "cross_attn"))
+        for ours, theirs in (
+            (f"{attention}/proj", "out_proj"),
+            # PyTorch's attention keeps its first three matrices in one, and their biases.
+            (f"{attention}/[qkv]/kernel", "in_proj_weight"),
+            (f"{attention}/[qkv]/bias", "in_proj_bias"),
+        )
+    ),
+    (f"{_LAYER}/mlp/fc1", f"{_LAYER_THERE}.ffns.0.layers.0.0"),
+    (f"{_LAYER}/mlp/fc2", f"{_LAYER_THERE}.ffns.0.layers.1"),
+    *((f"{_LAYER}/norm{number + 1}", f"{_LAYER_THERE}.norms.{number}") for number in range(3)),
+    ("head/decoder/norm", "bbox_head.transformer.decoder.post_norm"),
+    ("head/classifier", "bbox_head.fc_cls"),
+    ("head/box_mlp/fc0", "bbox_head.reg_ffn.layers.0.0"),
+    ("head/box_mlp/fc1", "bbox_head.reg_ffn.layers.1"),
+    ("head/box_mlp/fc2", "bbox_head.fc_reg"),
+)
 HEADS: dict[str, Head] = {
     "semantic_fpn": Head(
         "params/head/branch_p2/conv0/kernel",
@@ -126,9 +182,40 @@ HEADS: dict[str, Head] = {
         "decode_head.conv_seg",
     ),
     "trans2seg": Head("params/head/class_queries", ("params/head/class_queries", 1)),
+    # Its mark is not a tower: the dense heads of others have them too.
+    "retinanet": Head(
+        "params/head/regressor/kernel",
+        ("params/head/classifier/kernel", 3),
+        _RETINANET,
+        neck="neck_from_c3",
+        regressor="params/head/regressor/kernel",
+    ),
+    # Of several with the same mark the one that lacks what others have, or has more, stands first.
+    "vit_frcnn": Head(
+        "params/head/box/fc0/kernel",
+        _BOX_CLASSIFIER,
+        (*_FASTER_RCNN, *_MASKS),
+        neck="neck_of_c4",
+        background=1,
+        lacks="params/neck/lateral_c5/kernel",
+    ),
+    "mask_rcnn": Head("params/head/mask/conv0/kernel", _BOX_CLASSIFIER, (*_FASTER_RCNN, *_MASKS), background=1),
+    "faster_rcnn": Head(
+        "params/head/box/fc0/kernel", _BOX_CLASSIFIER, _FASTER_RCNN, "roi_head.mask_head", background=1
+    ),
+    "detr": Head("params/head/queries", _LINEAR_CLASSIFIER, _DETR, background=1),
 }
 # Linear maps here, convolutions of side 1 there.
-_POINTWISE = re.compile(r"params/(neck/lateral_c\d|head/(fuse|classifier))/kernel")
+_POINTWISE = re.compile(
+    r"params/(neck/lateral_c\d|head/(fuse|input_proj|rpn/(classifier|regressor)|mask/classifier))/kernel"
+)
+# Other heads' are linear maps, or convolutions of side 3, in both.
+_HEADS_WITH_POINTWISE_CLASSIFIER = ("semantic_fpn", "segformer")
+# Reads what RoIAlign gives: rows, columns and channels here, channels, rows and columns there.
+_AFTER_ROI_ALIGN = "params/head/box/fc0/kernel"
+_ROI_CELLS = 7 * 7
+# A transposed convolution: PyTorch keeps its inputs first.
+_TRANSPOSED = "params/head/mask/upsample/kernel"
 
 # Begin the reference names of what a backbone without classifier lacks.
 _CLASSIFIER = {
@@ -185,7 +272,20 @@ def family_of(paths: Iterable[str]) -> str | None:
 def head_of(paths: Iterable[str]) -> str | None:
     """The head (a key of ``HEADS``) of a dense model with these paths; None if it is none of them."""
     have = set(paths)
-    return next((name for name, head in HEADS.items() if head.mark in have), None)
+    return next((name for name, head in HEADS.items() if head.mark in have and head.lacks not in have), None)
+
+
+def neck_of(head: str | None) -> str:
+    """Which of ``NECKS`` names the neck under a head, a key of ``HEADS``."""
+    return HEADS[head].neck if head else "neck"
+
+
+def akin(one: str | None, other: str | None) -> bool:
+    """Whether two heads are the same, or one has all the names of the other, which then mean the same."""
+    if one == other or one not in HEADS or other not in HEADS:
+        return one == other
+    fewer, more = sorted((HEADS[one].rows, HEADS[other].rows), key=len)
+    return neck_of(one) == neck_of(other) and bool(fewer) and set(fewer) <= set(more)
 
 
 def is_of_classifier(name: str, family: str) -> bool:
@@ -196,9 +296,9 @@ def is_of_classifier(name: str, family: str) -> bool:
 def entry_of(path: str, family: str) -> Entry | None:
     """Where the reference keeps what our tree has at ``path``; None if it has no such parameter.
 
-    ``family`` is a key of ``TABLES``, or ``neck`` or a key of ``HEADS`` for paths in these parts of a dense model.
+    ``family`` is a key of ``TABLES``, or one of ``NECKS`` or ``HEADS`` for paths in these parts of a dense model.
     """
-    rows = _NECK if family == "neck" else HEADS[family].rows if family in HEADS else TABLES[family]
+    rows = NECKS.get(family) or (HEADS[family].rows if family in HEADS else TABLES[family])
     inner = path.partition("/")[2]
     module, _, leaf = inner.rpartition("/")
     name = _match(inner, rows)
@@ -208,6 +308,9 @@ def entry_of(path: str, family: str) -> Entry | None:
         return None
     if family == "vit" and ".attn.qkv." in name:  # Rows are queries, then keys, then values.
         return Entry(name, 0, 1, 3) if module.endswith("/q") else Entry(name, 1, 3, 3)
+    if ".attn.in_proj_" in name:
+        part = "qkv".index(module[-1])
+        return Entry(name, part, part + 1, 3)
     return Entry(name)
 
 
@@ -216,7 +319,7 @@ def reference_entry(path: str, family: str, head: str | None, dense: bool) -> En
     if not dense:
         return entry_of(path, family)
     if part_of(path) == "neck":
-        return entry_of(path, "neck")
+        return entry_of(path, neck_of(head))
     if part_of(path) == "head":
         return entry_of(path, head) if head else None
     entry = entry_of(in_backbone(path), family)
@@ -237,19 +340,28 @@ def to_leaf(tensor: np.ndarray, path: str, entry: Entry, ndim: int) -> np.ndarra
     if entry.of > 1 and tensor.ndim and tensor.shape[0] % entry.of == 0:
         part = tensor.shape[0] // entry.of
         tensor = tensor[entry.start * part : entry.stop * part]
+    if path == _AFTER_ROI_ALIGN and tensor.ndim == 2 and tensor.shape[1] % _ROI_CELLS == 0:
+        outputs, inputs = tensor.shape
+        return tensor.reshape(outputs, -1, _ROI_CELLS).transpose(2, 1, 0).reshape(inputs, outputs)
     if path.endswith("/kernel"):
         if tensor.ndim == 2:
             return tensor.T
         if tensor.ndim == 4:
-            return tensor.transpose(2, 3, 1, 0)
+            return tensor.transpose(2, 3, 0, 1) if path == _TRANSPOSED else tensor.transpose(2, 3, 1, 0)
     return tensor
 
 
-def from_leaf(leaf: np.ndarray, path: str) -> np.ndarray:
-    """The inverse of ``to_leaf``, but for the parts, which are rows of the result."""
-    if path.endswith("/kernel"):
+def from_leaf(leaf: np.ndarray, path: str, head: str | None = None) -> np.ndarray:
+    """The inverse of ``to_leaf`` in a tree with this head, but for the parts, which are rows of the result."""
+    if path == _AFTER_ROI_ALIGN:
+        inputs, outputs = leaf.shape
+        leaf = leaf.reshape(_ROI_CELLS, -1, outputs).transpose(2, 1, 0).reshape(outputs, inputs)
+    elif path == _TRANSPOSED:
+        leaf = leaf.transpose(2, 3, 0, 1)
+    elif path.endswith("/kernel"):
         leaf = leaf.T if leaf.ndim == 2 else leaf.transpose(3, 2, 0, 1)
-    if _POINTWISE.fullmatch(path):
+    of_classes = head in _HEADS_WITH_POINTWISE_CLASSIFIER and path == "params/head/classifier/kernel"
+    if of_classes or _POINTWISE.fullmatch(path):
         leaf = leaf[:, :, None, None]
     if path.endswith("/count"):
         leaf = leaf.astype(np.int64)
@@ -277,7 +389,7 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def to_state_dict(variables: Any) -> dict[str, np.ndarray]:
     """Variables of a model as the reference's state dict: its names, layouts and integer types, every bit kept.
 
-    Those of a dense model get mmsegmentation's names.
+    Those of a dense model get the names of mmsegmentation or mmdetection.
 
     Raises:
       UserError: the reference has no names for this backbone or head, or a parameter has none.
@@ -292,10 +404,10 @@ def to_state_dict(variables: Any) -> dict[str, np.ndarray]:
         if entry is None:
             named = ", ".join(name for name, head in HEADS.items() if head.rows)
             raise UserError(
-                f"the reference has no name for {path}: only a backbone with its classifier, or with a head of "
+                f"the reference has no name for {path}: only a backbone with its classifier, or with one of the heads "
                 f"{named}, has names. Write a folder in place of a file"
             )
-        parts.setdefault(entry.name, {})[entry.start] = from_leaf(np.asarray(leaf), path)
+        parts.setdefault(entry.name, {})[entry.start] = from_leaf(np.asarray(leaf), path, head)
     return {
         name: found[0] if len(found) == 1 else np.concatenate([found[start] for start in sorted(found)])
         for name, found in parts.items()

@@ -46,6 +46,10 @@ def resize_tables(
             table = np.delete(table, np.s_[1:2], axis=1)  # The slot of the distillation token.
         extra = shape[1] - target[0] * target[1]
         source = _grid_of(table.shape[1] - extra, target, source_grids.get(path), native)
+        if source is None and extra and path.startswith("params/backbone/"):
+            # mmdetection's files have no slot of a class token, which a backbone makes no use of.
+            table = np.concatenate([np.zeros_like(table[:, :extra]), table], axis=1)
+            source = _grid_of(table.shape[1] - extra, target, source_grids.get(path), native)
         if source is None:
             continue
         if source != target:

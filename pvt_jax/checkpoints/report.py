@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.checkpoints import dialects, names, signatures
+from pvt_jax.checkpoints import names, readings, signatures
 from pvt_jax.checkpoints.torch_pickle import printable
 
 _SHOWN = 3
@@ -23,11 +23,14 @@ class LoadReport:
       missing: parameters that it lacks. They keep their initial values, as ``wrong_shape`` and ``replaced`` do.
       unexpected: its tensors that the model has no place for.
       wrong_shape: (parameter, shape in the source, shape in the model).
-      replaced: parameters of the classifier, whose number of classes or inputs is another; as ``wrong_shape``.
+      replaced: parameters of the classifier, whose number of classes or inputs is another, and of what else there is
+        for each class; as ``wrong_shape``.
       resized: (position table, rows and columns in the source, rows and columns in the model).
       ignored: its tensors that belong to modules that the model does not have, as the neck and head of a detector, or a
         classifier.
       anew: the parts (neck, head) of a dense model that start anew, beside a backbone; all of their paths are missing.
+      classes: of what was replaced in a dense model, how many there are in the source and in the model, where that is
+        known.
       converted: the types, not float32, that numbers were converted from, each with how many tensors had it.
     """
 
@@ -41,6 +44,7 @@ class LoadReport:
     resized: tuple[tuple[str, tuple[int, int], tuple[int, int]], ...] = ()
     ignored: tuple[str, ...] = ()
     anew: tuple[str, ...] = ()
+    classes: tuple[int, int] | None = None
     converted: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -58,11 +62,7 @@ class LoadReport:
             sizes = (f"{_last(path)} {old[0]}×{old[1]} → {new[0]}×{new[1]}" for path, old, new in self.resized)
             parts.append("position tables resized: " + ", ".join(sizes))
         if self.replaced:
-            _, old, new = self.replaced[0]
-            axis = 1 if len(old) == 3 else len(old) - 1  # Queries are [1, classes, dim]; kernels end in classes.
-            what = "classes" if np.delete(old, axis).tolist() == np.delete(new, axis).tolist() else "inputs and classes"
-            shapes = f"{old[axis]} → {new[axis]}" if what == "classes" else f"{old} → {new}"
-            parts.append(f"a new classifier, randomly initialised, for other {what} ({shapes})")
+            parts.append(self._started_anew())
         if self.anew:
             parts.append(f"a backbone; {' and '.join(self.anew)} {'start' if len(self.anew) > 1 else 'starts'} anew")
         if lacking := [path for path in self.missing if names.part_of(path) not in self.anew]:
@@ -75,6 +75,18 @@ class LoadReport:
             modules = Counter(_module(name) for name in self.ignored)
             parts.append(f"of other modules, unused: {few([f'{name} ({n})' for name, n in modules.items()])}")
         return f"{self.source} ({self.dialect}): {'; '.join(parts)}"
+
+    def _started_anew(self) -> str:
+        _, old, new = self.replaced[0]
+        axis = 1 if len(old) == 3 else len(old) - 1  # Queries are [1, classes, dim]; kernels end in classes.
+        what = "classes" if np.delete(old, axis).tolist() == np.delete(new, axis).tolist() else "inputs and classes"
+        shapes = f"{old[axis]} → {new[axis]}" if what == "classes" else f"{old} → {new}"
+        if self.classes and what == "classes":
+            # There may be some for each anchor, and one for the background.
+            shapes = f"{self.classes[0]} → {self.classes[1]}"
+        modules = dict.fromkeys(_last(path).rpartition("/")[0] for path, _, _ in self.replaced)
+        started = "a new classifier" if len(modules) == 1 else f"new {', '.join(modules)}"
+        return f"{started}, randomly initialised, for other {what} ({shapes})"
 
 
 def shapes_lines(problems: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> list[str]:
@@ -94,7 +106,9 @@ def _last(path: str) -> str:
 
 def _module(name: str) -> str:
     """The first module of a file's name, or of a tree's path without the collection."""
-    return name.split("/")[1] if "/" in name else name.split(".")[0]
+    modules = name.split("/")[1:] if "/" in name else name.split(".")
+    # What holds several heads says nothing.
+    return modules[0] if modules[0] != "roi_head" else ".".join(modules[:2])
 
 
 def refusal(
@@ -127,7 +141,8 @@ def refusal(
             f"{exceptions}; allow_missing=['neck/*', 'head/*'] with allow_unexpected=['neck/*', 'head/*'] takes the "
             "backbone alone"
         )
-        if not native and (foreign := dialects.foreign_head(tensors)):
+        known = there is not None and there.head
+        if not native and not known and (foreign := readings.foreign_head(tensors)):
             return f"{text}. Its head is {foreign}, which no model here has: {exceptions}"
     other_head = there is not None and there.head and (here is None or there.head != here.head)
     if there is not None and (other_head or here is None or there.signature != here.signature):

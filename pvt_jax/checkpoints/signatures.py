@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pvt_jax.checkpoints import names
-from pvt_jax.checkpoints.dialects import DIALECTS, readings
+from pvt_jax.checkpoints.dialects import DIALECTS
+from pvt_jax.checkpoints.readings import readings
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -138,17 +139,24 @@ def dense_head(shapes: Shapes, *, native: bool = False) -> tuple[str | None, int
     """The head of a dense model with tensors of these shapes, a key of ``names.HEADS``, and its number of classes."""
     if native:
         head = names.head_of(shapes)
-        path, axis = names.HEADS[head].classifier if head else ("", 0)
-        return head, shapes[path][axis] if len(shapes.get(path, ())) > axis else None
+        if head is None:
+            return None, None
+        known, (path, axis) = names.HEADS[head], names.HEADS[head].classifier
+        return head, _num_classes(known, shapes.get(path, ())[axis : axis + 1], shapes.get(known.regressor, ())[-1:])
     for head, known in names.HEADS.items():
-        mark, classifier = (names.entry_of(path, head) for path in (known.mark, known.classifier[0]))
-        if mark is None or classifier is None:
-            continue
-        for reading in readings(shapes.keys(), head):
-            if mark.name in reading.complete:
-                found = reading.sources.get(classifier.name)
-                return head, shapes[found[0]][0] if found and shapes[found[0]] else None
+        entries = {path: names.entry_of(path, head) for path in (known.mark, known.classifier[0], known.regressor)}
+        named = {path: entry.name for path, entry in entries.items() if entry}
+        beside = names.entry_of(known.lacks, known.neck)
+        for reading in readings(shapes.keys(), head) if known.mark in named else ():
+            if named[known.mark] in reading.complete and not (beside and beside.name in reading.complete):
+                there = {path: reading.sources[name][0] for path, name in named.items() if name in reading.sources}
+                rows = {path: shapes[name][:1] for path, name in there.items()}
+                return head, _num_classes(known, rows.get(known.classifier[0], ()), rows.get(known.regressor, ()))
     return None, None
+
+
+def _num_classes(head: names.Head, outputs: tuple[int, ...], regressed: tuple[int, ...]) -> int | None:
+    return head.num_classes(*outputs, *regressed) if outputs else None
 
 
 def _count(pattern: str, shapes: Shapes, start: int = 0) -> int:

@@ -1,8 +1,11 @@
-"""State dicts of small dense models with mmsegmentation's names, listed here by hand, and the models."""
+"""State dicts of small dense models with the names of mmsegmentation and mmdetection, by hand, and the models."""
+
+from functools import partial
 
 import numpy as np
 
 import pvt_jax
+from tests.checkpoints import detection_names
 from tests.helpers import state_dicts
 
 Shapes = state_dicts.Shapes
@@ -17,6 +20,14 @@ _CLASSIFIER = {
 SETTINGS = {
     "semantic_fpn": ({"channels": 12, "neck_channels": 24}, 12),
     "segformer": ({"channels": 20}, 20),
+    "retinanet": ({"channels": 12, "neck_channels": 24, "num_convs": 2}, 12),
+    "mask_rcnn": ({"channels": 12, "neck_channels": 24, "hidden_dim": 20}, 20),
+    "faster_rcnn": ({"channels": 12, "neck_channels": 24, "hidden_dim": 20}, 20),
+    "vit_frcnn": ({"channels": 12, "neck_channels": 24, "hidden_dim": 20, "anchor_scales": (2, 4)}, 20),
+    "detr": (
+        {"dim": 16, "num_heads": 2, "hidden_dim": 20, "encoder_depth": 2, "decoder_depth": 2, "num_queries": 5},
+        16,
+    ),
 }
 
 
@@ -39,8 +50,16 @@ def backbone_shapes(family: str) -> Shapes:
 
 
 def shapes(family: str, head: str, num_classes: int = 7) -> Shapes:
-    """Names and shapes of mmsegmentation's state dict of ``toy(family, head)``."""
-    head_shapes = {"semantic_fpn": _semantic_fpn, "segformer": _segformer}[head]
+    """Names and shapes of the state dict of mmsegmentation's or mmdetection's ``toy(family, head)``."""
+    head_shapes = {
+        "semantic_fpn": _semantic_fpn,
+        "segformer": _segformer,
+        "retinanet": partial(detection_names.retinanet, neck=24, channels=12, convs=2),
+        "mask_rcnn": partial(detection_names.mask_rcnn, neck=24, channels=12, hidden=20),
+        "faster_rcnn": partial(detection_names.faster_rcnn, neck=24, channels=12, hidden=20),
+        "vit_frcnn": lambda dims, n: detection_names.faster_rcnn(dims[2:3], n, 24, 12, 20, anchors=6),
+        "detr": partial(detection_names.detr, dim=16, hidden=20, layers=2, queries=5),
+    }[head]
     return {**backbone_shapes(family), **head_shapes(_DIMS[family], num_classes)}
 
 

@@ -102,6 +102,7 @@ def test_every_row_is_of_a_model_of_ours_and_says_where_from():
         "github.com/whai362/PVT/",
         "huggingface.co/",
         "dl.fbaipublicfiles.com/deit/",
+        "download.openmmlab.com/mmdetection/v2.0/pvt/retinanet_",
         "download.pytorch.org/models/",
     )
     for name, row in KNOWN.items():
@@ -122,7 +123,9 @@ def test_every_pyramid_has_weights_and_only_those_of_mit_are_not_free():
     assert pyramids - named == {"pvt_huge_v2"}  # Its authors published the code alone.
     for name, row in KNOWN.items():
         assert row.non_commercial == row.model.startswith("mit_") == ("NON-COMMERCIAL" in row.licence), name
-        assert bool(row.head) == name.startswith("segformer_") and row.head in ("", *list_heads()), name
+        assert row.head == next((head for head in list_heads() if name.startswith(f"{head}_")), ""), name
+        # A detector's name has its backbone's.
+        assert row.head != "retinanet" or name == f"retinanet_{row.model}_coco"
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

@@ -40,7 +40,8 @@ class Linear:
             return value, {}, {"loss_noise": draw}
         old = variables["batch_stats"]
         draws = jnp.roll(old["draws"], 1).at[0].set(draw)
-        return value, {"batch_stats": {"calls": old["calls"] + 1, "mean": batch["x"].mean(0), "draws": draws}}, {"loss_noise": draw}
+        stats = {"calls": old["calls"] + 1, "mean": batch["x"].mean(0), "draws": draws}
+        return value, {"batch_stats": stats}, {"loss_noise": draw}
 
 
 def schedule(step: Any) -> jax.Array:
@@ -122,6 +123,16 @@ def test_accumulated_parts_have_their_own_randomness():
     first, _ = step(start(), batch())
     second, _ = step(first, batch())
     assert len({*np.asarray(first.batch_stats["draws"]), *np.asarray(second.batch_stats["draws"])} - {0.0}) == 8
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_parts_of_the_loss_are_means_over_the_parts_of_a_batch(parts):
+    """As the loss itself is; they are reported beside it."""
+    after, metrics = stepper(noise=0.3, accumulation_steps=parts)(start(), batch())
+    draws = np.asarray(after.batch_stats["draws"])[:parts]
+    assert metrics["loss_noise"].shape == () and np.unique(draws).size == parts
+    np.testing.assert_allclose(metrics["loss_noise"], draws.mean(), rtol=1e-6)
+    assert abs(float(metrics["loss_noise"])) > 1e-3
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -1,13 +1,15 @@
 """metrics.jsonl: what a line holds, and what a resume keeps of it; pictures."""
 
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pvt_jax.errors import UserError
-from pvt_jax.training.writer import Display, MetricsWriter
+from pvt_jax.training.writer import Display, MetricsWriter, write_results
 
 
 def lines(workdir) -> list[dict]:
@@ -113,3 +115,31 @@ def test_pictures_that_cannot_be_written_are_told(tmp_path):
     with pytest.raises(UserError, match=f"cannot write metrics to {tmp_path}: .* run the same command again"):
         writer.write_pictures(6, [("000000", np.zeros((4, 4, 3), np.uint8))])
     writer.close()
+
+
+def test_results_replace_those_of_an_earlier_evaluation(tmp_path):
+    write_results(tmp_path, {"detections.json": b"[1, 2]", "ema_detections.json": b"[3]"})
+    # What a killed run left half written.
+    (tmp_path / "results" / "detections.json.tmp").write_bytes(b"[1,")
+    write_results(tmp_path, {"detections.json": b"[]"})
+    found = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    assert found == {"detections.json": b"[]", "ema_detections.json": b"[3]"}
+
+
+def test_without_results_there_is_no_folder(tmp_path):
+    write_results(tmp_path / "run", {})
+    assert not (tmp_path / "run").exists()
+
+
+def test_results_that_cannot_be_written_are_told(tmp_path, monkeypatch):
+    """An earlier file is still whole."""
+    write_results(tmp_path, {"detections.json": b"[]"})
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError) as error:
+        write_results(tmp_path, {"detections.json": b"[1]"})
+    assert str(error.value).startswith(f"cannot write results to {tmp_path / 'results'}: no space left on device. ")
+    assert (tmp_path / "results" / "detections.json").read_text() == "[]"
