@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "task": "detection",
             "batch_size": 8,
-            "steps": 2000,
+            "steps": 1000 if head in ("mask_rcnn", "faster_rcnn") else 2000,
             "log_every_steps": 100,
             "init": {"checkpoint": "runs/digits"},
             "model": {
@@ -72,7 +72,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "batch_transform": {"mean": (96.0, 96.0, 91.0), "std": (63.0, 58.0, 62.0)},
             "detection": {"short_sides": (side,), "long_side": side, "mask_side": 28},
             "optimizer": {
-                "learning_rate": 5e-4 if head == "detr" else 1e-3,
+                "learning_rate": 2e-4 if head == "detr" else 1e-3,
                 "base_batch_size": 8,
                 "clip_norm": 1.0,
                 # Short runs want moments that forget sooner.
