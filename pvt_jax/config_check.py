@@ -53,7 +53,7 @@ def check(config: Config) -> None:
     not_negative = ["seed", "data.workers", "checkpoint.keep_best", "transform.pad", "batch_transform.mixup_alpha"]
     not_negative += ["batch_transform.cutmix_alpha", "optimizer.weight_decay", "optimizer.clip_norm"]
     not_negative += ["optimizer.warmup_epochs", "optimizer.warmup_learning_rate", "optimizer.final_learning_rate"]
-    not_negative += ["detection.test_short_side"]
+    not_negative += ["detection.max_objects", "detection.test_short_side"]
     not_negative += ["optimizer.backbone_multiplier", "optimizer.head_multiplier", "evaluation.pictures"]
     not_negative += ["optimizer.warmup_steps"] if config.optimizer.warmup_steps is not None else []
     for key in not_negative:
@@ -99,6 +99,18 @@ def check(config: Config) -> None:
             raise UserError(
                 f"{key} must be one of {', '.join(n or 'empty' for n in allowed)}, but is {get(config, key)!r}"
             )
+    options = config.optimizer
+    if options.schedule == "step" and not (options.drop_epochs or options.drop_steps):
+        raise UserError(
+            "optimizer.schedule=step needs to know where the learning rate drops: set optimizer.drop_epochs, as "
+            "\"(8, 11)\", or optimizer.drop_steps"
+        )
+    largest = max(*config.detection.short_sides, config.detection.test_short_side)
+    if config.detection.long_side < largest:
+        raise UserError(
+            f"detection.long_side is {config.detection.long_side}, below a shorter side of {largest}: set it to "
+            f"{largest} or more, or detection.short_sides and detection.test_short_side lower"
+        )
     ratios = config.segmentation.test_ratios
     if not ratios or not all(isinstance(ratio, (int, float)) and ratio > 0 for ratio in ratios):
         raise UserError(f"segmentation.test_ratios must be numbers above 0, as (0.75, 1.0), but is {ratios}")

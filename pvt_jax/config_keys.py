@@ -187,6 +187,9 @@ def defaults() -> Config:
                 # orientation; what is left of an epoch is put together in squarer ones.
                 "train_shapes": 4,
                 "test_shapes": 8,
+                # All images are padded to the most objects that one has, or to this number: of an image that has more,
+                # so many are drawn at each visit. 0 is for no limit.
+                "max_objects": 0,
                 # Masks are trained on as coverage of a grid of so many cells a side over each object's box.
                 "mask_side": 112,
                 # The data set: below data.root, with {split} in them; empty for layouts that are known.

@@ -478,6 +478,18 @@ def test_written_values_are_read_back(batch_size, rate, size, root):
         ("evaluation.every_steps=0", "evaluation.every_steps must be above 0, but is 0"),
         ("segmentation.crop_size=(512.0,512)", "segmentation.crop_size must be 2 numbers that are not negative"),
         ("segmentation.test_ratios=()", "segmentation.test_ratios must be numbers above 0, as (0.75, 1.0), but is ()"),
+        (
+            "optimizer.schedule=step",
+            "optimizer.schedule=step needs to know where the learning rate drops: set optimizer.drop_epochs, as "
+            '"(8, 11)", or optimizer.drop_steps',
+        ),
+        (
+            "detection.long_side=640",
+            "detection.long_side is 640, below a shorter side of 800: set it to 800 or more, or "
+            "detection.short_sides and detection.test_short_side lower",
+        ),
+        ("detection.crop_range=(600,384)", "detection.crop_range must be (least, largest), but is (600, 384)"),
+        ("detection.short_sides=()", 'detection.short_sides must be numbers above 0, as "(480, 800)", but is ()'),
         ("task=pose", "unknown task 'pose': the tasks are classification, segmentation, detection"),
         ("task=segmentation", "is not read by task 'segmentation': leave it out"),
         ("head.name=semantic_fpn", "head.name is not read by task 'classification': leave it out, or set the task"),

@@ -24,9 +24,6 @@ from pvt_jax.ops.boxes import clip_boxes
 from pvt_jax.tasks.task import Batch, Results, Sums, Task
 from pvt_jax.visualization.detection import Instances, side_by_side
 
-# The number of objects an image, to which all are padded, is rounded up to a multiple of it: a new object in a data set
-# shall not change every shape.
-_PLACES = 4
 _TARGETS = ("boxes", "labels", "valid", "masks")
 
 
@@ -183,12 +180,14 @@ class Detection(Task):
     @property
     def _train_example(self) -> pipeline.TrainExample:
         most = max(self.train_source.most_objects(), 1)
+        if limit := self._config.detection.max_objects:
+            most = min(most, limit)
         return examples.DetectionTraining(
             self._train_transform,
             shapes=self._kinds.shapes,
             short_sides=self._kinds.short_sides,
             long_side=self._config.detection.long_side,
-            places=-(-most // _PLACES) * _PLACES,
+            places=most,
         )
 
     def _open(self, split: Split) -> DetectionSource:

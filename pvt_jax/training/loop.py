@@ -188,6 +188,8 @@ class _Run:
         if self.step:
             unread = "; init.checkpoint is not read again" if config.init.checkpoint else ""
             self.display.say(f"resuming after step {self.step}{unread}")
+        if self.step < self.schedule.total:
+            self.display.say("compiling the first step, which may take minutes")
 
     def go(self, preemption: Preemption) -> Result:
         """Run to the last step, or to a signal."""
