@@ -103,7 +103,7 @@ def check(config: Config) -> None:
     if options.schedule == "step" and not (options.drop_epochs or options.drop_steps):
         raise UserError(
             "optimizer.schedule=step needs to know where the learning rate drops: set optimizer.drop_epochs, as "
-            "\"(8, 11)\", or optimizer.drop_steps"
+            '"(8, 11)", or optimizer.drop_steps'
         )
     largest = max(*config.detection.short_sides, config.detection.test_short_side)
     if config.detection.long_side < largest:

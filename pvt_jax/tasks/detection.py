@@ -15,10 +15,8 @@ from pvt_jax.data.detection_transforms import DetectionEvalTransform, DetectionT
 from pvt_jax.data.detection_validation import validate_detection
 from pvt_jax.data.sources import Split
 from pvt_jax.data.sources.detection import DetectionOptions, DetectionSource, open_detection_source
-from pvt_jax.errors import UserError
 from pvt_jax.evaluation.coco import DetectionResults, coco_metrics
 from pvt_jax.evaluation.instance_masks import paste_mask
-from pvt_jax.models import HEADS
 from pvt_jax.models.detection import MULTIPLE, DetectionModel
 from pvt_jax.ops.boxes import clip_boxes
 from pvt_jax.tasks.task import Batch, Results, Sums, Task
@@ -31,14 +29,10 @@ class Detection(Task):
     """Objects of an image. Batches hold uint8 images and their objects; see ``data/examples.py``."""
 
     best_metric = "AP"
+    _model_type = DetectionModel
 
     def __init__(self, config: Config):
         super().__init__(config)
-        if not isinstance(self.model, DetectionModel):
-            heads = [name for name, row in HEADS.items() if row.model is DetectionModel]
-            raise UserError(
-                f"head {config.head.name!r} is not for task 'detection': set head.name to one of {', '.join(heads)}"
-            )
         options = config.detection
         self._train_transform = DetectionTrainTransform(
             flip_probability=config.transform.flip_probability,

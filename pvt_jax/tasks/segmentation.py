@@ -17,6 +17,7 @@ from pvt_jax.data.sources.segmentation import SegmentationOptions, SegmentationS
 from pvt_jax.errors import UserError
 from pvt_jax.evaluation.miou import confusion_matrix, segmentation_metrics
 from pvt_jax.losses.segmentation import segmentation_cross_entropy
+from pvt_jax.models.segmentation import SegmentationModel
 from pvt_jax.ops.segmentation import PixelLogits, mirror, pixel_logits, predicted_labels
 from pvt_jax.ops.sliding import check_windows, sliding_logits
 from pvt_jax.tasks.task import Batch, Sums, Task
@@ -30,6 +31,7 @@ class Segmentation(Task):
     """A class for each pixel. Batches hold ``image`` and ``label_map`` uint8; see ``data/examples.py``."""
 
     best_metric = "miou"
+    _model_type = SegmentationModel
 
     def __init__(self, config: Config):
         super().__init__(config)

@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from pvt_jax.config import Config
 from pvt_jax.data import pipeline
-from pvt_jax.models import create_model
+from pvt_jax.errors import UserError
+from pvt_jax.models import HEADS, create_model
 
 Batch = dict[str, jax.Array]
 # Sums by name, merged by addition on the host, in float64.
@@ -51,11 +53,18 @@ class Task(abc.ABC):
     """
 
     best_metric: str
+    # What ``HEADS`` has to make of a backbone for a dense task.
+    _model_type: type[nn.Module] = nn.Module
 
     def __init__(self, config: Config):
         self._config = config
         settings, head = config.model.to_dict(), config.head.to_dict()
         self.model = create_model(settings.pop("name"), head=head.pop("name"), head_settings=head, **settings)
+        if not isinstance(self.model, self._model_type):
+            heads = [name for name, row in HEADS.items() if row.model is self._model_type]
+            raise UserError(
+                f"head {config.head.name!r} is not for task {config.task!r}: set head.name to one of {', '.join(heads)}"
+            )
         self._apply: Callable[..., Any] = self.model.apply
         self.image_size: tuple[int, int] = tuple(config.model.image_size)
 

@@ -61,7 +61,7 @@ _STROKE = 115  # the least strength, of 255, that belongs to a digit: there its 
 
 @dataclass(frozen=True, eq=False)
 class DigitScene:
-    """A picture of n digits, one to six: later ones over earlier ones, which keep three quarters of their pixels.
+    """A picture of n digits, one to five: later ones over earlier ones, which keep three quarters of their pixels.
 
     Attributes:
         image: uint8 [height, width, 3].
