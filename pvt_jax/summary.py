@@ -156,12 +156,12 @@ class _Objective:
     def prepare(self, batch: dict[str, Any], key: Any) -> dict[str, Any]:
         return batch
 
-    def loss(self, variables: Any, batch: dict[str, Any], key: Any) -> tuple[Any, dict[str, Any]]:
+    def loss(self, variables: Any, batch: dict[str, Any], key: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         from pvt_jax.losses.classification import soft_cross_entropy
 
         rngs, mutable = {"dropout": key}, ["batch_stats"]
         logits, changed = self.model.apply(variables, batch["image"], train=True, rngs=rngs, mutable=mutable)
-        return soft_cross_entropy(logits, batch["target"]).mean(), changed
+        return soft_cross_entropy(logits, batch["target"]).mean(), changed, {}
 
 
 def _optimizer() -> Any:
