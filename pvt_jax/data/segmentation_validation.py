@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from pvt_jax.data.headers import THREADS, image_header
 from pvt_jax.data.labels import IGNORE, Contents, worst
 from pvt_jax.data.sources.folder import listed
 from pvt_jax.data.sources.segmentation import ReadsLabels, SegmentationSource
-from pvt_jax.data.validation import check_array, check_same_classes
+from pvt_jax.data.validation import check_array, check_halves
 from pvt_jax.errors import CorruptImageError, UserError
 
 _PROBES = 32
@@ -133,19 +134,9 @@ def validate_segmentation(
     Raises:
         UserError: what is wrong, where, how often, and what to do about it.
     """
-    for key, value, known in (("on_corrupt", on_corrupt, ("error", "skip")), ("check", check, ("all", "sample"))):
-        if value not in known:
-            raise UserError(f"data.{key} is '{value}', but it is either '{known[0]}' or '{known[1]}'")
-    halves = {"training": train, "evaluation": evaluation}
-    for half, source in halves.items():
-        if not len(source):
-            raise UserError(f"the {half} data has no images ({source}): check its folder or split")
-    check_same_classes(train.class_names, evaluation.class_names)
-    if (count := len(train.class_names)) != num_classes:
-        raise UserError(
-            f"the data set has {count} classes but model.num_classes is {num_classes}: "
-            f"set --config.model.num_classes={count}"
-        )
+    halves: dict[str, Any] = {"training": train, "evaluation": evaluation}
+    check_halves(halves, num_classes, on_corrupt, check)
+    count = len(train.class_names)
     if count == 1:
         raise UserError(
             "one class alone leaves nothing to tell apart: count the background as a class, too, the first of two"

@@ -1,6 +1,7 @@
 """Checks a data set before the first step, so that a wrong one is refused within seconds and not after an epoch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,32 @@ def validate_classification(
         f"{len(train):,} training and {len(evaluation):,} evaluation images of {count:,} "
         f"class{'es' * (count != 1)}, from {train}"
     )
+
+
+def check_halves(halves: dict[str, Any], num_classes: int, on_corrupt: str, check: str) -> None:
+    """Checks what the halves of every dense data set have: images, and as many classes as the model, the same in both.
+
+    Args:
+        halves: the training and the evaluation source, in this order, by what a person calls them.
+        num_classes: number of classes of the model.
+        on_corrupt, check: values of these keys of the config's section ``data``.
+
+    Raises:
+        UserError: what is wrong, and what to do about it.
+    """
+    for key, value, known in (("on_corrupt", on_corrupt, ("error", "skip")), ("check", check, ("all", "sample"))):
+        if value not in known:
+            raise UserError(f"data.{key} is '{value}', but it is either '{known[0]}' or '{known[1]}'")
+    for half, source in halves.items():
+        if not len(source):
+            raise UserError(f"the {half} data has no images ({source}): check its folder or split")
+    train, evaluation = halves.values()
+    check_same_classes(train.class_names, evaluation.class_names)
+    if (count := len(train.class_names)) != num_classes:
+        raise UserError(
+            f"the data set has {count:,} class{'es' * (count != 1)} but model.num_classes is {num_classes}: "
+            f"set --config.model.num_classes={count}"
+        )
 
 
 def check_same_classes(train: tuple[str, ...], evaluation: tuple[str, ...]) -> None:
