@@ -133,7 +133,7 @@ def coco(path: str, arg: str, head: str, example: str, *, learning_rate: float) 
     long_run, side = "3x" in variants, 640 if "640" in variants else 800
     epochs, drops = (36.0, (27, 33)) if long_run else (12.0, (8, 11))
     rate = 1e-4 if long_run else learning_rate
-    # A ResNet keeps its batch statistics, as in mmdetection, which keeps the weights of stem and first stage, too.
+    # A ResNet keeps its batch statistics, and stem and first stage their weights, as in mmdetection.
     is_resnet = model.startswith("resnet")
     return ConfigDict(
         {
@@ -170,6 +170,7 @@ def coco(path: str, arg: str, head: str, example: str, *, learning_rate: float) 
                 "warmup_steps": 500,
                 "warmup_learning_rate": 0.001 * rate,
                 "final_learning_rate": 0.0,
+                "frozen": "stage1" if is_resnet else "",
             },
             "evaluation": {"batch_size": 16},
             "checkpoint": {"every_steps": 2000},

@@ -10,7 +10,7 @@ _CHOICES = {
     "data.on_corrupt": ("error", "skip"),
     "model.dtype": ("float32", "bfloat16"),
     "optimizer.decayed": ("matrices", "all_but_norms", "all"),
-    "optimizer.frozen": ("", "backbone"),
+    "optimizer.frozen": ("", "backbone", "stage1"),
     "optimizer.schedule": ("cosine", "poly", "step"),
     "segmentation.loss_average": ("valid", "all"),
     "segmentation.test_mode": ("whole", "slide"),
@@ -100,6 +100,11 @@ def check(config: Config) -> None:
                 f"{key} must be one of {', '.join(n or 'empty' for n in allowed)}, but is {get(config, key)!r}"
             )
     options = config.optimizer
+    if options.frozen == "stage1" and not config.model.get("frozen_norm"):
+        raise UserError(
+            "optimizer.frozen=stage1 is for a ResNet whose norms are frozen, too: add --config.model.frozen_norm=True, "
+            "or set --config.optimizer.frozen=backbone"
+        )
     if options.schedule == "step" and not (options.drop_epochs or options.drop_steps):
         raise UserError(
             "optimizer.schedule=step needs to know where the learning rate drops: set optimizer.drop_epochs, as "

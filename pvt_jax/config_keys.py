@@ -229,7 +229,9 @@ def defaults() -> Config:
                 # Learning rates of the backbone and of the head over that of the rest.
                 "backbone_multiplier": 1.0,
                 "head_multiplier": 1.0,
-                # backbone: only what stands on it is trained, and it computes as in evaluation. Empty: all is trained.
+                # backbone: only what stands on it is trained, and it computes as in evaluation. stage1: stem and first
+                # stage of a ResNet with model.frozen_norm keep their weights, as detection recipes have it. Empty: all
+                # is trained.
                 "frozen": "",
             },
             # Devices along the axis over which parameters are sharded; 1 replicates them. The rest share the batch.

@@ -48,6 +48,8 @@ COCO: dict[str, Any] = {
     "optimizer.layer_decay": 1.0,
     "optimizer.frozen": "",
 }
+# mmdetection's norm_eval and frozen_stages=1.
+RESNET = {"model.drop_path_rate": 0.0, "model.frozen_norm": True, "optimizer.frozen": "stage1"}
 HALF_BATCH = {"batch_size": 8, "optimizer.base_batch_size": 8}
 LONG = {
     "epochs": 36.0,
@@ -91,14 +93,13 @@ def of(spec: str) -> dict[str, Any]:
         ("retinanet.py:pvt_v2_b3", "retinanet", 1e-4, {}),
         ("retinanet.py:pvt_v2_b4", "retinanet", 1e-4 / 1.4, HALF_BATCH),
         ("retinanet.py:pvt_v2_b5", "retinanet", 1e-4 / 1.4, HALF_BATCH),
-        # It keeps its batch statistics: BatchNorm of mmdetection's ResNets is in evaluation mode.
-        ("retinanet.py:resnet50", "retinanet", 1e-4, {"model.drop_path_rate": 0.0, "model.frozen_norm": True}),
+        ("retinanet.py:resnet50", "retinanet", 1e-4, RESNET),
         ("mask_rcnn.py:pvt_tiny", "mask_rcnn", 2e-4, {}),
         ("mask_rcnn.py:pvt_medium", "mask_rcnn", 2e-4, {"model.drop_path_rate": 0.0}),
         ("mask_rcnn.py:pvt_large", "mask_rcnn", 2e-4 / 1.4, {**HALF_BATCH, "model.drop_path_rate": 0.0}),
         ("mask_rcnn.py:pvt_v2_b5", "mask_rcnn", 2e-4 / 1.4, HALF_BATCH),
         ("mask_rcnn.py:pvt_v2_b2,3x", "mask_rcnn", 1e-4, LONG),
-        ("mask_rcnn.py:resnet50", "mask_rcnn", 2e-4, {"model.drop_path_rate": 0.0, "model.frozen_norm": True}),
+        ("mask_rcnn.py:resnet50", "mask_rcnn", 2e-4, RESNET),
         ("detr.py:pvt_small", "detr", 1e-4, DETR),
     ],
 )

@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import statistics
 import sys
 import time
@@ -38,6 +37,7 @@ from flax import linen as nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from experiments.speed.cases import image_size  # noqa: E402
 from pvt_jax.compilation import compiler_options  # noqa: E402
 from pvt_jax.errors import UserError  # noqa: E402
 from pvt_jax.models import create_model  # noqa: E402
@@ -187,14 +187,6 @@ def row(result: dict[str, Any]) -> str:
         f"{result['compile_seconds']['whole']:.0f}", "" if memory is None else f"{memory:.1f}",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """(height, width) of a word as 800x1344."""
-    if not re.fullmatch(r"[1-9]\d*[x×][1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no image size: give height and width, as 800x1344")
-    height, width = re.split("[x×]", text)
-    return int(height), int(width)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -79,7 +79,7 @@ class Classification(Task):
 
         A frozen backbone is in evaluation mode.
         """
-        if self._config.optimizer.frozen:
+        if self._config.optimizer.frozen == "backbone":
             # The head has no mode of its own.
             logits, changed = self._apply(variables, batch["image"]), {}
         else:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pvt_jax.errors import UserError
 
@@ -100,15 +101,28 @@ def part_of(path: list[str]) -> str:
 
 
 def split(params: Tree, frozen: str) -> tuple[Tree, Tree]:
-    """(what is trained, what is not) of ``params``; ``{**trained, **fixed}`` is the whole again.
+    """(what is trained, what is not) of ``params``; ``joined`` makes the whole of them again.
 
-    ``frozen`` is empty for nothing, or ``"backbone"`` for everything but neck and head. The branches are told apart by
-    their names at the top, so that gradients, moments and decay are never made for what is not trained.
+    ``frozen`` is empty for nothing, ``"backbone"`` for everything but neck and head, or ``"stage1"`` for the stem and
+    first stage of a backbone. They are told apart by their names, so that gradients, moments and decay are never made
+    for what is not trained.
     """
     if not frozen:
         return params, {}
-    trained = {name: branch for name, branch in params.items() if part_of([name]) != frozen}
-    return trained, {name: branch for name, branch in params.items() if part_of([name]) == frozen}
+
+    def is_fixed(path: tuple[str, ...]) -> bool:
+        if part_of(list(path)) != "backbone":
+            return False
+        return frozen == "backbone" or path[path[0] == "backbone"] in ("stem", frozen)
+
+    flat = flatten_dict(params)
+    trained, fixed = ({path: x for path, x in flat.items() if is_fixed(path) == kept} for kept in (False, True))
+    return unflatten_dict(trained), unflatten_dict(fixed)
+
+
+def joined(trained: Tree, fixed: Tree) -> Tree:
+    """The inverse of ``split``."""
+    return unflatten_dict({**flatten_dict(trained), **flatten_dict(fixed)}) if fixed else trained
 
 
 def layer_numbers(params: Tree) -> Tree:

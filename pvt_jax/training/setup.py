@@ -126,7 +126,10 @@ class Setup:
         """
         options, optimizer = self.config.init, self.config.optimizer
         if not options.checkpoint and optimizer.frozen:
-            raise UserError(f"optimizer.frozen={optimizer.frozen} keeps random parameters: give init.checkpoint")
+            raise UserError(
+                f"optimizer.frozen={optimizer.frozen} keeps random parameters: give init.checkpoint, or train all with "
+                "--config.optimizer.frozen= (nothing after it)"
+            )
         if not options.checkpoint:
             return "init.checkpoint is empty: starting from random parameters" if optimizer.layer_decay < 1 else ""
         variables, report = read_variables(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pvt_jax.training.optimizer import split
+from pvt_jax.training.optimizer import joined, split
 from pvt_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -54,7 +54,7 @@ def train_step(
     trained, fixed = split(state.params, frozen)
 
     def loss_of(trained: Any, batch_stats: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-        variables = {"params": {**trained, **fixed}, **({"batch_stats": batch_stats} if batch_stats else {})}
+        variables = {"params": joined(trained, fixed), **({"batch_stats": batch_stats} if batch_stats else {})}
         loss, changed, parts = objective.loss(variables, part, key)
         return loss, (changed.get("batch_stats", batch_stats), parts)
 
@@ -101,9 +101,9 @@ def train_step(
     }
     new_state = TrainState(
         step=state.step + 1,
-        params={**updated, **fixed},
+        params=joined(updated, fixed),
         batch_stats=jax.tree.map(lambda old, new: jnp.where(finite, new, old), state.batch_stats, batch_stats),
-        ema_params={**average, **fixed_average},
+        ema_params=joined(average, fixed_average),
         opt_state=opt_state,
     )
     return new_state, metrics

@@ -280,7 +280,10 @@ def test_batch_statistics_of_a_frozen_backbone_do_not_change(images, tmp_path, f
 def test_a_backbone_is_not_frozen_at_random(images, tmp_path, capfd):
     """Without weights to start from, a frozen backbone is a mistake."""
     line = refused(capfd, flags_of(tmp_path / "run", images, "", optimizer__frozen="backbone")).strip()
-    assert line == "error: optimizer.frozen=backbone keeps random parameters: give init.checkpoint"
+    assert line == (
+        "error: optimizer.frozen=backbone keeps random parameters: give init.checkpoint, or train all with "
+        "--config.optimizer.frozen= (nothing after it)"
+    )
 
 
 def test_fine_tuning_from_nothing_says_so(images, tmp_path):

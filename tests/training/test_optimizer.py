@@ -219,6 +219,20 @@ def test_split_parts_the_head_from_the_backbone():
     assert optimizers.split(dense, "backbone") == (trained, {"backbone": dense["backbone"]})
 
 
+@pytest.mark.parametrize("of_dense_model", [True, False])
+def test_split_parts_stem_and_first_stage(of_dense_model):
+    fixed = {"stem": {"conv": 1, "norm": {"scale": 2}}, "stage1": {"block0": {"conv1": 3}}}
+    rest = {"stage2": {"block0": {"stem": 4, "stage1": 5}}}
+    head = {"head": {"stage1": 6, "stem": 7}}
+    if of_dense_model:
+        fixed, rest = {"backbone": fixed}, {"backbone": rest}
+        whole = {"backbone": fixed["backbone"] | rest["backbone"], **head}
+    else:
+        whole = {**fixed, **rest, **head}
+    assert optimizers.split(whole, "stage1") == ({**rest, **head}, fixed)
+    assert optimizers.joined(*optimizers.split(whole, "stage1")) == whole
+
+
 # Dense tasks.
 
 

@@ -135,6 +135,35 @@ def test_parts_of_the_loss_are_means_over_the_parts_of_a_batch(parts):
     assert abs(float(metrics["loss_noise"])) > 1e-3
 
 
+class Branches:
+    """The sum of all parameters' squares, less an example: every gradient and decay that is not stopped shows."""
+
+    def prepare(self, batch: jax.Array, key: jax.Array) -> jax.Array:
+        return batch
+
+    def loss(self, variables: Any, batch: jax.Array, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Any]:
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(variables["params"])) - batch.mean(), {}, {}
+
+
+def test_frozen_parameters_stay_to_the_bit():
+    backbone = {name: {"kernel": jnp.full(3, 0.1)} for name in ("stem", "stage1", "stage2")}
+    params = {"backbone": backbone, "head": {"kernel": jnp.full(2, 0.7)}}
+    optimizer = optimizers.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.5, clip_norm=0.0, decayed="all")
+    state = TrainState.create({"params": params}, optimizer, ema=True, frozen="stage1")
+    numbers: Any = {"seed": 0, "accumulation_steps": 2, "ema_decay": 0.9, "frozen": "stage1"}
+    step = functools.partial(train_step, objective=Branches(), optimizer=optimizer, schedule=schedule, **numbers)
+    after, metrics = jax.jit(step)(state, jnp.ones(4))
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for found in (after.params, after.ema_params):
+        for name in ("stem", "stage1"):
+            assert_equal(found["backbone"][name], backbone[name])
+        for one, before in ((found["backbone"]["stage2"], backbone["stage2"]), (found["head"], params["head"])):
+            assert (np.asarray(one["kernel"]) < np.asarray(before["kernel"])).all()
+    assert float(metrics["grad_norm"]) == pytest.approx(2 * np.sqrt(3 * 0.1**2 + 2 * 0.7**2), rel=1e-6)
+    # Two moments of each of the two arrays that are trained.
+    assert sum(leaf.ndim == 1 for leaf in jax.tree.leaves(after.opt_state)) == 4
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_an_update_that_is_not_finite_is_skipped(bad, parts):

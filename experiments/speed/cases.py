@@ -1,0 +1,34 @@
+"""What ``compare_pytorch.py`` compares: models, the sizes of their inputs, and how many parameters a peer has more."""
+
+import argparse
+import re
+
+WIDE = (64, 128, 320, 512)
+# Depths and dims, from the papers; the rest is the same for all sizes of a family.
+CLASSIFIERS = {
+    "pvt_tiny": ((2, 2, 2, 2), WIDE),
+    "pvt_small": ((3, 4, 6, 3), WIDE),
+    "pvt_medium": ((3, 4, 18, 3), WIDE),
+    "pvt_v2_b0": ((2, 2, 2, 2), (32, 64, 160, 256)),
+    "pvt_v2_b1": ((2, 2, 2, 2), WIDE),
+    "pvt_v2_b2": ((3, 4, 6, 3), WIDE),
+}
+SEGMENTERS = ("mit_b0+segformer", "pvt_tiny+semantic_fpn")
+DETECTORS = ("resnet50+retinanet", "resnet50+mask_rcnn")
+
+# Of classifiers, segmenters and detectors.
+IMAGE_CLASSES, PIXEL_CLASSES, OBJECT_CLASSES = 1000, 150, 80
+# Objects of an image that a detector is trained on.
+OBJECTS = 10
+
+# Parameters of the peer less ours; None: the peer is another model. torchvision's Mask R-CNN predicts a box for the
+# background, too, and none reads it: four numbers of 1,024 weights and a bias.
+MORE_PARAMETERS: dict[str, int | None] = {"pvt_tiny+semantic_fpn": None, "resnet50+mask_rcnn": 4 * (1024 + 1)}
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """(height, width) of a word as 800x1344."""
+    if not re.fullmatch(r"[1-9]\d*[x×][1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no image size: give height and width, as 800x1344")
+    height, width = re.split("[x×]", text)
+    return int(height), int(width)
