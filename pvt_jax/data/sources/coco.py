@@ -162,10 +162,10 @@ def open_coco(root: str, split: Split, splits: Splits, options: DetectionOptions
     )
 
 
-def class_names_of_coco(root: str) -> tuple[str, ...]:
-    """Returns the names of the classes of the training annotations in ``root``, found by themselves."""
-    path, _ = find_annotations(root, "train", {"train": "", "eval": ""})
-    return select_classes(read_coco(path, with_masks=False))[0]
+def class_names_of_coco(root: str, splits: Splits, options: DetectionOptions) -> tuple[str, ...]:
+    """Returns the names of the classes of the training annotations in ``root``; ``num_classes`` is not read."""
+    path, _ = find_annotations(root, "train", splits, options.annotations)
+    return select_classes(read_coco(path, with_masks=False), options.class_names)[0]
 
 
 def select_classes(

@@ -6,6 +6,7 @@ from itertools import islice
 
 from pvt_jax.data.headers import printable
 from pvt_jax.data.sources.coco import class_names_of_coco
+from pvt_jax.data.sources.detection import DetectionOptions, Splits
 from pvt_jax.data.sources.folder import find_root, listed
 from pvt_jax.data.sources.voc import class_names_of_voc
 from pvt_jax.errors import UserError
@@ -33,13 +34,26 @@ def split_head(argument: str, heads: Sequence[str]) -> tuple[str, str]:
     return argument, heads[0]
 
 
-def inspect_folder(folder: str) -> tuple[str, tuple[str, ...]]:
+def inspect_folder(
+    folder: str, source: str = "", train_split: str = "", options: DetectionOptions | None = None
+) -> tuple[str, tuple[str, ...]]:
     """Returns the source that reads the folder, "coco" or "voc", and the names of its training half's classes.
 
+    Args:
+        folder: of the data set.
+        source: its format if that is known, "coco" or "voc".
+        train_split: name of the training half; "" for the usual ones.
+        options: what a config says of the annotations.
+
     Raises:
-        UserError: it has neither format, or not in a layout that is known.
+        UserError: it has neither format, or not in a layout that is known and that the options do not describe.
     """
+    readers = {"coco": class_names_of_coco, "voc": class_names_of_voc}
+    splits: Splits = {"train": train_split, "eval": ""}
+    options = options or DetectionOptions(num_classes=0)
     root = find_root(folder, "coco or voc", "images and their annotations")
+    if source in readers:
+        return source, readers[source](root, splits, options)
     json, xml = _holds(root, ".json"), _holds(root, ".xml")
     if not json and not xml:
         has = listed(sorted(name for name in os.listdir(root) if not name.startswith("."))) or "nothing"
@@ -49,12 +63,12 @@ def inspect_folder(folder: str) -> tuple[str, tuple[str, ...]]:
         )
     try:
         if json:
-            return "coco", class_names_of_coco(root)
+            return "coco", class_names_of_coco(root, splits, options)
     except UserError:
         # JSON files lie about for many reasons.
         if not xml:
             raise
-    return "voc", class_names_of_voc(root)
+    return "voc", class_names_of_voc(root, splits, options)
 
 
 def _holds(root: str, ending: str) -> bool:

@@ -139,12 +139,16 @@ def open_voc(root: str, split: Split, splits: Splits, options: DetectionOptions)
     )
 
 
-def class_names_of_voc(root: str) -> tuple[str, ...]:
-    """Returns the names of the classes in ``root``: those of a file of names, or what training objects are called."""
+def class_names_of_voc(root: str, splits: Splits, options: DetectionOptions) -> tuple[str, ...]:
+    """Returns the names of the classes in ``root``; ``num_classes`` is not read.
+
+    They are those of the options, of a file of names, or what training objects are called.
+    """
+    if options.class_names:
+        return options.class_names
     if path := names_file(root):
         return read_names(path)
-    half = _read_half(root, "train", {"train": "", "eval": ""}, DetectionOptions(num_classes=0))
-    return tuple(sorted(set(half.names)))
+    return tuple(sorted(set(_read_half(root, "train", splits, options).names)))
 
 
 def _boxes(corners: np.ndarray) -> np.ndarray:
