@@ -13,6 +13,7 @@ Metric: AP on the validation images. Time: not measured; shorter sides are 640 p
 
 from ml_collections import ConfigDict
 
+from pvt_jax.data.sources.detection import DetectionOptions
 from pvt_jax.data.sources.detection_folder import inspect_folder, split_head
 from pvt_jax.errors import UserError
 
@@ -24,7 +25,6 @@ def get_config(arg: str = "") -> ConfigDict:
     folder, head = split_head(arg, _HEADS)
     if not folder:
         raise UserError("give the folder of your images: --config configs/detection_folder.py:FOLDER")
-    source, class_names = inspect_folder(folder)
     return ConfigDict(
         {
             "task": "detection",
@@ -34,12 +34,12 @@ def get_config(arg: str = "") -> ConfigDict:
             "init": {"checkpoint": "pvt_v2_b0"},
             "model": {
                 "name": "pvt_v2_b0",
-                "num_classes": len(class_names),
+                "num_classes": 0,  # As many as the folder has.
                 "image_size": 224,
                 "drop_path_rate": 0.1,
             },
             "head": {"name": head},
-            "data": {"source": source, "root": folder},
+            "data": {"source": "", "root": folder},  # Its format is found.
             "detection": {"short_sides": (480, 544, 608, 640), "long_side": 1066, "test_short_side": 640},
             "optimizer": {
                 "learning_rate": 1e-4,
@@ -56,3 +56,17 @@ def get_config(arg: str = "") -> ConfigDict:
             "checkpoint": {"every_steps": 200},
         }
     )
+
+
+def complete(config: ConfigDict) -> None:
+    """Format and classes, as the folder and the keys that describe it have them."""
+    detection = config.detection
+    options = DetectionOptions(
+        num_classes=config.model.num_classes,
+        class_names=tuple(detection.class_names),
+        annotations=detection.annotations,
+        image_folder=detection.image_folder,
+    )
+    source, class_names = inspect_folder(config.data.root, config.data.source, config.data.train_split, options)
+    config.data.source = source
+    config.model.num_classes = config.model.num_classes or len(class_names)

@@ -2,7 +2,8 @@
 
 A config file defines ``get_config(arg="") -> Config`` and names only what its experiment chooses; everything else
 comes from ``defaults()`` in ``config_keys.py``, which is also the list of all keys. A key that is not there is an
-error.
+error. It may also define ``complete(config)``, which sets what follows from other keys, such as the number of classes
+from a folder, once the command line has set its own.
 """
 
 import ast
@@ -10,7 +11,7 @@ import difflib
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
         file = Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"no config file {path}: there is no such user") from None
-    chosen = _run_config_file(file, argument)
+    chosen, complete = _run_config_file(file, argument)
     config = resolve(chosen.to_dict() if isinstance(chosen, ConfigDict) else chosen)
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -50,6 +51,8 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
                 raise UserError(f"--config.{key} is a section: set one of its keys, as --config.{key}.KEY=VALUE")
             raise UserError(f"--config.{key} needs a value: write --config.{key}=VALUE")
         _set(config, key, text, from_text=True)
+    if complete is not None:
+        _call(file, complete, config)
     check(config)
     return config
 
@@ -134,7 +137,8 @@ def _wrong_type(key: str, kind: type, value: Any) -> str:
     return f"config key {key!r} takes {article} {kind.__name__}, not {value!r}"
 
 
-def _run_config_file(path: Path, argument: str) -> Any:
+def _run_config_file(path: Path, argument: str) -> tuple[Any, Callable[[Config], None] | None]:
+    """(what ``get_config`` gives, ``complete`` if the file has it)."""
     if not path.is_file():
         siblings = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         nearest = difflib.get_close_matches(str(path), siblings, 1, 0.0)
@@ -143,11 +147,20 @@ def _run_config_file(path: Path, argument: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"pvt_jax_config_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+
+    def chosen() -> Any:
+        spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]
+        return module.get_config(argument) if argument else module.get_config()
+
+    return _call(path, chosen), getattr(module, "complete", None)
+
+
+def _call(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call what a config file defines, or runs; what goes wrong in it is a UserError."""
     # Configs share recipes by "from configs.common import …", from whatever folder the command is run in.
     sys.path.insert(0, str(path.resolve().parent.parent))
     try:
-        spec.loader.exec_module(module)
-        return module.get_config(argument) if argument else module.get_config()
+        return function(*arguments)
     except UserError:
         raise
     except Exception as error:

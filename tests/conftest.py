@@ -1,5 +1,6 @@
 """What holds for every test: a compilation cache, checked shapes, and the same Hypothesis examples in every run."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,7 +11,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import hypothesis
+import jax
 import jaxtyping
+import pytest
 
 # Every call of these rooms' functions is checked against its signature: types, and shapes as "b h w c". Installed
 # before anything imports them.
@@ -19,3 +22,11 @@ jaxtyping.install_import_hook([f"pvt_jax.{room}" for room in CHECKED], "beartype
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_of_other_modules():
+    """Compiled programs go with the module that needed them: three workers that keep all of them fill the memory."""
+    yield
+    jax.clear_caches()
+    gc.collect()

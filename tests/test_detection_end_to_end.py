@@ -21,6 +21,9 @@ TINY = {
     "head__neck_channels": "8",
     "detection__short_sides": "(64,)",
     "detection__long_side": "64",
+    "head__train_proposals": "32",
+    "head__proposals": "16",
+    "head__max_detections": "10",
     "batch_size": "8",
     "evaluation__batch_size": "64",
 }

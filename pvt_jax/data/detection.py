@@ -10,7 +10,7 @@ import numpy as np
 # bool [h, w].
 Mask = list[list[float]] | dict[str, Any] | np.ndarray
 
-# Boxes that have less on a side, after clipping, are no objects; mmdetection leaves them out, too.
+# Boxes that have less on a side, after clipping, are no objects. mmdetection tests the sides before clipping.
 LEAST_SIDE = 1.0
 
 

@@ -98,7 +98,7 @@ def _check_half(
     if not any(len(source.objects(index)) for index in probes) and not source.counts().any():
         raise UserError(f"no {half} image has an object ({source}): annotate some, or choose another split")
     if needs_masks:
-        _check_masks(half, source, probes)
+        notes += _check_masks(half, source, probes)
     corrupt = [error for error in images if error]
     if not corrupt:
         return notes
@@ -168,8 +168,8 @@ def _probe(source: DetectionSource, index: int, decode: Callable[[bytes, str], o
     return None
 
 
-def _check_masks(half: str, source: DetectionSource, probes: list[int]) -> None:
-    """Decodes masks, and raises UserError where most of them are elsewhere than their boxes."""
+def _check_masks(half: str, source: DetectionSource, probes: list[int]) -> list[str]:
+    """Decodes masks; returns what is worth a note. Raises UserError where most are elsewhere than their boxes."""
     tried, elsewhere = 0, []
     for index in probes:
         objects = source.objects(index)
@@ -185,6 +185,10 @@ def _check_masks(half: str, source: DetectionSource, probes: list[int]) -> None:
             f"{len(elsewhere):,} of the {tried:,} {half} masks tried have no pixel in their boxes, the first in "
             f"{source.name(elsewhere[0])}: were the boxes scaled with the images, and the masks not?"
         )
+    if not elsewhere:
+        return []
+    first = source.name(elsewhere[0])
+    return [f"{len(elsewhere):,} of the {tried:,} masks tried have no pixel in their boxes, the first in {first}"]
 
 
 def _in_both(train: DetectionSource, evaluation: DetectionSource) -> int:

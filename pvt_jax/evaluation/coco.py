@@ -163,7 +163,7 @@ def coco_metrics(
     Args:
       ground_truth: ``images`` and ``annotations`` as in COCO's files; not changed. Ids of images are numbers or texts,
         those of annotations do not matter. Without ``area`` it is the box's, without ``iscrowd`` 0, and without
-        ``segmentation`` an object has no pixels.
+        ``segmentation`` an object has no pixels; None is as nothing.
       results: as of ``DetectionResults.results``; not changed.
       masks: also of masks.
       class_names: by category id; annotations and results of others do not count.
@@ -232,16 +232,16 @@ def _evaluated(
 
 
 def _object(number: int, annotation: Mapping[str, Any], numbers: dict[Any, int], masks: bool) -> dict[str, Any]:
-    box = annotation["bbox"]
+    box, area = annotation["bbox"], annotation.get("area")
     found = {
         "id": number,
         "image_id": numbers[annotation["image_id"]],
         "category_id": annotation["category_id"],
         "bbox": box,
-        "area": annotation.get("area", box[2] * box[3]),
-        "iscrowd": int(annotation.get("iscrowd", 0)),
+        "area": box[2] * box[3] if area is None else area,
+        "iscrowd": int(annotation.get("iscrowd") or 0),
     }
-    return found | {"segmentation": annotation.get("segmentation", [])} if masks else found
+    return found | {"segmentation": annotation.get("segmentation") or []} if masks else found
 
 
 def _detections(results: list[Mapping[str, Any]], numbers: dict[Any, int], kind: str) -> list[dict[str, Any]]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pvt_jax.data.sources import coco_json
+from pvt_jax.data.sources import coco, coco_json
 from pvt_jax.data.sources.detection import DetectionOptions, DetectionSource, open_detection_source
 from pvt_jax.errors import UserError
+from pvt_jax.evaluation.coco import coco_metrics
 from tests.helpers.detection_data import COCO_LAYOUTS, save, write_coco, write_json
 
 TRAIN = "annotations/instances_train2017.json"
@@ -332,11 +333,25 @@ REFUSED = [
     (of("annotations", 0, bbox=[float("nan"), 2, 3, 4]), "no bbox of four numbers"),
     (of("annotations", 0, bbox=[float("inf"), 2, 3, 4]), "no bbox of four numbers"),
     (of("annotations", 0, bbox=None), "a bbox is [x, y, width, height] in pixels"),
+    (of("annotations", 0, bbox=[1, 2, 3, 10**499]), 'annotations have no bbox of four numbers, the first is {"id": 1'),
+    (of("annotations", 0, iscrowd=[1]), '1 annotations have an iscrowd that is neither 0 nor 1, the first is {"id": 1'),
+    (of("annotations", 0, iscrowd="false"), "\"iscrowd\": \"false\"}: write 1 for a crowd region, and 0 for an object"),
+    (of("annotations", 0, iscrowd="0"), "1 annotations have an iscrowd that is neither 0 nor 1"),
+    (of("annotations", 0, iscrowd=2), "1 annotations have an iscrowd that is neither 0 nor 1"),
+    (of("annotations", 0, iscrowd=float("nan")), "1 annotations have an iscrowd that is neither 0 nor 1"),
     (without("annotations", 0, "bbox"), "no bbox of four numbers"),
     (lambda content: content["annotations"].append(7), "1 annotations have no bbox of four numbers, the first is 7"),
     (of("annotations", 2, image_id=99), "1 annotations have an unknown image_id, the first is annotation 1002, whose "
      "image_id is 99: remove them, or add what is missing to images"),
-    (of("annotations", 2, image_id="1"), "whose image_id is '1'"),
+    (of("annotations", 2, image_id="1"), "1 annotations have a text as image_id, the first is annotation 1002, whose "
+     "image_id is '1' where images have 1: write it as the ids of images are written"),
+    (of("annotations", 2, image_id="x"), "whose image_id is 'x': remove them"),
+    (of("annotations", 2, image_id=True), "1 annotations have an unknown image_id, the first is annotation 1002, whose "
+     "image_id is True"),
+    (of("annotations", 2, image_id=1.5), "whose image_id is 1.5: remove them"),
+    (of("annotations", 2, image_id=10**499), f"whose image_id is 1{'0' * 159}…: remove them"),
+    (of("annotations", 2, category_id="7"), "1 annotations have a text as category_id, the first is annotation 1002, "
+     "whose category_id is '7' where categories have 7: write it as the ids of categories are written"),
     (of("annotations", 2, image_id=[1]), "whose image_id is [1]"),
     (without("annotations", 2, "image_id"), "whose image_id is None"),
     (of("annotations", 2, category_id=1), "1 annotations have an unknown category_id, the first is annotation 1002"),
@@ -347,6 +362,8 @@ REFUSED = [
     (of("images", 1, height=-1), "height or width that is no size"),
     (of("images", 1, width="8"), "height or width that is no size"),
     (of("categories", 1, id=7), "1 ids of categories are given twice, the first is id 7"),
+    (of("images", 1, id=1.0), "1 ids of images are given twice, the first is id 1: "),
+    (of("images", 1, id=2e300), "1 images have an id that is no whole number"),
     (of("categories", 1, id="2"), "1 categories have an id that is no whole number"),
     (without("categories", 1, "name"), "1 categories have no name"),
     (of("categories", 1, name="0"), "names categories 2 and 7 '0': give each class a name of its own"),
@@ -368,18 +385,13 @@ REFUSED = [
 ]  # fmt: skip
 
 REFUSED_MASKS = [
-    ([[1, 2, 3, 4]], "1 annotations have a polygon of less than three points"),
-    ([[1, 2, 3, 4, 5, 6, 7]], "a polygon of less than three points"),
-    ([[1, 2, 3, 4, 5, float("nan")]], "a polygon of less than three points"),
-    ([["1", 2, 3, 4, 5, 6]], "neither polygons nor run lengths"),
+    ([[1, 2, 3, 4]], '1 annotations have a polygon of less than three points, the first is {"id": 1000, '),
+    ([[1, 2, 3, 4]], "0}: each is a list [x, y, x, y, x, y, …] of numbers"),
+    ([[0, 0, 10**400, 0, 9, 9.5]], "1 annotations have a polygon with a point more than 100,000 pixels away"),
     ("yes", "neither polygons nor run lengths"),
-    ([1, 2, 3, 4, 5, 6], "neither polygons nor run lengths"),
-    ([[0, 0, 1e9, 0, 1e9, 1e9]], "a point more than 100,000 pixels away"),
     ({"size": [64, 64], "counts": [1, 2]}, "run lengths that do not add up to the size of the image"),
-    ({"size": [64, 64], "counts": [5000, -904]}, "run lengths that do not add up"),
-    ({"size": ["64", "64"], "counts": "0a"}, "neither polygons nor run lengths"),
-    ({"size": [64, 64], "counts": [2048.0, 2048.0]}, "neither polygons nor run lengths"),
-    ({"size": [64, 64]}, "neither polygons nor run lengths"),
+    ({"size": [64, 64], "counts": "0a"}, "annotations have run lengths whose counts are no compressed text of COCO's"),
+    ({"size": [64, 64], "counts": "5"}, "run lengths that do not add up to the size of the image"),
     ({"size": [32, 64], "counts": [2048]}, "1 masks have another size than their images, the first is annotation 1000, "
      "32×64 in 1.png, 64×64 (height × width)"),
 ]  # fmt: skip
@@ -399,9 +411,12 @@ class TestRefused:
         # Who wants no masks is not asked to mend them.
         assert len(opened(root)) == 6
 
-    def test_masks_that_only_decoding_finds(self, root):
-        change(root, of("annotations", 0, segmentation={"size": [64, 64], "counts": "0a"}))
+    def test_masks_that_were_changed_since(self, root):
+        whole, cut = json.dumps({"size": [64, 64], "counts": "PP4"}), json.dumps({"size": [64, 64], "counts": "PP`"})
+        change(root, of("annotations", 0, segmentation=json.loads(whole)))
         source = opened(root, with_masks=True)
+        assert source.masks(0, source.objects(0))[0].sum() == 0
+        (root / TRAIN).write_text((root / TRAIN).read_text().replace(whole, cut))
         with pytest.raises(UserError, match="a mask of .*1.png cannot be decoded"):
             source.masks(0, source.objects(0))
 
@@ -412,6 +427,30 @@ class TestRefused:
 
         change(root, edit)
         assert "19 annotations have no bbox of four numbers" in message(root)
+
+    @pytest.mark.parametrize("split,path", [("train", TRAIN), ("eval", VAL)])
+    def test_corners(self, root, split, path):
+        def edit(content):
+            for row in content["annotations"]:
+                x, y, width, height = row["bbox"]
+                row["bbox"] = [x, y, x + width, y + height]
+
+        assert opened(root, split)
+        change(root, edit, path)
+        rows = json.loads((root / path).read_text())["annotations"]
+        sides = {image["id"]: image["width"] for image in json.loads((root / path).read_text())["images"]}
+        out = [
+            row
+            for row in rows
+            if any(row["bbox"][axis] + row["bbox"][axis + 2] > 1.1 * sides[row["image_id"]] for axis in (0, 1))
+        ]
+        box = ", ".join(f"{value:g}" for value in out[0]["bbox"])
+        line = message(root, split)
+        assert line.startswith(
+            f"{root / path}: {len(out)} of {len(rows)} boxes reach far out of their picture, but not if they are "
+            f"[x1, y1, x2, y2], the first is annotation {out[0]['id']}, bbox [{box}] (x, y, width, height) in "
+        )
+        assert line.endswith("write each bbox as [x, y, width, height], with width x2 - x1 and height y2 - y1")
 
     def test_fractions(self, root):
         def edit(content):
@@ -438,6 +477,11 @@ class TestRefused:
             (b"{}", "has no list 'images' (it holds nothing)"),
             (b'{"images": {}, "version": 1}', "has no list 'images' (it is something else)"),
             (b'{"categories": [{"id": 1, "name": "caf\xe9"}]}', 'is not UTF-8: byte 0xE9 in {"id": 1'),
+            (b'{"annotations": [{"id": 1, "note": "caf\xe9"}]}', 'is not UTF-8: byte 0xE9 in {"id": 1'),
+            (
+                b'{"annotations": [{"id": 1' + b"0" * 5000 + b"}]}",
+                "is no JSON of COCO (Exceeds the limit (4300 digits)",
+            ),
             ("{}".encode("utf-16"), "is UTF-16: save the file as UTF-8"),
         ],
     )
@@ -473,9 +517,8 @@ class TestRefused:
 class TestGroundTruth:
     def test_average_precision_is_that_of_the_file(self, root):
         """pycocotools reads the file itself; crowd regions, odd boxes and small objects are in it."""
-        coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is the oracle: make test ORACLES=1")
+        coco_api = pytest.importorskip("pycocotools.coco", reason="pycocotools is the oracle: make test ORACLES=1")
         cocoeval = pytest.importorskip("pycocotools.cocoeval", reason="pycocotools is the oracle: make test ORACLES=1")
-        from pvt_jax.evaluation.coco import coco_metrics
 
         def edit(content):
             content["annotations"][0].update(iscrowd=1)
@@ -491,7 +534,7 @@ class TestGroundTruth:
                 box = (np.array(row["bbox"]) + random.normal(0, spread, 4)).tolist()
                 found = {key: row[key] for key in ("image_id", "category_id")}
                 results.append({**found, "bbox": box, "score": float(random.random())})
-        reference = coco.COCO(str(root / VAL))
+        reference = coco_api.COCO(str(root / VAL))
         evaluator = cocoeval.COCOeval(reference, reference.loadRes(results), "bbox")
         evaluator.evaluate()
         evaluator.accumulate()
@@ -501,6 +544,87 @@ class TestGroundTruth:
         assert 10 < metrics["AP"] < 90
         for place, name in ((0, "AP"), (1, "AP50"), (2, "AP75"), (3, "AP_small"), (4, "AP_medium")):
             assert metrics[name] == pytest.approx(100 * evaluator.stats[place], abs=1e-9)
+
+    def test_has_numbers_as_they_were_understood(self, root):
+        """Odd ones train and evaluate alike, and none of them ends a run at its first evaluation."""
+        odd = [None, False, True, 0, 1, 0.0, 1.0]
+
+        def edit(content):
+            for row, value in zip(content["annotations"], odd, strict=False):
+                row.update(iscrowd=value)
+            del content["annotations"][7]["iscrowd"]
+            for row, area in zip(content["annotations"], (None, "x", "10", float("nan"), -1, 10**400), strict=False):
+                row.update(area=area)
+
+        change(root, edit, VAL)
+        source = opened(root, "eval", with_masks=True)
+        truth = source.ground_truth()
+        assert [row["iscrowd"] for row in truth["annotations"]][:8] == [0, 0, 1, 0, 1, 0, 1, 0]
+        understood = np.concatenate([source.objects(index).crowd for index in range(len(source))])
+        assert understood.tolist() == [row["iscrowd"] == 1 for row in truth["annotations"]]
+        assert [row["area"] for row in truth["annotations"]] == [
+            pytest.approx(area) for index in range(len(source)) for area in source.objects(index).areas
+        ]
+        content = json.loads((root / VAL).read_text())
+        for row, said in zip(truth["annotations"], content["annotations"], strict=True):
+            assert row["area"] == (said["area"] if row["id"] > 6 else said["bbox"][2] * said["bbox"][3])
+        assert "6 areas that are missing or no number are those of the boxes" in source.notes()
+        names = dict(zip(source.category_ids, source.class_names, strict=True))
+        for masks in (False, True):
+            assert coco_metrics(truth, [], masks, names)["AP"] == 0
+
+    def test_one_area(self, root):
+        change(root, without("annotations", 0, "area"))
+        assert "1 area that is missing or no number is that of the box" in opened(root).notes()
+        assert not any("area" in note for note in opened(root, "eval").notes())
+
+    def test_numbers_of_pandas(self, root):
+        """Columns with a gap are floats, and so are all whole numbers in them."""
+
+        def edit(content):
+            for row in (*content["images"], *content["categories"], *content["annotations"]):
+                for key in ("id", "image_id", "category_id", "height", "iscrowd"):
+                    row.update({key: float(row[key])} if key in row else {})
+            for row in content["annotations"]:
+                row["segmentation"]["size"] = [float(side) for side in row["segmentation"]["size"]]
+
+        before = {split: opened(root, split, with_masks=True) for split in ("train", "eval")}
+        truths = {split: source.ground_truth() for split, source in before.items()}
+        masks = before["train"].masks(0, before["train"].objects(0))
+        for path in (TRAIN, VAL):
+            change(root, edit, path)
+        for split, truth in truths.items():
+            source = opened(root, split, with_masks=True)
+            found = source.ground_truth()
+            assert found == truth and source.category_ids == (2, 3, 5, 7, 11, 13, 17, 19, 23, 90)
+            ids = [source.image_id(0), source.category_ids[0], found["annotations"][0]["image_id"]]
+            ids += [found["annotations"][0]["category_id"], found["images"][0]["id"], found["categories"][0]["id"]]
+            assert {type(one) for one in ids} == {int}
+        source = opened(root, with_masks=True)
+        for mask, expected in zip(source.masks(0, source.objects(0)), masks, strict=True):
+            np.testing.assert_array_equal(mask, expected)
+
+    def test_ids_that_are_not_ascii(self, root):
+        def edit(content):
+            for row in (*content["images"], *content["annotations"]):
+                key = "id" if "file_name" in row else "image_id"
+                row[key] = f"é{row[key]}"
+
+        change(root, edit, VAL)
+        (root / VAL).write_text(json.dumps(json.loads((root / VAL).read_text()), ensure_ascii=False), "utf-8")
+        source = opened(root, "eval")
+        assert {row["image_id"] for row in source.ground_truth()["annotations"]} == {"é7", "é8", "é9"}
+
+    def test_what_nothing_reads_may_be_of_another_encoding(self, root):
+        truth = opened(root, "eval").ground_truth()
+        (root / VAL).write_bytes(b'{"author": "caf\xe9", ' + (root / VAL).read_bytes()[1:])
+        assert opened(root, "eval").ground_truth() == truth
+
+    def test_a_file_that_is_gone(self, root):
+        source = opened(root, "eval")
+        (root / VAL).unlink()
+        with pytest.raises(UserError, match="cannot read .*val2017.json .*: put it back, or start again"):
+            source.ground_truth()
 
     def test_a_first_annotation_of_number_0_counts(self, root):
         change(root, of("annotations", 0, id=0))
@@ -516,8 +640,7 @@ def test_places_are_exact_whatever_the_file_looks_like(root):
     content = {"info": "日本語 é", **content}
     (root / TRAIN).write_text(json.dumps(content, ensure_ascii=False, indent=3), "utf-8")
     file = coco_json.read_coco(str(root / TRAIN), with_masks=True)
-    read = [coco_json.read_annotation(file.path, *span) for span in file.spans.tolist()]
-    assert read == content["annotations"]
+    assert list(coco_json.read_annotations(file.path, file.spans.tolist())) == content["annotations"]
 
 
 def test_grows_no_image_folder_of_its_own(tmp_path):
@@ -526,3 +649,40 @@ def test_grows_no_image_folder_of_its_own(tmp_path):
     save(tmp_path / "images/a/b/1.png", np.zeros((64, 64, 3), np.uint8))
     change(tmp_path, of("images", 0, file_name="a/b/1.png"), "annotations/train.json")
     assert opened(tmp_path).name(0) == str(tmp_path / "images/a/b/1.png")
+
+
+def check_corners(boxes: np.ndarray, side: int = 100) -> None:
+    """Checks boxes as a file has them, each in a picture of its own."""
+    count = len(boxes)
+    file = coco_json.CocoFile("train.json", owners=np.arange(count), boxes=boxes, ids=np.arange(count))
+    coco._check_corners(file, np.full((count, 2), side), [f"{number}.jpg" for number in range(count)])
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("spread", [0.1, 0.25, None])
+def test_corners_are_told_from_boxes_that_reach_out(seed, spread):
+    """Of objects in the middle, around it or anywhere; of all sizes."""
+    random = np.random.default_rng(seed)
+    middle = random.uniform(0, 100, (200, 2)) if spread is None else random.normal(50, 100 * spread, (200, 2))
+    sides = np.exp(random.uniform(np.log(4), np.log(90), (200, 2)))
+    whole = np.concatenate([middle - sides / 2, middle + sides / 2], axis=1)
+    corners = np.clip(whole, 0, 100)
+    corners = corners[(corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)]
+    with pytest.raises(UserError, match="write each bbox as"):
+        check_corners(corners)
+    # A few that are wrong in another way change nothing, and few boxes say nothing.
+    corners[:3] = [[50, 50, 20, 20], [-9, 0, 5, 5], [0, 0, 0, 0]]
+    with pytest.raises(UserError, match="write each bbox as"):
+        check_corners(corners)
+    check_corners(corners[:9])
+    # Of COCO's format, clipped or not, and even where pictures were made smaller after they were annotated.
+    for found in (corners[3:], whole):
+        check_corners(np.concatenate([found[:, :2], found[:, 2:] - found[:, :2]], axis=1))
+        check_corners(1.5 * np.concatenate([found[:, :2], found[:, 2:] - found[:, :2]], axis=1))
+
+
+def test_large_objects_of_which_pictures_show_a_part():
+    """Portraits: each begins at the upper left, is larger than where it begins, and goes on below the picture."""
+    random = np.random.default_rng(0)
+    starts, sides = random.uniform(-4, 20, (200, 2)), random.uniform(60, 120, (200, 2))
+    check_corners(np.concatenate([starts, sides], axis=1))

@@ -6,14 +6,19 @@ import pytest
 
 from configs import detection_folder
 from configs.common import known_weights
+from pvt_jax import config as config_lib
 from pvt_jax.checkpoints.known import KNOWN
 from pvt_jax.errors import UserError
 from tests.helpers.detection_data import write_coco, write_voc
 
 
+def load(argument: str, *overrides: str):
+    return config_lib.load(f"{detection_folder.__file__}:{argument}", overrides)
+
+
 def message(argument: str) -> str:
     with pytest.raises(UserError) as caught:
-        detection_folder.get_config(argument)
+        load(argument)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -21,13 +26,29 @@ def message(argument: str) -> str:
 def test_both_formats(tmp_path):
     write_coco(tmp_path / "a", count=2)
     write_voc(tmp_path / "b", count=6)
-    config = detection_folder.get_config(str(tmp_path / "a"))
+    config = load(str(tmp_path / "a"))
     assert (config.data.source, config.head.name, config.model.num_classes) == ("coco", "retinanet", 10)
-    config = detection_folder.get_config(f"{tmp_path / 'b'},faster_rcnn")
+    config = load(f"{tmp_path / 'b'},faster_rcnn")
     assert (config.data.source, config.data.root, config.head.name) == ("voc", str(tmp_path / "b"), "faster_rcnn")
     # A JSON may be there for another reason.
     (tmp_path / "b/settings.json").write_text("{}")
-    assert detection_folder.get_config(str(tmp_path / "b")).data.source == "voc"
+    assert load(str(tmp_path / "b")).data.source == "voc"
+
+
+def test_keys_of_the_command_line_describe_the_folder(tmp_path):
+    """Annotations, split and classes that are found by no layout; the number of classes follows from them."""
+    write_coco(tmp_path / "a", layout="plain", count=2)
+    (tmp_path / "a/annotations").rename(tmp_path / "a/labels")
+    (tmp_path / "a/labels/train.json").rename(tmp_path / "a/labels/fit.json")
+    assert "detection.annotations" in message(str(tmp_path / "a"))
+    keys = ["detection.annotations=labels/{split}.json", "data.train_split=fit"]
+    assert load(str(tmp_path / "a"), *keys).model.num_classes == 10
+    config = load(str(tmp_path / "a"), *keys, "detection.class_names=('3', '5')")
+    assert (config.data.source, config.model.num_classes) == ("coco", 2)
+    # What is set is checked against the data later, and stays.
+    assert load(str(tmp_path / "a"), *keys, "model.num_classes=3").model.num_classes == 3
+    # A way out that a message names: the root itself.
+    assert load(str(tmp_path), f"data.root={tmp_path / 'a'}", *keys).data.root == str(tmp_path / "a")
 
 
 def test_commas(tmp_path):

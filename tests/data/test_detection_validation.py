@@ -1,6 +1,7 @@
 """What is refused of images and objects before the first step, and the line that describes the rest."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -158,9 +159,23 @@ class TestMasks:
         line = message(root, check=check)
         assert "training masks tried have no pixel in their boxes, the first in " in line and "1.png" in line
 
+    @CHECKS
+    def test_few_elsewhere_than_their_boxes(self, root, check):
+        assert "masks tried" not in validate(root, check=check)
+        # One that has no extent, and one that is out of the picture.
+        for number, polygon in ((0, [9, 9, 9, 9, 9, 9]), (1, [90, 90, 99, 90, 99, 99])):
+            change(root, lambda c, n=number, p=polygon: c["annotations"][n].update(segmentation=[p]))
+        line = validate(root, check=check)
+        tried = re.search(
+            r"training: [^;]*, 2 of the (\d+) masks tried have no pixel in their boxes, the first in ", line
+        )
+        assert tried and 32 <= int(tried[1]) <= 32 * 5 and "1.png" in line
+
     def test_that_cannot_be_decoded(self, root):
-        change(root, lambda c: c["annotations"][0].update(segmentation={"size": [64, 64], "counts": "0a"}))
-        assert "cannot be decoded" in message(root)
+        """Where no sample comes by, too."""
+        change(root, lambda c: c["annotations"][12].update(segmentation={"size": [64, 64], "counts": "0a"}))
+        line = message(root)
+        assert "1 annotations have run lengths whose counts are no compressed text of COCO's, the first is {" in line
         assert validate(root, needs_masks=False)
 
 

@@ -1,19 +1,17 @@
-"""Data sets in the format of Pascal VOC: where they are found, what is read of them, and what is refused."""
+"""Data sets in the format of Pascal VOC: what is read of them, and what is refused."""
 
 import os
-import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from pvt_jax.data.sources.detection import DetectionOptions, DetectionSource, open_detection_source
+from pvt_jax.data.sources.detection import DetectionOptions, open_detection_source
+from pvt_jax.data.sources.voc import class_names_of_voc
 from pvt_jax.errors import UserError
-from tests.helpers.detection_data import save, voc_xml, write_voc
+from tests.helpers.detection_data import save, voc_xml
 
 
 def opened(root: Path | str, split: Any = "train", num_classes: int = 2, **rest: Any) -> Any:
@@ -37,8 +35,7 @@ def write(path: Path, content: bytes = b"", image: str = "", size: tuple[int, in
     save(path.parent / image, np.zeros((*size, 3), np.uint8))
 
 
-@pytest.fixture
-def root(tmp_path):
+def write_flat(root: Path) -> Path:
     """Two classes in flat folders: 20 × 30 pixels, a cat in all three, a dog in the first."""
     for number, (split, objects) in enumerate(
         [
@@ -47,107 +44,13 @@ def root(tmp_path):
             ("valid", [("cat", [3, 4, 8, 16])]),
         ]
     ):
-        write(tmp_path / f"{split}/{number}.xml", voc_xml(f"{number}.jpg", (20, 30), objects), f"{number}.jpg")
-    return tmp_path
+        write(root / f"{split}/{number}.xml", voc_xml(f"{number}.jpg", (20, 30), objects), f"{number}.jpg")
+    return root
 
 
-class TestLayouts:
-    @pytest.mark.parametrize("layout", ["voc", "flat"])
-    def test_scenes(self, tmp_path, layout):
-        scenes = write_voc(tmp_path, layout, count=6, growth=8)
-        names = tuple(f"digit{digit}" for digit in range(10))
-        (tmp_path / "classes.txt").write_text("\n".join(names))
-        for split, half in scenes.items():
-            source = opened(tmp_path, split, 10)
-            assert isinstance(source, DetectionSource) and source.class_names == names
-            for one in (source, pickle.loads(pickle.dumps(source))):
-                for index, scene in enumerate(half):
-                    objects = one.objects(index)
-                    np.testing.assert_array_equal(objects.boxes, scene.boxes)
-                    np.testing.assert_array_equal(objects.labels, scene.labels)
-                    assert objects.areas.tolist() == np.prod(scene.boxes[:, 2:] - scene.boxes[:, :2], axis=1).tolist()
-            with Image.open(source.path(1)) as image:
-                np.testing.assert_array_equal(image, half[1].image)
-            assert source.sizes().tolist() == [list(scene.label_map.shape) for scene in half]
-            assert not source.has_masks and source.objects(0).masks is None
-            assert source.image_id(1) == {"train": "scene_01", "eval": "scene_07"}[split]
-
-    @pytest.mark.parametrize(
-        "xml,image",
-        [
-            ("{}/Annotations", "{}/JPEGImages"),
-            ("{}/annotations", "{}/images"),
-            ("Annotations/{}", "JPEGImages/{}"),
-            ("annotations/{}", "images/{}"),
-        ],
-    )
-    def test_found_by_themselves(self, root, tmp_path, xml, image):
-        other = tmp_path / "other"
-        for split in ("train", "valid"):
-            for path in sorted((root / split).iterdir()):
-                folder = other / (xml if path.suffix == ".xml" else image).format(split)
-                folder.mkdir(parents=True, exist_ok=True)
-                shutil.move(path, folder)
-        assert [os.path.relpath(opened(other).name(n), other) for n in (0, 1)] == [
-            f"{image.format('train')}/{n}.jpg" for n in (0, 1)
-        ]
-        assert len(opened(other, "eval")) == 1
-
-    def test_named_in_the_config(self, root):
-        for half, name in (("train", "a"), ("valid", "b")):
-            shutil.move(root / half, root / f"xml_{name}")
-            (root / f"img_{name}").mkdir()
-            for path in (root / f"xml_{name}").glob("*.jpg"):
-                shutil.move(path, root / f"img_{name}")
-        named = {"annotations": "xml_{split}", "image_folder": "img_{split}", "train_split": "a", "eval_split": "b"}
-        assert len(opened(root, **named)) == 2 and len(opened(root, "eval", **named)) == 1
-        assert "looked for xml_{split} + img_{split}, with c for {split}" in message(
-            root, **{**named, "train_split": "c"}
-        )
-
-    def test_lists(self, tmp_path):
-        write_voc(tmp_path, count=4)
-        path = tmp_path / "ImageSets/Main/train.txt"
-        path.write_text("scene_02  1\n\nscene_00 -1\r\n")
-        source = opened(tmp_path, num_classes=1, class_names=("digit0",), keep_empty=True)
-        assert [source.image_id(n) for n in range(len(source))] == ["scene_02", "scene_00"]
-        path.write_text("scene_02\nscene_77\n")
-        line = message(tmp_path)
-        assert f"{path} lists 1 images that have no XML file in {tmp_path / 'Annotations'}: scene_77" in line
-        path.write_text("scene_02\nscene_00\nscene_02\n")
-        source = opened(tmp_path, num_classes=1, class_names=("digit0",), keep_empty=True)
-        assert len(source) == 2 and "1 lines of the list name an image again and are left out" in source.notes()
-        path.write_text("scene_02.png\n")
-        assert "scene_02.png; write them without extension" in message(tmp_path)
-        path.write_text("\n")
-        assert "train.txt is empty" in message(tmp_path)
-
-    def test_not_divided(self, tmp_path):
-        write_voc(tmp_path, count=4)
-        (tmp_path / "ImageSets/Main/val.txt").unlink()
-        assert "; write the names of its images, without extension, into ImageSets/Main/val.txt, a line each" in (
-            message(tmp_path, "eval")
-        )
-        for path in [*tmp_path.glob("JPEGImages/*"), *tmp_path.glob("Annotations/*")]:
-            shutil.move(path, tmp_path)
-        for name in ("JPEGImages", "Annotations", "ImageSets"):
-            shutil.rmtree(tmp_path / name)
-        assert "put XML files and images into two folders there, train and valid" in message(tmp_path)
-
-    def test_nothing_there(self, root, tmp_path):
-        assert "needs data.root" in message("")
-        shutil.rmtree(root / "valid")
-        line = message(root, "eval")
-        assert f"no evaluation images with XML files in {root}: looked for Annotations + JPEGImages + ImageSets" in line
-        assert "with val or valid or validation or test for {split}; it holds train; set data.eval_split" in line
-        write_voc(tmp_path / "a/VOCdevkit/VOC2007")
-        line = message(tmp_path / "a", num_classes=10)
-        assert f"did you mean --config.data.root={tmp_path / 'a/VOCdevkit/VOC2007'}?" in line
-
-    def test_images_without_annotation(self, root):
-        save(root / "train/extra.jpg", np.zeros((20, 30, 3), np.uint8))
-        assert len(opened(root)) == 2
-        assert "1 images have no XML file and are left out" in opened(root).notes()
+@pytest.fixture
+def root(tmp_path):
+    return write_flat(tmp_path)
 
 
 class TestObjects:
@@ -201,7 +104,52 @@ class TestObjects:
         os.rename(root / "train/1.jpg", root / "train/one.jpg")
         content = voc_xml("C:\\photos\\one.jpg", (20, 30), [("cat", [5, 5, 9, 9])])
         (root / "train/1.xml").write_bytes(content)
-        assert opened(root).name(1).endswith("one.jpg") and opened(root).image_id(1) == "1"
+        source = opened(root)
+        assert source.name(1).endswith("one.jpg") and source.image_id(1) == "1"
+        assert not [note for note in source.notes() if "images" in note]
+        os.rename(root / "train/1.xml", root / "train/2.xml")
+        save(root / "train/2.png", np.zeros((20, 30, 3), np.uint8))
+        assert opened(root).name(1).endswith("2.png")
+
+    def test_one_of_two_images_of_a_stem(self, root):
+        """The file that the XML file names, else the first; the other is told of."""
+        save(root / "train/0.png", np.zeros((20, 30, 3), np.uint8))
+        path = root / "train/0.xml"
+        content = path.read_bytes()
+        for named, expected in ((b"0.jpg", "0.jpg"), (b"0.png", "0.png"), (b"photos/0.png", "0.png")):
+            path.write_bytes(content.replace(b"0.jpg", named))
+            source = opened(root)
+            assert source.name(0).endswith(f"train/{expected}") and not [n for n in source.notes() if "stem" in n]
+        for named in (b"", b"0", b"0.webp"):
+            path.write_bytes(content.replace(b"0.jpg", named))
+            source = opened(root)
+            assert len(source) == 2 and source.name(0).endswith("0.jpg")
+            assert (
+                "1 images are left out, such as 0.png: others have the same stem, and the XML files do not say which "
+                "is meant"
+            ) in source.notes()
+
+    def test_words_for_difficult(self, root):
+        content = (root / "train/0.xml").read_bytes()
+        assert content.count(b"<difficult>0<") == 2
+        for text, difficult in {
+            "1": True, "True": True, "true": True, " YES ": True, "0": False, "False": False, "no": False, "": False
+        }.items():  # fmt: skip
+            changed = content.replace(b"<difficult>0<", f"<difficult>{text}<".encode(), 1)
+            (root / "train/0.xml").write_bytes(changed)
+            assert opened(root).objects(0).crowd.tolist() == [difficult, False]
+
+    def test_a_namespace_is_ignored(self, root):
+        path = root / "train/0.xml"
+        content = path.read_bytes()
+        default = content.replace(b"<annotation>", b'<annotation xmlns="http://a.org/b">')
+        prefixed = content.replace(b"</", b"</a:").replace(b"<annotation>", b'<a:annotation xmlns:a="b">')
+        for name in (b"filename", b"size", b"width", b"height", b"depth", b"object", b"name", b"difficult", b"bndbox",
+                     b"xmin", b"xmax", b"ymin", b"ymax"):  # fmt: skip
+            prefixed = prefixed.replace(b"<" + name + b">", b"<a:" + name + b">")
+        for changed in (default, prefixed):
+            path.write_bytes(changed)
+            assert opened(root).objects(0).boxes.tolist() == [[0, 0, 10, 20], [10, 1, 30, 19]]
 
 
 class TestClasses:
@@ -248,6 +196,16 @@ REFUSED = [
     (lambda content: b"", "1 XML files cannot be read"),
     (replaced((b"dog", b"caf\xe9")), "1 XML files are not UTF-8, the first is 0.xml (byte 0xE9 in line 1): save"),
     (lambda content: b"<?xml version='1.0' encoding='klingon'?>" + content, "1 XML files cannot be read"),
+    (lambda content: b"<html></html>", "1 XML files are not in the format of Pascal VOC, the first is 0.xml, of "
+     "<html>: their root must be <annotation>: export them as Pascal VOC, or remove them"),
+    (lambda content: b"<annotations>" + content + b"</annotations>", "is 0.xml, of <annotations>: their root"),
+    (replaced((b"<width>30<", b"<width>99999999999<")), "1 XML files give a size that no image has, the first is "
+     "0.xml, 99999999999×20 (width × height): correct it, or remove it to have it measured"),
+    (replaced((b"<width>30<", b"<width>inf<")), "the first is 0.xml, inf×20 (width"),
+    (replaced((b"<height>20<", b"<height>1e400<")), "the first is 0.xml, 30×inf (width"),
+    (replaced((b"<height>20<", b"<height>2147483648<")), "the first is 0.xml, 30×2147483648 (width"),
+    (replaced((b"<difficult>0<", b"<difficult>maybe<")), "2 objects are neither difficult nor not, the first is "
+     "'maybe' of 'dog' in 0.xml: write 1 or 0 as difficult"),
     (replaced((b"<name>dog</name>", b"")), "1 objects have no name, the first is in 0.xml"),
     (replaced((b"<name>dog</name>", b"<name> </name>")), "1 objects have no name"),
     (replaced((b"<xmin>1</xmin>", b"")), "1 objects have no bndbox of four numbers, the first is 'dog' in 0.xml"),
@@ -278,6 +236,25 @@ class TestRefused:
         (root / "train/1.jpg").unlink()
         line = message(root)
         assert f"2 XML files have no image in {root / 'train'}, the first is 0.xml, of image '0.jpg'" in line
+
+    @pytest.mark.parametrize("ending,named", [("gif", "0.gif"), ("TIF", "0.jpg"), ("tiff", "")])
+    def test_images_of_a_format_that_is_not_read(self, root, ending, named):
+        os.rename(root / "train/0.jpg", root / f"train/0.{ending}")
+        path = root / "train/0.xml"
+        path.write_bytes(path.read_bytes().replace(b"0.jpg", named.encode()))
+        assert message(root) == (
+            f"{root / 'train'}: 1 XML files are of images in {root / 'train'} whose format is not read, the first is "
+            f"0.xml, of image '0.{ending}': convert them to one of bmp, jpeg, jpg, png, webp"
+        )
+
+    def test_no_object_at_all(self, root):
+        for number in (0, 1):
+            (root / f"train/{number}.xml").write_bytes(voc_xml(f"{number}.jpg", (20, 30), []))
+        expected = f"no object in the 2 XML files of {root / 'train'}: annotate some, or choose another split"
+        assert message(root) == message(root, "eval") == expected
+        with pytest.raises(UserError) as caught:
+            class_names_of_voc(str(root), {"train": "", "eval": ""}, DetectionOptions(num_classes=0))
+        assert str(caught.value) == expected
 
     def test_files_whose_names_are_not_utf8(self, root):
         folder = os.fsencode(root / "train")

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,16 @@ def test_objects_without_masks_are_not_found():
     found = coco_metrics(ground_truth, results, True, NAMES)
     assert found["AP"] == pytest.approx(100 * 67 / 101)
     assert found["mask_AP"] == found["mask_AP/cat"] == pytest.approx(100 * 34 / 101)
+
+
+def test_none_is_as_nothing():
+    nothing: dict[str, Any] = {"area": None, "iscrowd": None, "segmentation": None}
+    ground_truth = truth((1, 2, CAT, nothing), (2, 2, [100, 100, 80, 80], nothing))
+    results = [detection(1, 2, CAT, 0.9) | {"segmentation": encode(np.ones((200, 200), bool))}]
+    found = coco_metrics(ground_truth, results, True, NAMES)
+    assert found["AP"] == pytest.approx(100 * 51 / 101) and found["mask_AP"] == 0
+    # By the areas of the boxes, 600 and 6400.
+    assert found["AP_small"] == pytest.approx(100) and found["AP_medium"] == 0
 
 
 def test_other_categories_do_not_count():

@@ -1,17 +1,17 @@
 """Images with objects in COCO's format: one JSON of annotations beside a folder of images, for each half."""
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.detection import Objects
+from pvt_jax.data.detection import Mask, Objects
 from pvt_jax.data.headers import image_sizes, printable
 from pvt_jax.data.sources import Split
-from pvt_jax.data.sources.coco_json import CocoFile, read_annotation, read_coco
+from pvt_jax.data.sources.coco_json import CocoFile, read_annotations, read_coco
 from pvt_jax.data.sources.coco_layout import find_annotations, find_images
+from pvt_jax.data.sources.coco_masks import plain_mask
 from pvt_jax.data.sources.detection import (
     HALVES,
     DetectionOptions,
@@ -65,8 +65,7 @@ class CocoSource(FilesSource):
         if not self._with_masks:
             return found
         # They stay in the file, see ``coco_json.py``.
-        spans = self._spans[self._table.of(index)].tolist()
-        masks = tuple(self._mask(*span) for span in spans)
+        masks = tuple(self._read_masks(self._spans[self._table.of(index)].tolist()))
         return Objects(found.boxes, found.labels, found.crowd, found.areas, found.ids, masks)
 
     def masks(self, index: int, objects: Objects) -> list[np.ndarray]:
@@ -81,15 +80,28 @@ class CocoSource(FilesSource):
         return self._unmasked
 
     def ground_truth(self) -> dict[str, Any]:
-        with open(self._path, encoding="utf-8-sig") as file:
-            content = json.load(file)
+        # Read as when it was opened, so that numbers and ids are understood in the same way.
+        file = read_coco(self._path, with_masks=False)
         ids, categories, sizes = set(self._image_ids), set(self.category_ids), self._table.sizes.tolist()
         sized = zip(self._image_ids, self.files, sizes, strict=True)
-        annotations = [
-            {"iscrowd": 0, "area": annotation["bbox"][2] * annotation["bbox"][3], **annotation, "id": number}
-            for number, annotation in enumerate(content["annotations"], start=1)
-            if annotation["image_id"] in ids and annotation["category_id"] in categories
+        image_ids, category_ids = [file.image_ids[owner] for owner in file.owners.tolist()], file.category_ids.tolist()
+        areas = np.where(np.isnan(file.areas), file.boxes[:, 2] * file.boxes[:, 3], file.areas)
+        annotations: list[dict[str, Any]] = [
+            {
+                "id": number + 1,
+                "image_id": image_ids[number],
+                "category_id": category_ids[number],
+                "bbox": file.boxes[number].tolist(),
+                "area": float(areas[number]),
+                "iscrowd": int(file.crowd[number]),
+            }
+            for number in range(len(image_ids))
+            if image_ids[number] in ids and category_ids[number] in categories
         ]
+        if self._with_masks:
+            masks = self._read_masks(file.spans[annotation["id"] - 1].tolist() for annotation in annotations)
+            for annotation, mask in zip(annotations, masks, strict=True):
+                annotation.update({} if mask is None else {"segmentation": mask})
         names = zip(self.category_ids, self.class_names, strict=True)
         return {
             "images": [
@@ -100,10 +112,10 @@ class CocoSource(FilesSource):
             "categories": [{"id": category_id, "name": name} for category_id, name in names],
         }
 
-    def _mask(self, start: int, end: int) -> Any:
+    def _read_masks(self, spans: Iterable[Iterable[int]]) -> list[Mask | None]:
         try:
-            return read_annotation(self._path, start, end).get("segmentation") or None
-        except (OSError, ValueError, AttributeError) as error:
+            return [plain_mask(annotation.get("segmentation")) for annotation in read_annotations(self._path, spans)]
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise UserError(
                 printable(f"{self._path} was changed or removed since the run started: put it back, or start again")
             ) from error
@@ -134,18 +146,15 @@ def open_coco(root: str, split: Split, splits: Splits, options: DetectionOptions
     sizes = _sizes(file, folder, files)
     if options.with_masks:
         _check_run_lengths(file, sizes)
+    _check_corners(file, sizes, files)
     raw, numbers = _raw_objects(file, category_ids)
 
     def first(number: int) -> str:
-        at = numbers[number]
-        box = ", ".join(f"{value:g}" for value in file.boxes[at])
-        height, width = sizes[file.owners[at]]
-        image = f"{files[file.owners[at]]}, {width}×{height} (width × height)"
-        return f"annotation {file.ids[at]}, bbox [{box}] (x, y, width, height) in {image}"
+        return _describe(file, int(numbers[number]), sizes, files)
 
     table = tabulate(raw, sizes, first, where)
     images = keep_labelled(table, where, HALVES[split], options.keep_empty).tolist()
-    table = select(table, images, _notes(file, category_ids, len(raw.labels)))
+    table = select(table, images, _notes(file, category_ids, raw))
     places = numbers[table.places]
     return CocoSource(
         root,
@@ -207,9 +216,17 @@ def _raw_objects(file: CocoFile, category_ids: Sequence[int]) -> tuple[RawObject
     return raw.take(numbers), numbers
 
 
-def _notes(file: CocoFile, category_ids: Sequence[int], used: int) -> list[str]:
+def _describe(file: CocoFile, number: int, sizes: np.ndarray, files: Sequence[str]) -> str:
+    """Returns what a person needs to find an annotation, and to see what is wrong with its box."""
+    box = ", ".join(f"{value:g}" for value in file.boxes[number])
+    height, width = sizes[file.owners[number]]
+    image = f"{files[file.owners[number]]}, {width}×{height} (width × height)"
+    return f"annotation {file.ids[number]}, bbox [{box}] (x, y, width, height) in {image}"
+
+
+def _notes(file: CocoFile, category_ids: Sequence[int], raw: RawObjects) -> list[str]:
     notes = []
-    if left := len(file.category_ids) - used:
+    if left := len(file.category_ids) - len(raw.labels):
         notes.append(f"{left:,} annotations of other classes are left out")
     first, last, count = min(category_ids), max(category_ids), len(category_ids)
     if last - first >= count:
@@ -218,6 +235,10 @@ def _notes(file: CocoFile, category_ids: Sequence[int], used: int) -> list[str]:
         notes.append(f"{repeated:,} image{'s are' if repeated != 1 else ' is'} listed more than once")
     if file.repeated_ids:
         notes.append(f"{file.repeated_ids:,} annotations have the id of another one and are numbered anew")
+    if unmeasured := int(np.isnan(raw.areas).sum()):
+        what = "s that are missing or no number are those of the boxes"
+        one = " that is missing or no number is that of the box"
+        notes.append(f"{unmeasured:,} area{what if unmeasured != 1 else one}")
     return notes
 
 
@@ -241,5 +262,28 @@ def _check_run_lengths(file: CocoFile, sizes: np.ndarray) -> None:
                 f"{file.path}: {len(wrong):,} masks have another size than their images, the first is annotation "
                 f"{file.ids[wrong[0]]}, {height}×{width} in {file.image_files[image]}, "
                 f"{sizes[image, 0]}×{sizes[image, 1]} (height × width): export masks and images in one size"
+            )
+        )
+
+
+def _check_corners(file: CocoFile, sizes: np.ndarray, files: Sequence[str]) -> None:
+    """Raises UserError where boxes are most probably (x1, y1, x2, y2).
+
+    A few boxes that reach out are usual. Signs are, together: of ten boxes or more, over a third reach out by more than
+    a tenth of a side, on the right or below; and 19 of 20 begin within the picture and, as corners, end within it, too.
+    In COCO's format these 19 of 20, with x < width and y < height, would begin in the upper left and rarely reach out.
+    """
+    known = sizes[file.owners].all(axis=1)
+    starts, ends = file.boxes[known, :2], file.boxes[known, 2:]
+    sides = sizes[file.owners[known]][:, ::-1]
+    out = np.any(starts + ends > 1.1 * sides, axis=1)
+    corners = np.all((starts > -1) & (ends > starts) & (ends < sides + 1), axis=1)
+    if len(out) >= 10 and out.mean() > 1 / 3 and corners.mean() >= 0.95:
+        first = int(np.flatnonzero(known)[np.argmax(out)])
+        raise UserError(
+            printable(
+                f"{file.path}: {int(out.sum()):,} of {len(out):,} boxes reach far out of their picture, but not if "
+                f"they are [x1, y1, x2, y2], the first is {_describe(file, first, sizes, files)}: write each bbox as "
+                f"[x, y, width, height], with width x2 - x1 and height y2 - y1"
             )
         )

@@ -9,18 +9,19 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pvt_jax.data.headers import printable
+from pvt_jax.data.sources.coco_masks import mask_problem, mask_size
+from pvt_jax.data.sources.coco_values import crowd_flag, measured_area, plain_id, whole_number
+from pvt_jax.data.sources.detection import read_file
 from pvt_jax.data.sources.problems import Problems
 from pvt_jax.errors import UserError
 
-# A polygon is filled point by point along its sides: one that runs to the moon would fill the memory first.
-_FARTHEST = 100_000
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -35,7 +36,7 @@ class CocoFile:
         owners: int64 [n], the number of each annotation's image.
         category_ids: int64 [n].
         boxes: float64 [n, 4], (x, y, width, height).
-        areas: float64 [n], NaN where none is given.
+        areas: float64 [n], NaN where none is given, or what is none.
         crowd: bool [n].
         ids: int64 [n], or their numbers where there are none.
         repeated_ids: how many ids of annotations are those of an earlier one.
@@ -77,8 +78,8 @@ class _Reader:
     def image(self, element: Any, start: int, end: int) -> None:
         file, problems = self.file, self.problems
         get: Any = element.get if isinstance(element, dict) else {}.get
-        image_id, name, size = get("id"), get("file_name"), (get("height") or 0, get("width") or 0)
-        if not isinstance(image_id, str) and not _is_number(image_id):
+        image_id, name, size = plain_id(get("id")), get("file_name"), (get("height") or 0, get("width") or 0)
+        if not isinstance(image_id, str) and whole_number(image_id) is None:
             way_out = "number the images, and let image_id of the annotations say the same"
             problems.add("images have an id that is no whole number", way_out, _short(element))
         elif not isinstance(name, str) or not name or "\0" in name:
@@ -93,8 +94,8 @@ class _Reader:
 
     def category(self, element: Any, start: int, end: int) -> None:
         get: Any = element.get if isinstance(element, dict) else {}.get
-        category_id, name = get("id"), get("name")
-        if not _is_number(category_id):
+        category_id, name = whole_number(get("id")), get("name")
+        if category_id is None:
             self.problems.add("categories have an id that is no whole number", "number them", _short(element))
         elif not isinstance(name, str | int) or not str(name):
             self.problems.add("categories have no name", "add it", _short(element))
@@ -105,47 +106,32 @@ class _Reader:
         number = len(self._areas)
         try:
             box = array("d", element["bbox"])
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, OverflowError):
             box = array("d")
         if len(box) != 4 or not math.isfinite(sum(box)):
             way_out = "a bbox is [x, y, width, height] in pixels"
             self.problems.add("annotations have no bbox of four numbers", way_out, _short(element))
             return
         get = element.get
-        area, annotation_id, mask = get("area"), get("id"), get("segmentation")
+        mask, crowd, annotation_id = get("segmentation"), crowd_flag(get("iscrowd")), whole_number(get("id"))
+        if crowd is None:
+            way_out = "write 1 for a crowd region, and 0 for an object"
+            self.problems.add("annotations have an iscrowd that is neither 0 nor 1", way_out, _short(element))
         self._boxes.extend(box)
-        self._areas.append(area if type(area) in (int, float) and 0 <= area < math.inf else math.nan)
-        self._crowd.append(bool(get("iscrowd")))
+        self._areas.append(measured_area(get("area")))
+        self._crowd.append(bool(crowd))
         self._masked.append(bool(mask))
         self._spans.extend((start, end))
-        self._ids.append(annotation_id if _is_number(annotation_id) else number)
-        self._image_ids.append(get("image_id"))
-        self._category_ids.append(get("category_id"))
-        if mask and self._with_masks:
-            self._check_mask(mask, number, element)
-
-    def _check_mask(self, mask: Any, number: int, element: Any) -> None:
-        what = way_out = ""
-        try:
-            if isinstance(mask, dict):
-                height, width = size = tuple(mask["size"])
-                counts = mask["counts"]
-                if not all(map(_is_number, (*size, *(counts if isinstance(counts, list) else ())))):
-                    raise TypeError
-                self.file.run_length_sizes[number] = size
-                if not isinstance(counts, str) and (min(counts) < 0 or sum(counts) != height * width):
-                    what, way_out = "run lengths that do not add up to the size of the image", "export them again"
-            elif not isinstance(mask, list):
-                raise TypeError
-            elif any(len(points) < 6 or len(points) % 2 or not math.isfinite(sum(points)) for points in mask):
-                what = "a polygon of less than three points"
-                way_out = "each is a list [x, y, x, y, x, y, …] of numbers"
-            elif any(max(points) > _FARTHEST or min(points) < -_FARTHEST for points in mask):
-                what, way_out = f"a polygon with a point more than {_FARTHEST:,} pixels away", "correct it"
-        except (TypeError, ValueError, KeyError):
-            what, way_out = "a segmentation that is neither polygons nor run lengths", "export it as one of the two"
-        if what:
+        self._ids.append(number if annotation_id is None else annotation_id)
+        self._image_ids.append(plain_id(get("image_id")))
+        self._category_ids.append(plain_id(get("category_id")))
+        if not mask or not self._with_masks:
+            return
+        if problem := mask_problem(mask):
+            what, way_out = problem
             self.problems.add(f"annotations have {what}", way_out, _short(element))
+        elif isinstance(mask, dict) and (size := mask_size(mask)):
+            self.file.run_length_sizes[number] = size
 
     def finish(self) -> CocoFile:
         """Returns what was taken; raises UserError for what is wrong with it."""
@@ -169,11 +155,19 @@ class _Reader:
     def _places(self, key: str, values: list[Any], known: list[Any], where: str) -> np.ndarray:
         """Returns the place of each value in ``known``, int64; what has none is a problem."""
         place = {known_id: number for number, known_id in enumerate(known)}
-        places = [place.get(value, -1) if isinstance(value, int | str) else -1 for value in values]
-        for number in (number for number, found in enumerate(places) if found < 0):
-            first = f"annotation {self._ids[number]}, whose {key} is {values[number]!r}"
-            way_out = f"remove them, or add what is missing to {where}"
-            self.problems.add(f"annotations have an unknown {key}", way_out, first)
+        places = [place.get(value, -1) if type(value) in (int, str) else -1 for value in values]
+        unknown = [number for number, found in enumerate(places) if found < 0]
+        of_text = {str(known_id): known_id for known_id in known} if unknown else {}
+        for number in unknown:
+            value = values[number]
+            first = f"annotation {self._ids[number]}, whose {key} is {_cut(repr(value))}"
+            what, way_out = f"an unknown {key}", f"remove them, or add what is missing to {where}"
+            if type(value) in (int, str) and str(value) in of_text:
+                # 1 and "1": tables of texts are written so.
+                first += f" where {where} have {of_text[str(value)]!r}"
+                what = f"{'a text' if isinstance(value, str) else 'a number'} as {key}"
+                way_out = f"write it as the ids of {where} are written"
+            self.problems.add(f"annotations have {what}", way_out, first)
         return np.array(places, np.int64)
 
 
@@ -184,7 +178,8 @@ def read_coco(path: str, *, with_masks: bool) -> CocoFile:
         UserError: no such file, no JSON, no UTF-8, another format; images, categories or annotations that are not what
             they must be; ids that are given twice, or that nothing has.
     """
-    text = _read_text(path)
+    # As text of as many characters as the file has bytes, so that places in both are the same.
+    text = read_file(path).decode("latin-1")
     reader = _Reader(path, with_masks)
     takers = {"images": reader.image, "categories": reader.category, "annotations": reader.annotation}
     keys, lists = _walk(path, text, takers)
@@ -195,15 +190,6 @@ def read_coco(path: str, *, with_masks: bool) -> CocoFile:
                 printable(f"{path} has no list '{key}' ({holds}): export the data set in the format of COCO, instances")
             )
     return reader.finish()
-
-
-def _read_text(path: str) -> str:
-    """Returns the bytes of a file as text of as many characters, so that places in both are the same."""
-    try:
-        with open(path, "rb") as file:
-            return file.read().decode("latin-1")
-    except OSError as error:
-        raise UserError(f"cannot read {printable(path)} ({error.strerror}): check its permissions") from error
 
 
 def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None]]) -> tuple[set[str], set[str]]:
@@ -241,8 +227,8 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
                 while text[at : at + 1] != "]":
                     start = at
                     element, at = decode(text, at)
-                    # Names may have characters that two bytes stand for.
-                    if key != "annotations" and not text[start:at].isascii():
+                    # Names and ids may have characters that two bytes stand for.
+                    if not text[start:at].isascii():
                         element = json.loads(text[start:at].encode("latin-1").decode("utf-8"))
                     takers[key](element, start, at)
                     at = skip(at, ",]")
@@ -273,20 +259,22 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
     return keys, lists
 
 
-def read_annotation(path: str, start: int, end: int) -> dict[str, Any]:
-    """Returns the annotation in the bytes ``start`` to ``end`` of a file that ``read_coco`` has read."""
+def read_annotations(path: str, spans: Iterable[Iterable[int]]) -> Iterator[Any]:
+    """Yields the annotations in the bytes start to end, ``spans``, of a file that ``read_coco`` has read."""
     with open(path, "rb") as file:
-        file.seek(start)
-        return json.loads(file.read(end - start))
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is int and -(2**63) <= value < 2**63
+        for start, end in spans:
+            file.seek(start)
+            yield json.loads(file.read(end - start))
 
 
 def _short(element: Any) -> str:
     """Returns an element in a few words, for a message; masks are long."""
-    text = json.dumps(
-        {key: element[key] for key in element if key != "segmentation"} if isinstance(element, dict) else element
+    return _cut(
+        json.dumps(
+            {key: element[key] for key in element if key != "segmentation"} if isinstance(element, dict) else element
+        )
     )
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 160 else f"{text[:160]}…"

@@ -7,13 +7,21 @@ test:
   {split}/images or images;
 - {split}/_annotations.coco.json beside the images, as Roboflow exports it; {split}.json, {split}/annotations.json,
   {split}/result.json;
+- {split}/annotations/instances_default.json, as each task of CVAT is exported; images in {split}/images/default,
+  {split}/images or {split};
+- {split}/labels.json, as FiftyOne exports it; images in {split}/data;
+- these in other upper and lower case, such as Train;
 - any other one JSON in the root or in annotations whose name has the word train, and val, valid, validation or test.
+
+An image that is listed by its path on another machine, or with %20 for a space, is looked for by the last part of its
+path, and as the name is without such codes.
 """
 
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -33,10 +41,21 @@ _ANNOTATIONS = (
     "annotations/{split}.json",
     "{split}.json",
     "{split}/annotations.json",
+    "{split}/annotations/instances_default.json",
+    "{split}/labels.json",
     "{split}/result.json",
 )
 # Where images are, below the root. Beside their annotations comes first.
-_IMAGES = ("{split}", "images/{split}", "{split}/images", "images", "JPEGImages", "")
+_IMAGES = (
+    "{split}",
+    "images/{split}",
+    "{split}/images",
+    "{split}/images/default",
+    "{split}/data",
+    "images",
+    "JPEGImages",
+    "",
+)
 # COCO's other annotations of the same images.
 _OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_")
 _PROBES = 64
@@ -53,6 +72,9 @@ def find_annotations(root: str, split: Split, splits: Splits, pattern: str = "")
     patterns = (pattern,) if pattern else _ANNOTATIONS
     places = [(candidate.replace("{split}", name), name) for candidate in patterns for name in names]
     found = next((place for place in places if os.path.isfile(os.path.join(root, place[0]))), None)
+    if not found and not pattern:
+        spelled = ((in_other_case(root, place, os.path.isfile), name) for place, name in places)
+        found = next(((place, name) for place, name in spelled if place), None)
     alike = [] if found or pattern else _with_the_word(root, names)
     if len(alike) == 1:
         found = alike[0]
@@ -118,19 +140,21 @@ def find_images(
         pattern: the folder below the root, with {split}; "" for layouts that are known.
 
     Raises:
-        UserError: no such folder, or images that are missing.
+        UserError: no such folder, images that are missing, or several that would be one file.
     """
     beside = os.path.relpath(os.path.dirname(path), root)
     places = [pattern] if pattern else [*([beside] if beside != "." else []), *_IMAGES]
     names = (split, os.path.splitext(os.path.basename(path))[0].removeprefix("instances_"))
     paths = [os.path.join(root, place.replace("{split}", name)) for place in places for name in names]
     folders = [folder for folder in dict.fromkeys(map(os.path.normpath, paths)) if os.path.isdir(folder)]
-    # Label tools write the path as it was on their machine; the last part of it still holds.
-    last = [os.path.basename(name) for name in listed_files]
-    probes = np.unique(np.linspace(0, len(last) - 1, min(_PROBES, len(last))).astype(np.int64)).tolist()
-    choices = [(folder, files) for files in (list(listed_files), last) for folder in folders]
-    found = [sum(_exists(os.path.join(folder, files[probe])) for probe in probes) for folder, files in choices]
-    if not any(found):
+    spellings = _spellings(listed_files)
+    choice = _choose(folders, spellings)
+    if not choice and not pattern:
+        others = [in_other_case(root, os.path.relpath(path, root), os.path.isdir) for path in paths]
+        others = [os.path.normpath(os.path.join(root, other)) for other in others if other]
+        choice = _choose(others, spellings)
+        folders = list(dict.fromkeys([*folders, *others]))
+    if not choice:
         looked_in = listed([os.path.relpath(folder, root) for folder in folders], 30)
         if pattern and not looked_in:
             raise UserError(
@@ -139,12 +163,57 @@ def find_images(
             )
         raise UserError(
             f"none of the images that {printable(path)} lists is there, such as '{printable_name(listed_files[0])}': "
-            f"looked in {printable(looked_in)} of {printable(root)}{_other_spelling(folders, last[0])}; put them "
-            f"there, or set detection.image_folder"
+            f"looked in {printable(looked_in)} of {printable(root)}{_other_spelling(folders, listed_files[0])}; put "
+            f"them there, or set detection.image_folder"
         )
-    folder, files = choices[int(np.argmax(found))]
+    folder, files = choice
+    _check_distinct(listed_files, files, folder, path)
     check_present(folder, files, path)
     return folder, files
+
+
+def in_other_case(root: str, place: str, is_there: Callable[[str], bool]) -> str:
+    """Returns how a path below ``root`` is spelled there, upper and lower case aside; "" if not, or if several are."""
+    found = ""
+    for part in place.split(os.sep):
+        alike = [name for name in _names_in(os.path.join(root, found)) if name.lower() == part.lower()]
+        if part not in alike and len(alike) != 1:
+            return ""
+        found = os.path.join(found, part if part in alike else alike[0])
+    return found if is_there(os.path.join(root, found)) else ""
+
+
+def _spellings(listed_files: Sequence[str]) -> list[list[str]]:
+    """Returns the paths of images as they may be on the disk, the likeliest first."""
+    # Label tools write the path as it was on their machine, of which the last part still holds, or as that of a URL.
+    spellings = [list(listed_files), [os.path.basename(name) for name in listed_files]]
+    if any("%" in name for name in listed_files):
+        plain = [unquote(name) for name in listed_files]
+        spellings[1:1] = [plain]
+        spellings.append([os.path.basename(name) for name in plain])
+    return spellings
+
+
+def _choose(folders: Sequence[str], spellings: Sequence[list[str]]) -> tuple[str, list[str]] | None:
+    """Returns the folder and the spelling in which most of the images tried are there; None if none is."""
+    choices = [(folder, files) for files in spellings for folder in folders]
+    count = len(spellings[0])
+    probes = np.unique(np.linspace(0, count - 1, min(_PROBES, count)).astype(np.int64)).tolist()
+    found = [sum(_exists(os.path.join(folder, files[probe])) for probe in probes) for folder, files in choices]
+    return choices[int(np.argmax(found))] if any(found) else None
+
+
+def _check_distinct(listed_files: Sequence[str], files: Sequence[str], folder: str, path: str) -> None:
+    """Raises UserError where images that are listed by different paths would be one file."""
+    first: dict[str, str] = {}
+    for listed_file, file in zip(listed_files, files, strict=True):
+        other = first.setdefault(file, listed_file)
+        if other != listed_file:
+            raise UserError(
+                f"{printable(path)} lists '{printable_name(other)}' and '{printable_name(listed_file)}', and both "
+                f"would be '{printable_name(file)}' in {printable(folder)}: keep the folders that they are in below "
+                f"{printable(folder)}, or set detection.image_folder to where these folders are"
+            )
 
 
 def _exists(path: str) -> bool:
@@ -152,6 +221,13 @@ def _exists(path: str) -> bool:
         return os.path.isfile(path)
     except (ValueError, UnicodeEncodeError):
         return False
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (OSError, ValueError):
+        return []
 
 
 def check_present(folder: str, files: Sequence[str], path: str) -> None:
@@ -179,14 +255,21 @@ def check_present(folder: str, files: Sequence[str], path: str) -> None:
 
 
 def _other_spelling(folders: Sequence[str], name: str) -> str:
-    """Returns a hint where a folder has the name in another encoding or form of Unicode, or ""."""
-    plain = unicodedata.normalize("NFC", os.path.basename(name))
-    for folder in folders:
-        for other in os.listdir(folder):
-            if unicodedata.normalize("NFC", other) == plain and other != os.path.basename(name):
-                return f" ({printable(folder)} has that name in another form of Unicode: rename the file)"
+    """Returns a hint where a folder has the name in another encoding, form of Unicode or case, or ""."""
+    head, tail = os.path.split(name)
+    plain = unicodedata.normalize("NFC", tail)
+    inside = [os.path.normpath(os.path.join(folder, head)) for folder in folders]
+    for folder in dict.fromkeys([*inside, *folders]):
+        for other in _names_in(folder):
+            if other == tail:
+                continue
+            here, normal = printable(folder), unicodedata.normalize("NFC", other)
+            if normal == plain:
+                return f" ({here} has that name in another form of Unicode: rename the file)"
             if not _is_utf8(other) and os.fsencode(other).decode("latin-1") == plain:
-                return f" ({printable(folder)} has '{printable(other)}', whose name is not UTF-8: rename the file)"
+                return f" ({here} has '{printable(other)}', whose name is not UTF-8: rename the file)"
+            if normal.lower() == plain.lower():
+                return f" ({here} has '{printable(other)}', in another upper and lower case: rename the file)"
     return ""
 
 

@@ -75,8 +75,9 @@ class ObjectTable:
 def tabulate(raw: RawObjects, sizes: np.ndarray, first: Callable[[int], str], where: str) -> ObjectTable:
     """Puts objects in the order of their images, and their boxes into them.
 
-    Boxes that reach out of their image are clipped. What is then less than a pixel wide or high is left out, as
-    mmdetection does: COCO itself has such boxes.
+    Boxes that reach out of their image are clipped. What is then less than a pixel wide or high is left out: COCO
+    itself has such boxes. mmdetection tests the sides before clipping, keeps of the others all that overlap with the
+    image at all, and leaves out those with an area of 0, too.
 
     Args:
         raw: n objects.

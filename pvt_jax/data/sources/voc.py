@@ -1,58 +1,30 @@
 """Images with boxes in the format of Pascal VOC: one XML file for each image.
 
-These layouts are found by themselves; {split} is train, trainval or training, and val, valid, validation or test:
-
-- Annotations + JPEGImages (or images) with the stems in ImageSets/Main/{split}.txt, as Pascal VOC has it;
-- {split}, XML files beside the images, as Roboflow exports it; {split}/Annotations + {split}/JPEGImages (or images);
-  Annotations/{split} + JPEGImages/{split} (or annotations and images).
+Where they are found, see ``voc_layout.py``; what an XML file says, ``voc_xml.py``.
 
 Pascal VOC counts from 1, and its corners lie within a box: here xmin - 1 and ymin - 1 are the left and upper edge,
 xmax and ymax the right and lower one. Difficult objects are taken for crowd regions: training leaves them out, and
 evaluation ignores them.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from xml.etree import ElementTree
 
 import numpy as np
 
 from pvt_jax.data.headers import THREADS, image_sizes, printable
 from pvt_jax.data.sources import Split, did_you_mean
 from pvt_jax.data.sources.class_names import VOC_CLASSES, names_file, read_names
-from pvt_jax.data.sources.detection import (
-    HALVES,
-    DetectionOptions,
-    Splits,
-    check_classes,
-    printable_name,
-    read_file,
-)
-from pvt_jax.data.sources.folder import EXTENSIONS, find_root, list_folder, listed
+from pvt_jax.data.sources.detection import HALVES, DetectionOptions, Splits, check_classes, printable_name, read_file
+from pvt_jax.data.sources.folder import EXTENSIONS, find_root, listed
 from pvt_jax.data.sources.object_table import FilesSource, RawObjects, keep_labelled, select, tabulate
 from pvt_jax.data.sources.problems import Problems
+from pvt_jax.data.sources.voc_layout import UNREAD, find_layout, read_lists, scan, with_extension
+from pvt_jax.data.sources.voc_xml import CORNERS, XmlFile, read_xml
 from pvt_jax.errors import UserError
 
-_SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "trainval", "training"),
-    "eval": ("val", "valid", "validation", "test"),
-}
-# Folders of the XML files and of the images, and the list of stems where these are not split.
-_LAYOUTS = (
-    ("Annotations", "JPEGImages", "ImageSets/Main/{split}.txt"),
-    ("Annotations", "images", "ImageSets/Main/{split}.txt"),
-    ("{split}", "{split}", ""),
-    ("{split}/Annotations", "{split}/JPEGImages", ""),
-    ("{split}/annotations", "{split}/images", ""),
-    ("Annotations/{split}", "JPEGImages/{split}", ""),
-    ("annotations/{split}", "images/{split}", ""),
-    ("Annotations", "JPEGImages", "{split}.txt"),
-    ("annotations", "images", "{split}.txt"),
-)
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _NAMES = VOC_CLASSES[1:]
 
 
@@ -68,6 +40,7 @@ class _Half:
         owners, names, corners, difficult: of each object: the number of its image, its class, (xmin, ymin, xmax, ymax).
         unlabelled: images without XML file.
         repeated: lines of the list that name an image again.
+        doubles: images of the stem of another one, where the XML file does not say which of them it is of.
     """
 
     where: str
@@ -82,6 +55,7 @@ class _Half:
     difficult: list[bool] = field(default_factory=list)
     unlabelled: int = 0
     repeated: int = 0
+    doubles: list[str] = field(default_factory=list)
 
 
 def open_voc(root: str, split: Split, splits: Splits, options: DetectionOptions) -> FilesSource:
@@ -117,7 +91,7 @@ def open_voc(root: str, split: Split, splits: Splits, options: DetectionOptions)
 
     def first(number: int) -> str:
         at = int(numbers[number])
-        box = ", ".join(f"{name} {value:g}" for name, value in zip(_CORNERS, half.corners[at], strict=True))
+        box = ", ".join(f"{name} {value:g}" for name, value in zip(CORNERS, half.corners[at], strict=True))
         height, width = sizes[half.owners[at]]
         return f"'{half.names[at]}' in {half.xml_files[half.owners[at]]}, {box}, of {width}×{height} (width × height)"
 
@@ -126,6 +100,11 @@ def open_voc(root: str, split: Split, splits: Splits, options: DetectionOptions)
     notes = [f"{half.unlabelled:,} images have no XML file and are left out"] if half.unlabelled else []
     if half.repeated:
         notes.append(f"{half.repeated:,} lines of the list name an image again and are left out")
+    if half.doubles:
+        notes.append(
+            f"{len(half.doubles):,} images are left out, such as {printable(half.doubles[0])}: others have the same "
+            f"stem, and the XML files do not say which is meant"
+        )
     if left := len(labels) - len(numbers):
         notes.append(f"{left:,} objects of other classes are left out")
     return FilesSource(
@@ -143,12 +122,25 @@ def class_names_of_voc(root: str, splits: Splits, options: DetectionOptions) -> 
     """Returns the names of the classes in ``root``; ``num_classes`` is not read.
 
     They are those of the options, of a file of names, or what training objects are called.
+
+    Raises:
+        UserError: as ``open_voc``; or no training object is there to name one.
     """
     if options.class_names:
         return options.class_names
     if path := names_file(root):
         return read_names(path)
-    return tuple(sorted(set(_read_half(root, "train", splits, options).names)))
+    return _names_of(_read_half(root, "train", splits, options))
+
+
+def _names_of(half: _Half) -> tuple[str, ...]:
+    """Returns the names of the classes that objects have, sorted; raises UserError where there is no object."""
+    if not half.names:
+        raise UserError(
+            f"no object in the {len(half.xml_files):,} XML files of {printable(half.where)}: annotate some, or choose "
+            f"another split"
+        )
+    return tuple(sorted(set(half.names)))
 
 
 def _boxes(corners: np.ndarray) -> np.ndarray:
@@ -169,8 +161,8 @@ def _find_classes(
     if options.num_classes == len(_NAMES) and set(half.names) <= set(_NAMES):
         return _NAMES, "Pascal VOC"
     train = half if split == "train" else _read_half(root, "train", splits, options)
-    names = sorted(set(train.names))
-    return tuple(names), f"{printable(train.where)} ({listed([printable_name(name) for name in names])})"
+    names = _names_of(train)
+    return names, f"{printable(train.where)} ({listed([printable_name(name) for name in names])})"
 
 
 def _labels(half: _Half, class_names: Sequence[str], known_as: str, chosen: bool) -> np.ndarray:
@@ -196,160 +188,82 @@ def _labels(half: _Half, class_names: Sequence[str], known_as: str, chosen: bool
 
 
 def _read_half(root: str, split: Split, splits: Splits, options: DetectionOptions) -> _Half:
-    xml_folder, image_folder, stems_file = _find_layout(root, split, splits, options)
-    xml_folder, image_folder = (os.path.normpath(os.path.join(root, path)) for path in (xml_folder, image_folder))
-    half = _Half(xml_folder, image_folder)
-    xml_files = {os.path.splitext(name)[0]: name for name in _files(xml_folder, ("xml",))}
-    images = _files(image_folder, EXTENSIONS)
-    by_stem = {os.path.splitext(name)[0]: name for name in images}
-    if stems_file:
-        path = os.path.join(root, stems_file)
-        listed_stems = _read_stems(path)
-        half.stems = list(dict.fromkeys(listed_stems))
-        half.repeated = len(listed_stems) - len(half.stems)
-        if missing := [stem for stem in half.stems if stem not in xml_files]:
-            with_ending = os.path.splitext(missing[0])[0] in xml_files
-            way_out = "write them without extension" if with_ending else "add them, or correct the list"
-            raise UserError(
-                printable(
-                    f"{path} lists {len(missing):,} images that have no XML file in {xml_folder}: "
-                    f"{listed(missing, 3)}; {way_out}"
-                )
-            )
-    else:
-        half.stems = sorted(xml_files)
-        half.unlabelled = len(by_stem.keys() - xml_files.keys())
-    if not half.stems:
-        raise UserError(f"no XML files in {printable(xml_folder)}: put one there for each image")
+    layout = find_layout(root, split, splits, options)
+    half = _Half(layout.xml_folder, layout.image_folder)
+    xml_files = {_stem(path): path for path in with_extension(scan(half.where, layout.nested), ("xml",))}
+    half.stems = sorted(xml_files)
+    if layout.lists:
+        half.stems, half.repeated = read_lists(layout, xml_files.keys())
     half.xml_files = [xml_files[stem] for stem in half.stems]
-    problems = Problems(xml_folder)
-    paths = [os.path.join(xml_folder, name) for name in half.xml_files]
+    images = _Images(half.image_folder, scan(half.image_folder, layout.nested))
+    problems = Problems(half.where)
+    paths = [os.path.join(half.where, name) for name in half.xml_files]
     with ThreadPoolExecutor(THREADS) as pool:
         for number, data in enumerate(pool.map(read_file, paths)):
-            _read_xml(data, number, half, problems, by_stem, set(images))
+            _add(read_xml(data, half.xml_files[number], problems), number, half, problems, images)
     problems.check()
+    if not layout.lists:
+        half.unlabelled = len(images.by_stem.keys() - xml_files.keys() - set(map(_stem, half.image_files)))
     return half
 
 
-def _files(folder: str, extensions: Sequence[str] | frozenset[str]) -> list[str]:
-    return sorted(name for name in list_folder(folder)[0] if name.rpartition(".")[2].lower() in extensions)
+class _Images:
+    """The image files of a half.
+
+    Args:
+        folder: that they are in.
+        paths: of all files there, relative to it.
+    """
+
+    def __init__(self, folder: str, paths: Sequence[str]) -> None:
+        self.folder = folder
+        self.files = frozenset(with_extension(paths, EXTENSIONS))
+        self.by_stem: dict[str, list[str]] = {}
+        for path in sorted(self.files):
+            self.by_stem.setdefault(_stem(path), []).append(path)
+        unread = with_extension(paths, UNREAD)
+        self._unread = {_stem(path): path for path in unread} | {path: path for path in unread}
+
+    def of_stem(self, stem: str, named: str) -> list[str]:
+        """Returns the paths of the images that an XML file may be of: one if its ``stem`` or ``<filename>`` says it."""
+        alike = self.by_stem.get(stem, [])
+        if exactly := [path for path in alike if os.path.basename(path) == os.path.basename(named)]:
+            return exactly
+        return alike or [path for path in _places(stem, named) if path in self.files][:1]
+
+    def missing(self, stem: str, named: str) -> tuple[str, str, str]:
+        """Returns what is wrong where an XML file has no image, the way out, and which image is meant."""
+        if unread := [self._unread[path] for path in (stem, *_places(stem, named)) if path in self._unread]:
+            what = f"XML files are of images in {self.folder} whose format is not read"
+            return what, f"convert them to one of {', '.join(sorted(EXTENSIONS))}", unread[0]
+        what, way_out = f"XML files have no image in {self.folder}", "fetch the images, or remove the XML files"
+        return what, way_out, printable_name(os.path.basename(named)) or stem
 
 
-def _read_xml(
-    data: bytes, number: int, half: _Half, problems: Problems, by_stem: dict[str, str], images: set[str]
-) -> None:
-    """Adds what an XML file says to ``half``, and what is wrong with it to ``problems``."""
-    file = half.xml_files[number]
-    try:
-        tree = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
-        if wrong := _not_utf8(data):
-            way_out = "save them as UTF-8, or declare their encoding in their first line"
-            problems.add("XML files are not UTF-8", way_out, f"{file} ({wrong})")
-        else:
-            problems.add("XML files cannot be read", "correct them, or export them again", f"{file} ({error})")
+def _places(stem: str, named: str) -> list[str]:
+    """Returns where the image ``named`` by an XML file may be: there, beside it, or in the folder itself."""
+    last = os.path.basename(named)
+    return [named, os.path.join(os.path.dirname(stem), last), last]
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0]
+
+
+def _add(found: XmlFile | None, number: int, half: _Half, problems: Problems, images: _Images) -> None:
+    """Adds what XML file ``number`` says to ``half``, and its image; to ``problems``, if that is missing."""
+    if found is None:
         return
     stem = half.stems[number]
-    named = os.path.basename((tree.findtext("filename") or "").strip().replace("\\", "/"))
-    image = named if named in images and os.path.splitext(named)[0] == stem else by_stem.get(stem)
-    image = image or (named if named in images else None)
-    if image is None:
-        what, way_out = f"XML files have no image in {half.image_folder}", "fetch the images, or remove the XML files"
-        problems.add(what, way_out, f"{file}, of image '{printable_name(named) or stem}'")
+    chosen = images.of_stem(stem, found.image)
+    if not chosen:
+        what, way_out, image = images.missing(stem, found.image)
+        problems.add(what, way_out, f"{half.xml_files[number]}, of image '{image}'")
         return
-    half.image_files.append(image)
-    half.sizes.append(_size(tree))
-    for element in tree.findall("object"):
-        name = " ".join((element.findtext("name") or "").split())
-        box = element.find("bndbox")
-        corners = [_number(None if box is None else box.findtext(corner)) for corner in _CORNERS]
-        if not name:
-            problems.add("objects have no name", "add it", f"in {file}")
-        elif not all(map(math.isfinite, corners)):
-            way_out = f"they are {', '.join(_CORNERS)}"
-            problems.add("objects have no bndbox of four numbers", way_out, f"'{printable_name(name)}' in {file}")
-        else:
-            half.owners.append(number)
-            half.names.append(name)
-            half.corners.append(corners)
-            half.difficult.append((element.findtext("difficult") or "").strip() == "1")
-
-
-def _size(tree: ElementTree.Element) -> tuple[int, int]:
-    height, width = (_number(tree.findtext(f"size/{side}")) for side in ("height", "width"))
-    is_known = height >= 1 and width >= 1
-    return (int(height), int(width)) if is_known else (0, 0)
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
-
-
-def _not_utf8(data: bytes) -> str:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return f"byte 0x{data[error.start]:02X} in line {data.count(10, 0, error.start) + 1}"
-    return ""
-
-
-def _read_stems(path: str) -> list[str]:
-    """Returns the stems in a list, a line each; the 1 or -1 that may follow a stem is not read."""
-    stems = [os.fsdecode(line.split()[0]) for line in read_file(path).splitlines() if line.strip()]
-    if not stems:
-        raise UserError(f"{printable(path)} is empty: write the names of images there, without extension, a line each")
-    return stems
-
-
-def _find_layout(root: str, split: Split, splits: Splits, options: DetectionOptions) -> tuple[str, str, str]:
-    names = (splits[split],) if splits[split] else _SPLIT_NAMES[split]
-    layouts = _LAYOUTS
-    if options.annotations or options.image_folder:
-        xml_folder = options.annotations or options.image_folder
-        image_folder = options.image_folder or options.annotations
-        lists = ("",) if "{split}" in xml_folder else ("ImageSets/Main/{split}.txt", "{split}.txt")
-        layouts = tuple((xml_folder, image_folder, stems) for stems in lists)
-    for layout in layouts:
-        for name in names:
-            xml_folder, image_folder, stems = (path.replace("{split}", name) for path in layout)
-            if _is_in(root, xml_folder, image_folder, stems):
-                return xml_folder, image_folder, stems
-    below = sorted(list_folder(root)[1])
-    looked_for = "; ".join(" + ".join(dict.fromkeys(path for path in layout if path)) for layout in layouts)
-    key = {"train": "train_split", "eval": "eval_split"}[split]
-    way_out = f"set data.{key}, or detection.annotations and image_folder, such as 'xml/{{split}}' and 'img/{{split}}'"
-    if not splits[split] and layouts is _LAYOUTS:
-        way_out = _about_halves(root, below, names[0]) or way_out
-    nested = [os.path.join(folder, name) for folder in below for name in ("", *_folders(os.path.join(root, folder)))]
-    nested = [folder for folder in nested if os.path.isdir(os.path.join(root, folder, "Annotations"))]
-    if len(nested) == 1 and os.path.basename(nested[0].rstrip("/")) not in names:
-        way_out = f"did you mean --config.data.root={os.path.normpath(os.path.join(root, nested[0]))}?"
-    raise UserError(
-        printable(
-            f"no {HALVES[split]} images with XML files in {root}: looked for {looked_for}, with {' or '.join(names)} "
-            f"for {{split}}; it holds {listed(below) or 'no folder'}; {way_out}"
-        )
-    )
-
-
-def _about_halves(root: str, below: Sequence[str], name: str) -> str:
-    """Returns the way out where there are XML files that are not divided into training and evaluation, else ""."""
-    if "Annotations" in below and ("JPEGImages" in below or "images" in below):
-        return f"write the names of its images, without extension, into ImageSets/Main/{name}.txt, a line each"
-    if _files(root, ("xml",)):
-        return "put XML files and images into two folders there, train and valid"
-    return ""
-
-
-def _folders(folder: str) -> list[str]:
-    return sorted(list_folder(folder)[1])
-
-
-def _is_in(root: str, xml_folder: str, image_folder: str, stems: str) -> bool:
-    folders = [os.path.join(root, path) for path in (xml_folder, image_folder)]
-    if not all(map(os.path.isdir, folders)) or (stems and not os.path.isfile(os.path.join(root, stems))):
-        return False
-    return bool(_files(folders[0], ("xml",)))
+    half.image_files.append(chosen[0])
+    half.doubles += chosen[1:]
+    half.sizes.append(found.size)
+    half.owners += [number] * len(found.names)
+    half.names += found.names
+    half.corners += found.corners
+    half.difficult += found.difficult
