@@ -133,7 +133,8 @@ def coco(path: str, arg: str, head: str, example: str, *, learning_rate: float) 
     long_run, side = "3x" in variants, 640 if "640" in variants else 800
     epochs, drops = (36.0, (27, 33)) if long_run else (12.0, (8, 11))
     rate = 1e-4 if long_run else learning_rate
-    # A ResNet keeps its batch statistics, and stem and first stage their weights, as in mmdetection.
+    # A ResNet keeps its batch statistics, and stem and first stage their weights, as in mmdetection. Its DETR keeps the
+    # scales and biases of all norms, too, which are trained here.
     is_resnet = model.startswith("resnet")
     return ConfigDict(
         {

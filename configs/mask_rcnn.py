@@ -19,7 +19,7 @@ from configs.common import coco
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment."""
     config = coco("configs/mask_rcnn.py", arg, "mask_rcnn", "pvt_small", learning_rate=2e-4)
-    if config.model.name in ("pvt_large", "pvt_v2_b4", "pvt_v2_b5"):
+    if "3x" not in arg and config.model.name in ("pvt_large", "pvt_v2_b4", "pvt_v2_b5"):
         config.batch_size = config.optimizer.base_batch_size = 8
         config.optimizer.learning_rate /= 1.4
         config.optimizer.warmup_learning_rate /= 1.4

@@ -73,10 +73,13 @@ def check(config: Config) -> None:
             raise UserError(f"{key} must be {length} numbers that are not negative, but is {value}")
     if 0 in config.batch_transform.std:
         raise UserError(f"batch_transform.std must be above 0, but is {config.batch_transform.std}")
-    if not 0 <= config.detection.crop_probability <= 1:
-        raise UserError(f"detection.crop_probability must be from 0 to 1, but is {config.detection.crop_probability}")
-    if config.detection.crop_range[0] > config.detection.crop_range[1]:
-        raise UserError(f"detection.crop_range must be (least, largest), but is {config.detection.crop_range}")
+    for key in ("detection.crop_probability", "transform.flip_probability"):
+        if not 0 <= get(config, key) <= 1:
+            raise UserError(f"{key} must be from 0 to 1, but is {get(config, key)}")
+    if not 1 <= config.detection.crop_range[0] <= config.detection.crop_range[1]:
+        raise UserError(
+            f"detection.crop_range must be (least, largest), from 1 pixel on, but is {config.detection.crop_range}"
+        )
     ranges = {"model.drop_path_rate": (0, 1), "ema_decay": (0, 1), "optimizer.b1": (0, 1), "optimizer.b2": (0, 1)}
     for key, (low, high) in ranges.items():
         if not low <= get(config, key) < high:
@@ -134,4 +137,5 @@ def _check_task(config: Config) -> None:
         if foreign and value != usual.get(key):
             raise UserError(f"{key} is not read by task {config.task!r}: leave it out, or set the task that it is for")
     if config.task != "classification" and not config.head.name:
-        raise UserError(f"task {config.task!r} needs a head: set head.name, as --config.head.name=semantic_fpn")
+        example = {"segmentation": "semantic_fpn", "detection": "retinanet"}[config.task]
+        raise UserError(f"task {config.task!r} needs a head: set head.name, as --config.head.name={example}")

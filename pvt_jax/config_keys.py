@@ -49,9 +49,10 @@ def defaults() -> Config:
             "epochs": 300.0,
             "steps": config_dict.placeholder(int),
             # One update is computed in this many parts, one after the other, to need less memory: the same update but
-            # for which samples drop a residual branch, which each part draws by itself; for batch norms (of ResNet
-            # and of heads), which take the statistics of each part and move their running ones with each; and for a
-            # mean over valid pixels (segmentation.loss_average), which is one of the means of the parts.
+            # for what is drawn at random, which each part draws by itself (samples that drop a residual branch, anchors
+            # and regions of a detector); for batch norms (of ResNet and of heads), which take the statistics of each
+            # part and move their running ones with each; and for means over valid pixels (segmentation.loss_average)
+            # or over objects, anchors and regions (detection), which are means of those of the parts.
             "accumulation_steps": 1,
             # Decay of the exponential moving average of the parameters; 0 keeps none. Batch statistics are averages
             # already: evaluation of the average takes them as they are.

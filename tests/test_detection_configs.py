@@ -99,6 +99,9 @@ def of(spec: str) -> dict[str, Any]:
         ("mask_rcnn.py:pvt_large", "mask_rcnn", 2e-4 / 1.4, {**HALF_BATCH, "model.drop_path_rate": 0.0}),
         ("mask_rcnn.py:pvt_v2_b5", "mask_rcnn", 2e-4 / 1.4, HALF_BATCH),
         ("mask_rcnn.py:pvt_v2_b2,3x", "mask_rcnn", 1e-4, LONG),
+        # The smaller rate and batch of large models are of 1x alone.
+        ("mask_rcnn.py:pvt_v2_b5,3x", "mask_rcnn", 1e-4, LONG),
+        ("retinanet.py:pvt_v2_b4,3x", "retinanet", 1e-4, LONG),
         ("mask_rcnn.py:resnet50", "mask_rcnn", 2e-4, RESNET),
         ("detr.py:pvt_small", "detr", 1e-4, DETR),
     ],

@@ -57,7 +57,8 @@ def set_losses(
     """(class, box, overlap) loss of a batch's predictions, weighted: equation 2, and section 3.1's bounding box loss.
 
     Cross-entropy is averaged by the weights of its classes; the others are divided by the number of objects in the
-    batch, or 1 without any.
+    batch, or 1 without any. The batch is the global one, or a part of it that is accumulated; the authors average
+    cross-entropy over that of one GPU.
     """
     matched = jax.vmap(match, (0, 0, 0, 0, 0, None))(logits, boxes, target_boxes, labels, valid, weights)
 

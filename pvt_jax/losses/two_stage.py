@@ -1,7 +1,7 @@
 """Targets and losses of two-stage detectors, as mmdetection computes them.
 
 "Faster R-CNN" (arXiv 1506.01497, section 3.1.2) and "Mask R-CNN" (arXiv 1703.06870, section 3). Means are over what was
-drawn of all images of a batch.
+drawn of all images of the global batch, or a part of it that is accumulated; mmdetection's are over those of one GPU.
 """
 
 from dataclasses import dataclass

@@ -23,6 +23,7 @@ from pvt_jax.models.heads.segformer import SegFormerHead
 from pvt_jax.models.heads.semantic_fpn import SemanticFPNHead
 from pvt_jax.models.heads.trans2seg import Trans2SegHead
 from pvt_jax.models.segmentation import SegmentationModel
+from pvt_jax.models.settings import check_settings, types_of
 
 MODELS: dict[str, partial[nn.Module]] = {
     **{name: partial(pvt.PyramidVisionTransformer, **sizes) for name, sizes in pvt.VARIANTS.items()},
@@ -72,13 +73,20 @@ HEADS: dict[str, DenseModel] = {
     ),
     "mask_rcnn": DenseModel(DetectionModel, MaskRCNNHead, _COCO, neck=_PYRAMID_OF_BOXES),
     "faster_rcnn": DenseModel(DetectionModel, MaskRCNNHead, _COCO, neck=_PYRAMID_OF_BOXES, settings={"masks": False}),
-    # Of one map, as a plain ViT has it: sizes of boxes are those of anchors, 32 to 512 pixels, and not of levels.
+    # Of one map, as a plain ViT has it: sizes of boxes are those of anchors, 32 to 512 pixels, and not of levels. All
+    # proposals are of that map, so it has the limits that mmdetection's Faster R-CNN of one map (C4) has.
     "vit_frcnn": DenseModel(
         DetectionModel,
         MaskRCNNHead,
         _COCO,
         neck=SingleMap,
-        settings={"masks": False, "anchor_scales": (2, 4, 8, 16, 32)},
+        settings={
+            "masks": False,
+            "anchor_scales": (2, 4, 8, 16, 32),
+            "train_pre_nms": 12_000,
+            "train_proposals": 2000,
+            "pre_nms": 6000,
+        },
     ),
     "detr": DenseModel(DetectionModel, DETRHead, _COCO),
 }
@@ -107,7 +115,7 @@ def create_model(
     """
     _check_name("model", name, MODELS)
     factory = MODELS[name]
-    _check_settings(f"model {name!r}", "model", settings, _fields(factory.func))
+    check_settings(f"model {name!r}", "model", settings, types_of(factory.func))
     if not head:
         if head_settings:
             raise UserError(f"settings of a head without a head: name one of {', '.join(list_heads())}")
@@ -118,8 +126,8 @@ def create_model(
         raise UserError("model.spp_levels is for the classifier, and a dense model has none: leave it out")
     row = HEADS[head]
     chosen = {**row.settings, **row.by_backbone.get(name, {}), **(head_settings or {})}
-    known = {field: default for field, default in _fields(row.head).items() if field not in ("num_classes", "dtype")}
-    _check_settings(f"head {head!r}", "head", chosen, {**known, **({} if row.neck is None else {"neck_channels": 0})})
+    known = {setting: kind for setting, kind in types_of(row.head).items() if setting not in ("num_classes", "dtype")}
+    check_settings(f"head {head!r}", "head", chosen, known if row.neck is None else {**known, "neck_channels": int})
     of_neck = {"channels": chosen.pop("neck_channels")} if "neck_channels" in chosen else {}
     shared = {"dtype": settings["dtype"]} if "dtype" in settings else {}
     return row.model(
@@ -135,19 +143,3 @@ def _check_name(kind: str, name: str, registry: Iterable[str]) -> None:
         raise UserError(
             f"unknown {kind} {name!r}: did you mean {nearest!r}? The {kind}s are {', '.join(sorted(registry))}"
         )
-
-
-def _fields(module: Any) -> dict[str, Any]:
-    """Settings of a module, and their default values."""
-    return {field.name: field.default for field in dataclasses.fields(module) if field.name not in ("parent", "name")}
-
-
-def _check_settings(owner: str, section: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    for setting, value in settings.items():
-        if setting not in known:
-            nearest = difflib.get_close_matches(setting, known, 1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known)}"
-            raise UserError(f"{owner} has no setting {setting!r}: {hint}")
-        # From a command line any word would be true.
-        if isinstance(known[setting], bool) and not isinstance(value, bool):
-            raise UserError(f"{section}.{setting} must be True or False, but is {value!r}")

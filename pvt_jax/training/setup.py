@@ -75,6 +75,8 @@ class Setup:
         self.block = sharding.host_block()
         self.batch_sharding = sharding.batch_sharding(self.mesh)
         self.loaded: Any = None
+        # Settings that no model can have are refused here, before anyone looks at the data.
+        self._variables = jax.eval_shape(self.task.init, jax.random.key(config.seed))
 
     def prepare_state(self, schedule: Schedule) -> None:
         """Define optimizer and state; nothing is computed yet."""
@@ -111,7 +113,7 @@ class Setup:
             return TrainState.create(variables, self.optimizer, ema=self.config.ema_decay > 0, frozen=options.frozen)
 
         self.initial = initial
-        abstract = jax.eval_shape(initial)
+        abstract = jax.eval_shape(initial, self._variables)
         self.state_sharding = sharding.state_sharding(abstract, self.mesh)
         self.abstract: TrainState = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

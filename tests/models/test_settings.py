@@ -3,6 +3,7 @@
 import functools
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import pytest
 
 from pvt_jax.errors import UserError
-from pvt_jax.models import create_model
+from pvt_jax.models import HEADS, create_model, list_heads
+from pvt_jax.models.settings import types_of
 
 PYRAMID: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "num_classes": 5}
 TRANSFORMER: dict[str, Any] = {**PYRAMID, "num_heads": (1, 2, 3, 4)}
@@ -70,23 +72,63 @@ def test_settings_of_another_type_are_named():
     cases = [(name, "spp_levels", levels) for name in TOYS for levels in (4, 0, True, "124", (1, 2.0))]
     cases += [(name, "image_size", size) for name in ("pvt_tiny", "vit_tiny_patch16") for size in ((64.0, 64), ("64",))]
     script = f"""
-import jax, jax.numpy as jnp
 from pvt_jax.errors import UserError
 from pvt_jax.models import create_model
 for name, setting, value in {cases!r}:
-    model = create_model(name, **{{**{TOYS!r}[name], setting: value}})
     try:
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        create_model(name, **{{**{TOYS!r}[name], setting: value}})
         print("accepted")
     except UserError as error:
         print(error)
 """
+    words = {"spp_levels": "whole numbers, as (1, 2)", "image_size": "a whole number, or whole numbers, as (1, 2)"}
     assert output_of(script) == [
-        f"model.spp_levels must be whole numbers above 0, as (1, 2, 4), but is {value}"
-        if setting == "spp_levels"
-        else f"model.image_size must be a side of at least {LEAST[name]}, or (height, width), but is {value}"
-        for name, setting, value in cases
+        f"model.{setting} must be {words[setting]}, but is {value!r}" for _, setting, value in cases
     ]
+
+
+def every_setting_of_heads():
+    """(head, setting, its type) of all heads."""
+    for head in list_heads():
+        for setting, kind in types_of(HEADS[head].head).items():
+            if setting not in ("num_classes", "dtype"):
+                yield head, setting, kind
+
+
+@pytest.mark.parametrize("value", ["abc", None, True, 0.5, (), ("a",), float("inf"), (float("inf"),)])
+def test_settings_of_heads_have_the_types_of_their_fields(value):
+    """A value is taken as it is or refused by one line, whatever the setting is."""
+    fits = {
+        "abc": [str],
+        None: [],
+        True: [bool],
+        0.5: [float],
+        (): [Sequence[int], Sequence[float], Sequence[int | float], int | Sequence[int]],
+    }.get(value, [])
+    for head, setting, kind in every_setting_of_heads():
+        if kind in fits:
+            create_model("pvt_tiny", head=head, head_settings={setting: value})
+        else:
+            with pytest.raises(UserError) as error:
+                create_model("pvt_tiny", head=head, head_settings={setting: value})
+            assert str(error.value).startswith(f"head.{setting} must be ")
+            assert str(error.value).endswith(f", but is {value!r}") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "setting", "value", "words"),
+    [
+        ("retinanet", "score_threshold", "abc", "a number"),
+        ("retinanet", "ratios", 0.5, "numbers, as (0.5, 1)"),
+        ("retinanet", "max_detections", True, "a whole number"),
+        ("mask_rcnn", "box_std", (0.1, 0.1), "4 numbers"),
+        ("trans2seg", "image_size", 512.0, "a whole number, or whole numbers, as (1, 2)"),
+    ],
+)
+def test_types_are_said_in_words(head, setting, value, words):
+    with pytest.raises(UserError) as error:
+        create_model("pvt_tiny", head=head, head_settings={setting: value})
+    assert str(error.value) == f"head.{setting} must be {words}, but is {value!r}"
 
 
 @pytest.mark.parametrize("name", TOYS)

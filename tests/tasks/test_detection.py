@@ -563,7 +563,9 @@ def test_configs_that_no_run_can_use(folder, tmp_path):
     assert line.startswith("detection.") and "is not read by task 'segmentation': leave it out" in line
     assert "data.repeats is not read by task 'detection'" in refused(folder, "data.repeats=3")
     assert "segmentation.test_shapes is not read by task 'detection'" in refused(folder, "segmentation.test_shapes=3")
-    assert "task 'detection' needs a head" in refused(folder, "head.name=")
+    assert "task 'detection' needs a head: set head.name, as --config.head.name=retinanet" in refused(
+        folder, "head.name="
+    )
     assert "detection.short_sides must be numbers above 0" in refused(folder, "detection.short_sides=()")
     assert "detection.crop_range must be (least, largest)" in refused(folder, "detection.crop_range=(60,40)")
     assert "model.num_classes is 3" in refused(folder, "model.num_classes=3")

@@ -146,10 +146,10 @@ def printable_name(name: str) -> str:
 
 def check_classes(where: str, names: Sequence[str], num_classes: int, chosen: Sequence[str]) -> None:
     """Raises UserError unless there are as many ``names`` as the model has classes, each its own."""
+    known = "detection.class_names" if chosen else where
     if same := [name for label, name in enumerate(names) if name in names[:label]]:
-        raise UserError(f"detection.class_names has '{same[0]}' twice: give each class a name of its own")
+        raise UserError(f"{known} has '{same[0]}' twice: give each class a name of its own")
     if len(names) != num_classes:
-        known = "detection.class_names" if chosen else where
         raise UserError(
             f"{known} has {len(names):,} class{'es' * (len(names) != 1)} but model.num_classes is {num_classes}: set "
             f"--config.model.num_classes={len(names)}"

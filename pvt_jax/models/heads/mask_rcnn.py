@@ -232,10 +232,12 @@ class MaskRCNNHead(nn.Module):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise UserError(f"head.{name} must be from 0 to 1, but is {value}")
-        for name in ("anchor_scales", "anchor_ratios"):
+        for name in ("anchor_scales", "anchor_ratios", "box_std"):
             value = getattr(self, name)
             if not value or min(value) <= 0:
                 raise UserError(f"head.{name} must be numbers above 0, one at least, but are {value}")
+        if self.finest_scale <= 0:
+            raise UserError(f"head.finest_scale must be above 0, but is {self.finest_scale}")
         if self.rpn_negative_iou > self.rpn_positive_iou:
             raise UserError(
                 "head.rpn_negative_iou must be at most head.rpn_positive_iou, but they are "
