@@ -21,9 +21,12 @@ IMAGE_CLASSES, PIXEL_CLASSES, OBJECT_CLASSES = 1000, 150, 80
 # Objects of an image that a detector is trained on.
 OBJECTS = 10
 
-# Parameters of the peer less ours; None: the peer is another model. torchvision's Mask R-CNN predicts a box for the
-# background, too, and none reads it: four numbers of 1,024 weights and a bias.
-MORE_PARAMETERS: dict[str, int | None] = {"pvt_tiny+semantic_fpn": None, "resnet50+mask_rcnn": 4 * (1024 + 1)}
+# Parameters of the peer less ours; None: the peer is another model. torchvision's Mask R-CNN predicts a box and a mask
+# for the background, too, which nothing reads: four numbers of 1,024 weights and a bias, and one of 256.
+MORE_PARAMETERS: dict[str, int | None] = {
+    "pvt_tiny+semantic_fpn": None,
+    "resnet50+mask_rcnn": 4 * (1024 + 1) + 256 + 1,
+}
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -113,9 +113,16 @@ def detector(arguments: argparse.Namespace) -> tuple[Any, Callable[[], Any], Cal
 
     height, width = arguments.image_size
     if arguments.model == "resnet50+retinanet":
-        model = detection.retinanet_resnet50_fpn(
-            weights=None, weights_backbone=None, num_classes=OBJECT_CLASSES, detections_per_img=100
+        # torchvision's own builder takes P6 from P5, the recipe from C5.
+        backbone = detection.backbone_utils.resnet_fpn_backbone(
+            backbone_name="resnet50",
+            weights=None,
+            norm_layer=torch.nn.BatchNorm2d,
+            trainable_layers=5,
+            returned_layers=[2, 3, 4],
+            extra_blocks=torchvision.ops.feature_pyramid_network.LastLevelP6P7(2048, 256),
         )
+        model = detection.RetinaNet(backbone, OBJECT_CLASSES, detections_per_img=100)
     else:
         model = detection.maskrcnn_resnet50_fpn(
             weights=None, weights_backbone=None, num_classes=OBJECT_CLASSES + 1, rpn_post_nms_top_n_train=1000
