@@ -298,8 +298,8 @@ DIALECTS: dict[str, tuple[Dialect, ...]] = {
     "resnet": (REFERENCE, Dialect("transformers", _HF_RESNET, "resnet.")),
 }
 
-# The names of necks and of heads (``names.NECKS``, ``names.HEADS``) by others than mmsegmentation and mmdetection,
-# whose are the reference.
+# The names of necks and of heads (``NECKS``, ``HEADS`` of ``dense_names.py``) by others than mmsegmentation and
+# mmdetection, whose are the reference.
 HEAD_DIALECTS: dict[str, tuple[Dialect, ...]] = {
     "segformer": (REFERENCE, Dialect("transformers", _HF_SEGFORMER_HEAD)),
 }

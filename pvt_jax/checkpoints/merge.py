@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pvt_jax.checkpoints import names, readings, signatures
+from pvt_jax.checkpoints.dense_names import HEADS
 from pvt_jax.checkpoints.position_tables import position_grids, resize_tables
 from pvt_jax.checkpoints.report import LoadReport, few, refusal, shapes_lines
 from pvt_jax.errors import UserError
@@ -202,7 +203,7 @@ def _find_native(
             of_classifier = family and entry and names.is_of_classifier(entry.name, family)
             # A module of an akin head's that the model's has not.
             beyond = names.entry_of(path, head) if here and head and akin and names.part_of(path) == "head" else None
-            of_other = here and beyond and names.HEADS[here].takes_no_part(beyond.name)
+            of_other = here and beyond and HEADS[here].takes_no_part(beyond.name)
             (ignored if of_classifier or of_other else unexpected).append(path)
     leaves = {place: tensors[there[place]] for place in wanted if place in there}
     anew = _others_than_backbone(wanted) if dense_here and not dense_there else ()
@@ -274,7 +275,7 @@ def _find_beside(
         if akin or all(path in found and found[path].shape == tuple(wanted[path].shape) for path in entries):
             leaves |= found
             taken |= of
-    no_part = [name for name in tensors if here and akin and names.HEADS[here].takes_no_part(name)]
+    no_part = [name for name in tensors if here and akin and HEADS[here].takes_no_part(name)]
     return leaves, taken, [name for name in no_part if name not in taken and name not in used]
 
 

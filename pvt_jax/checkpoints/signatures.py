@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pvt_jax.checkpoints import names
+from pvt_jax.checkpoints.dense_names import HEADS, Head
 from pvt_jax.checkpoints.dialects import DIALECTS
 from pvt_jax.checkpoints.readings import readings
 
@@ -35,7 +36,7 @@ class Recognised(NamedTuple):
     """What a file says by itself; ``num_classes`` and ``image_size`` (height, width) are None if it does not.
 
     ``positions`` are the slots of its first position table, without those of tokens, and the side of a patch of it.
-    ``head`` is that of a dense model, a key of ``names.HEADS``; None if it has none of them.
+    ``head`` is that of a dense model, a key of ``dense_names.HEADS``; None if it has none of them.
     """
 
     signature: Signature
@@ -136,14 +137,14 @@ def signature_of(shapes: Shapes, family: str) -> Signature | None:
 
 
 def dense_head(shapes: Shapes, *, native: bool = False) -> tuple[str | None, int | None]:
-    """The head of a dense model with tensors of these shapes, a key of ``names.HEADS``, and its number of classes."""
+    """The head of a dense model with tensors of these shapes, a key of ``HEADS``, and its number of classes."""
     if native:
         head = names.head_of(shapes)
         if head is None:
             return None, None
-        known, (path, axis) = names.HEADS[head], names.HEADS[head].classifier
+        known, (path, axis) = HEADS[head], HEADS[head].classifier
         return head, _num_classes(known, shapes.get(path, ())[axis : axis + 1], shapes.get(known.regressor, ())[-1:])
-    for head, known in names.HEADS.items():
+    for head, known in HEADS.items():
         entries = {path: names.entry_of(path, head) for path in (known.mark, known.classifier[0], known.regressor)}
         named = {path: entry.name for path, entry in entries.items() if entry}
         beside = names.entry_of(known.lacks, known.neck)
@@ -155,7 +156,7 @@ def dense_head(shapes: Shapes, *, native: bool = False) -> tuple[str | None, int
     return None, None
 
 
-def _num_classes(head: names.Head, outputs: tuple[int, ...], regressed: tuple[int, ...]) -> int | None:
+def _num_classes(head: Head, outputs: tuple[int, ...], regressed: tuple[int, ...]) -> int | None:
     return head.num_classes(*outputs, *regressed) if outputs else None
 
 

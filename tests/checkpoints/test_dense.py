@@ -12,6 +12,7 @@ import pytest
 
 import pvt_jax
 from pvt_jax.checkpoints import load, names, signatures
+from pvt_jax.checkpoints.dense_names import HEADS
 from pvt_jax.checkpoints.files import read_state_dict, write_safetensors
 from pvt_jax.checkpoints.merge import merge
 from pvt_jax.checkpoints.store import CheckpointStore
@@ -541,4 +542,4 @@ def test_models_of_the_registry_are_named_with_their_heads():
 
 
 def test_the_heads_with_names_are_those_of_the_models():
-    assert set(pvt_jax.models.list_heads()) <= names.HEADS.keys()
+    assert set(pvt_jax.models.list_heads()) <= HEADS.keys()

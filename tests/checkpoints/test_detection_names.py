@@ -13,6 +13,7 @@ import pytest
 
 import pvt_jax
 from pvt_jax.checkpoints import load, names, readings, signatures
+from pvt_jax.checkpoints.dense_names import HEADS
 from pvt_jax.checkpoints.merge import merge
 from pvt_jax.checkpoints.store import CheckpointStore
 from pvt_jax.errors import UserError
@@ -562,11 +563,11 @@ def test_the_neck_of_an_unknown_head_is_taken_whole_or_not():
 
 
 def test_the_mark_of_a_head_is_no_other_s():
-    for head in names.HEADS:
+    for head in HEADS:
         assert readings.foreign_head([f"{head}.weight"]) is None
     for family, head in CASES:
         shapes = dense_toys.shapes(family, head)
-        assert [other for other in names.HEADS if names.akin(head, other)] == (
+        assert [other for other in HEADS if names.akin(head, other)] == (
             ["mask_rcnn", "faster_rcnn"] if head in ("mask_rcnn", "faster_rcnn") else [head]
         )
         assert signatures.dense_head(shapes) == (head, 7)
