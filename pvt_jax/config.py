@@ -83,7 +83,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             continue
         was, now = before.get(key, "absent"), after.get(key, "absent")
         if was != now:
-            lines.append(f"{key}: {was} → {now}")
+            lines.append(f"{key}: {was if was != '' else 'empty'} → {now if now != '' else 'empty'}")
     return lines
 
 

@@ -104,9 +104,10 @@ def check(config: Config) -> None:
             )
     options = config.optimizer
     if options.frozen == "stage1" and not config.model.get("frozen_norm"):
+        is_resnet = config.model.name.startswith("resnet")
         raise UserError(
-            "optimizer.frozen=stage1 is for a ResNet whose norms are frozen, too: add --config.model.frozen_norm=True, "
-            "or set --config.optimizer.frozen=backbone"
+            "optimizer.frozen=stage1 is for a ResNet whose norms are frozen, too: "
+            f"{'add --config.model.frozen_norm=True, or ' * is_resnet}set --config.optimizer.frozen=backbone"
         )
     if options.schedule == "step" and not (options.drop_epochs or options.drop_steps):
         raise UserError(

@@ -471,7 +471,7 @@ def test_written_values_are_read_back(batch_size, rate, size, root):
         ("optimizer.layer_decay=0", "optimizer.layer_decay must be above 0 and at most 1, but is 0.0"),
         ("optimizer.layer_decay=1.01", "optimizer.layer_decay must be above 0 and at most 1, but is 1.01"),
         ("optimizer.frozen=stage9", "optimizer.frozen must be one of empty, backbone, stage1, but is 'stage9'"),
-        ("optimizer.frozen=stage1", "is for a ResNet whose norms are frozen, too: add --config.model.frozen_norm=True"),
+        ("optimizer.frozen=stage1", "for a ResNet whose norms are frozen, too: set --config.optimizer.frozen=backbone"),
         ("init.allow_missing=head/*", "config key 'init.allow_missing' takes a tuple, not 'head/*'"),
         ("optimizer.schedule=linear", "optimizer.schedule must be one of cosine, poly, step, but is 'linear'"),
         ("optimizer.decayed=none", "optimizer.decayed must be one of matrices, all_but_norms, all, but is 'none'"),
@@ -489,7 +489,10 @@ def test_written_values_are_read_back(batch_size, rate, size, root):
             "detection.long_side is 640, below a shorter side of 800: set it to 800 or more, or "
             "detection.short_sides and detection.test_short_side lower",
         ),
-        ("detection.crop_range=(600,384)", "detection.crop_range must be (least, largest), but is (600, 384)"),
+        (
+            "detection.crop_range=(600,384)",
+            "must be (least, largest), from 1 pixel on, but is (600, 384)",
+        ),
         ("detection.short_sides=()", 'detection.short_sides must be numbers above 0, as "(480, 800)", but is ()'),
         ("task=pose", "unknown task 'pose': the tasks are classification, segmentation, detection"),
         ("task=segmentation", "is not read by task 'segmentation': leave it out"),
@@ -598,7 +601,7 @@ def test_every_key_is_free_or_fixed_on_resume(key):
     for name in sections:
         section = section[name]
     section[last] = "other"
-    expected = [] if key in free else [f"{key}: {DEFAULTS[key]} → other"]
+    expected = [] if key in free else [f"{key}: {'empty' if DEFAULTS[key] == '' else DEFAULTS[key]} → other"]
     assert config_lib.differences(old, new) == expected
 
 

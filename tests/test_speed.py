@@ -61,5 +61,5 @@ def test_mistakes_are_one_line(capsys):
     assert detection_parts.main(["--models", "pvt_tiniest"]) == 2
     assert "did you mean 'pvt_tiny'?" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        detection_parts.main(["--image_sizes", "800"])
-    assert "'800' is no image size: give height and width, as 800x1344" in capsys.readouterr().err
+        detection_parts.main(["--image_sizes", "800by"])
+    assert "'800by' is no image size: give height and width, as 800x1344" in capsys.readouterr().err

@@ -30,8 +30,8 @@ MORE_PARAMETERS: dict[str, int | None] = {
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """(height, width) of a word as 800x1344."""
-    if not re.fullmatch(r"[1-9]\d*[x×][1-9]\d*", text):
+    """(height, width) of a word as 800x1344, or 224 for a square."""
+    if not re.fullmatch(r"[1-9]\d*([x×][1-9]\d*)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no image size: give height and width, as 800x1344")
-    height, width = re.split("[x×]", text)
-    return int(height), int(width)
+    sides = [int(side) for side in re.split("[x×]", text)]
+    return sides[0], sides[-1]

@@ -128,6 +128,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.worker:
         return work(arguments)
+    classifiers = [model for model in arguments.models if model in CLASSIFIERS]
+    if classifiers and len(set(arguments.image_size)) > 1:
+        parser.error(f"Hugging Face's {classifiers[0]} takes square images alone: give --image_size as 224")
 
     print("| model | mode | images/s | PyTorch | ratio | ratio of best | compile, s | peak GiB | PyTorch |")
     print("|---|---|---|---|---|---|---|---|---|")

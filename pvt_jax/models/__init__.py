@@ -23,7 +23,7 @@ from pvt_jax.models.heads.segformer import SegFormerHead
 from pvt_jax.models.heads.semantic_fpn import SemanticFPNHead
 from pvt_jax.models.heads.trans2seg import Trans2SegHead
 from pvt_jax.models.segmentation import SegmentationModel
-from pvt_jax.models.settings import check_settings, types_of
+from pvt_jax.models.settings import checked, types_of
 
 MODELS: dict[str, partial[nn.Module]] = {
     **{name: partial(pvt.PyramidVisionTransformer, **sizes) for name, sizes in pvt.VARIANTS.items()},
@@ -115,7 +115,7 @@ def create_model(
     """
     _check_name("model", name, MODELS)
     factory = MODELS[name]
-    check_settings(f"model {name!r}", "model", settings, types_of(factory.func))
+    settings = checked(f"model {name!r}", "model", settings, types_of(factory.func))
     if not head:
         if head_settings:
             raise UserError(f"settings of a head without a head: name one of {', '.join(list_heads())}")
@@ -127,7 +127,7 @@ def create_model(
     row = HEADS[head]
     chosen = {**row.settings, **row.by_backbone.get(name, {}), **(head_settings or {})}
     known = {setting: kind for setting, kind in types_of(row.head).items() if setting not in ("num_classes", "dtype")}
-    check_settings(f"head {head!r}", "head", chosen, known if row.neck is None else {**known, "neck_channels": int})
+    chosen = checked(f"head {head!r}", "head", chosen, known if row.neck is None else {**known, "neck_channels": int})
     of_neck = {"channels": chosen.pop("neck_channels")} if "neck_channels" in chosen else {}
     shared = {"dtype": settings["dtype"]} if "dtype" in settings else {}
     return row.model(

@@ -17,14 +17,17 @@ def types_of(module: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(module) if field.name not in ("parent", "name")}
 
 
-def check_settings(owner: str, section: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise UserError for a setting that is not ``known``, or whose value has another type.
+def checked(owner: str, section: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` in plain Python types, tuples for lists and numbers for NumPy's.
 
     Args:
       owner: what a person calls the module, as "head 'retinanet'".
       section: of the config that has its settings, "model" or "head".
       settings: value of each.
       known: type of each that there is.
+
+    Raises:
+      UserError: a setting is not known, or its value has another type.
     """
     for setting, value in settings.items():
         if setting not in known:
@@ -33,6 +36,15 @@ def check_settings(owner: str, section: str, settings: Mapping[str, Any], known:
             raise UserError(f"{owner} has no setting {setting!r}: {hint}")
         if not _is(value, known[setting]):
             raise UserError(f"{section}.{setting} must be {_in_words(known[setting])}, but is {value!r}")
+    return {setting: _plain(value) for setting, value in settings.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, (bool, int)) else value
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -87,7 +87,17 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
         return _evaluate_initial(config, directory)
     workdir.read_config(directory)
     workdir.check(
-        directory, config, only=("task", "model.", "head.", "ema_decay", "batch_transform.mean", "batch_transform.std")
+        directory,
+        config,
+        only=(
+            "task",
+            "model.",
+            "head.",
+            "ema_decay",
+            "optimizer.frozen",
+            "batch_transform.mean",
+            "batch_transform.std",
+        ),
     )
     setup = Setup(config, training=False)
     setup.task.validate_data(_say)

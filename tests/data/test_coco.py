@@ -94,7 +94,7 @@ class TestLayouts:
         line = message(root)
         assert f"no training annotations in {root}: looked for annotations/instances_{{split}}.json, " in line
         assert "it holds annotations/, train2017/, val2017/, and annotations/ instances_val2017.json" in line
-        assert "{split}/result.json, with train2017 or train or training for {split}; " in line
+        assert "{split}/labels.json, with train2017 or train or training for {split}; " in line
         assert ", with day for {split}" in message(root, "eval", eval_split="day")
         assert f"did you mean --config.data.root={root}?" in message(root.parent, "eval")
         for name in "ab":
@@ -338,7 +338,6 @@ REFUSED = [
     (of("annotations", 0, iscrowd="false"), "\"iscrowd\": \"false\"}: write 1 for a crowd region, and 0 for an object"),
     (of("annotations", 0, iscrowd="0"), "1 annotations have an iscrowd that is neither 0 nor 1"),
     (of("annotations", 0, iscrowd=2), "1 annotations have an iscrowd that is neither 0 nor 1"),
-    (of("annotations", 0, iscrowd=float("nan")), "1 annotations have an iscrowd that is neither 0 nor 1"),
     (without("annotations", 0, "bbox"), "no bbox of four numbers"),
     (lambda content: content["annotations"].append(7), "1 annotations have no bbox of four numbers, the first is 7"),
     (of("annotations", 2, image_id=99), "1 annotations have an unknown image_id, the first is annotation 1002, whose "

@@ -59,6 +59,18 @@ def test_a_name_as_it_stands_comes_before_another_case(tmp_path):
         find_annotations(str(tmp_path), "train", NO_SPLITS)
 
 
+def test_class_names_of_label_studio_are_no_annotations(tmp_path):
+    for name in ("labels.json", "result.json"):
+        touch(tmp_path / "train" / name)
+    assert find_annotations(str(tmp_path), "train", NO_SPLITS)[0] == str(tmp_path / "train/result.json")
+
+
+def test_a_file_named_for_its_half_comes_before_another_case(tmp_path):
+    for name in ("Train/labels.json", "my_train.json"):
+        touch(tmp_path / name)
+    assert find_annotations(str(tmp_path), "train", NO_SPLITS)[0] == str(tmp_path / "my_train.json")
+
+
 def test_what_the_config_says_is_taken_as_it_stands(tmp_path):
     touch(tmp_path / "Labels/train.json")
     if os.path.exists(tmp_path / "labels"):

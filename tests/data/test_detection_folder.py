@@ -16,9 +16,9 @@ def load(argument: str, *overrides: str):
     return config_lib.load(f"{detection_folder.__file__}:{argument}", overrides)
 
 
-def message(argument: str) -> str:
+def message(argument: str, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
-        load(argument)
+        load(argument, *overrides)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -59,6 +59,25 @@ def test_commas(tmp_path):
         assert config.data.root == str(folder) and config.head.name == "retinanet"
         config = detection_folder.get_config(f"{folder}, mask_rcnn")
         assert config.data.root == str(folder) and config.head.name == "mask_rcnn"
+
+
+def test_a_source_that_reads_no_folder(tmp_path):
+    write_coco(tmp_path / "a", count=2)
+    assert load(str(tmp_path / "a"), "data.source=coco").data.source == "coco"
+    for wrong in ("cocoo", "tfds"):
+        line = message(str(tmp_path / "a"), f"data.source={wrong}")
+        assert line == f"data.source is '{wrong}', but a folder is read by coco or voc: leave it out"
+
+
+def test_what_is_wrong_with_a_file_of_coco_is_said_beside_other_xml_files(tmp_path):
+    write_coco(tmp_path, layout="roboflow", count=2)
+    (tmp_path / "notes.xml").write_text("<notes/>")
+    assert load(str(tmp_path)).data.source == "coco"
+    file = tmp_path / "train/_annotations.coco.json"
+    file.write_text(file.read_text()[:-20])
+    assert f"{file} is no JSON: the file ends too early" in message(str(tmp_path))
+    named = "detection.annotations={split}/_annotations.coco.json"
+    assert f"{file} is no JSON: the file ends too early" in message(str(tmp_path), named)
 
 
 def test_refused(tmp_path):

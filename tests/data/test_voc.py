@@ -133,11 +133,17 @@ class TestObjects:
         content = (root / "train/0.xml").read_bytes()
         assert content.count(b"<difficult>0<") == 2
         for text, difficult in {
-            "1": True, "True": True, "true": True, " YES ": True, "0": False, "False": False, "no": False, "": False
+            "1": True, "True": True, "true": True, " YES ": True, "1.0": True, "0": False, "False": False, "no": False,
+            "": False, "Unspecified": False, "0.0": False, "None": False, "N/A": False,
         }.items():  # fmt: skip
             changed = content.replace(b"<difficult>0<", f"<difficult>{text}<".encode(), 1)
             (root / "train/0.xml").write_bytes(changed)
             assert opened(root).objects(0).crowd.tolist() == [difficult, False]
+
+    def test_a_root_in_other_letters(self, root):
+        path = root / "train/0.xml"
+        path.write_bytes(path.read_bytes().replace(b"annotation>", b"Annotation>"))
+        assert len(opened(root).objects(0)) == 2
 
     def test_a_namespace_is_ignored(self, root):
         path = root / "train/0.xml"

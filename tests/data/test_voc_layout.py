@@ -61,6 +61,7 @@ class TestLayouts:
             ("{}/Annotations", "{}/JPEGImages"),
             ("{}/annotations", "{}/images"),
             ("{}/Annotations", "{}/images"),
+            ("{}/labels", "{}/data"),
             ("Annotations/{}", "JPEGImages/{}"),
             ("annotations/{}", "images/{}"),
         ],

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from pvt_jax.errors import UserError
@@ -113,6 +114,21 @@ def test_settings_of_heads_have_the_types_of_their_fields(value):
                 create_model("pvt_tiny", head=head, head_settings={setting: value})
             assert str(error.value).startswith(f"head.{setting} must be ")
             assert str(error.value).endswith(f", but is {value!r}") and "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_are_taken():
+    model: Any = create_model(
+        "resnet18",
+        head="retinanet",
+        num_classes=np.int64(3),
+        head_settings={
+            "channels": np.int32(8),
+            "score_threshold": np.float32(0.5),
+            "ratios": [np.float64(1), 2.0],
+        },
+    )
+    assert (model.num_classes, model.head.channels, model.head.ratios) == (3, 8, (1, 2))
+    jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,12 @@ from PIL import Image
 
 from pvt_jax import config as config_lib
 from pvt_jax import main
+from pvt_jax.errors import UserError
 from pvt_jax.tasks.classification import Classification
+from pvt_jax.training import loop
 from pvt_jax.training import setup as setup_lib
 from pvt_jax.training.step import train_step
-from tests.helpers.command import arguments, finish, records, start
+from tests.helpers.command import ROOT, arguments, finish, records, start
 
 STEPS = 6
 
@@ -189,7 +191,7 @@ def test_resumed_after_the_checkpoint_it_began_from_is_gone(whole, pretrained, i
     shutil.rmtree(first)
     other = "" if frozen else "backbone"
     line = refused(capfd, [*flags, f"--config.optimizer.frozen={other}"])
-    assert f"optimizer.frozen: {frozen} → {other}" in line
+    assert f"optimizer.frozen: {frozen or 'empty'} → {other or 'empty'}" in line
     assert "optimizer.layer_decay: 0.7 → 0.8" in refused(capfd, [*flags, "--config.optimizer.layer_decay=0.8"])
     assert main.main([*flags, "--config.init.checkpoint=/moved/elsewhere"]) == 0
     err = capfd.readouterr().err
@@ -275,6 +277,12 @@ def test_batch_statistics_of_a_frozen_backbone_do_not_change(images, tmp_path, f
     batch = {"image": jnp.zeros((8, 32, 32, 3)), "target": jnp.eye(8, 3)}
     _, changed, _ = jax.eval_shape(task.loss, variables, batch, jax.random.key(0))
     assert set(changed) == (set() if frozen else {"batch_stats"})
+
+
+def test_a_model_that_cannot_be_is_refused_before_its_data_is_looked_at(tmp_path):
+    overrides = [f"data.root={tmp_path / 'nowhere'}", "head.score_threshold=2.0"]
+    with pytest.raises(UserError, match="head.score_threshold must be 0 to 1, but is 2.0"):
+        loop.train(config_lib.load(str(ROOT / "configs/retinanet.py") + ":pvt_tiny", overrides), tmp_path / "run")
 
 
 def test_a_backbone_is_not_frozen_at_random(images, tmp_path, capfd):

@@ -20,7 +20,7 @@ path, and as the name is without such codes.
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from urllib.parse import unquote
 
 import numpy as np
@@ -28,7 +28,7 @@ import numpy as np
 from pvt_jax.data.headers import printable
 from pvt_jax.data.sources import Split
 from pvt_jax.data.sources.detection import HALVES, Splits, printable_name
-from pvt_jax.data.sources.folder import list_folder, listed
+from pvt_jax.data.sources.folder import in_other_case, list_folder, listed, names_in
 from pvt_jax.errors import UserError
 
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
@@ -42,8 +42,8 @@ _ANNOTATIONS = (
     "{split}.json",
     "{split}/annotations.json",
     "{split}/annotations/instances_default.json",
-    "{split}/labels.json",
     "{split}/result.json",
+    "{split}/labels.json",
 )
 # Where images are, below the root. Beside their annotations comes first.
 _IMAGES = (
@@ -72,12 +72,12 @@ def find_annotations(root: str, split: Split, splits: Splits, pattern: str = "")
     patterns = (pattern,) if pattern else _ANNOTATIONS
     places = [(candidate.replace("{split}", name), name) for candidate in patterns for name in names]
     found = next((place for place in places if os.path.isfile(os.path.join(root, place[0]))), None)
-    if not found and not pattern:
-        spelled = ((in_other_case(root, place, os.path.isfile), name) for place, name in places)
-        found = next(((place, name) for place, name in spelled if place), None)
     alike = [] if found or pattern else _with_the_word(root, names)
     if len(alike) == 1:
         found = alike[0]
+    if not found and not alike and not pattern:
+        spelled = ((in_other_case(root, place, os.path.isfile), name) for place, name in places)
+        found = next(((place, name) for place, name in spelled if place), None)
     if found:
         return os.path.normpath(os.path.join(root, found[0])), found[1]
     folders = list_folder(root)[1]
@@ -172,17 +172,6 @@ def find_images(
     return folder, files
 
 
-def in_other_case(root: str, place: str, is_there: Callable[[str], bool]) -> str:
-    """Returns how a path below ``root`` is spelled there, upper and lower case aside; "" if not, or if several are."""
-    found = ""
-    for part in place.split(os.sep):
-        alike = [name for name in _names_in(os.path.join(root, found)) if name.lower() == part.lower()]
-        if part not in alike and len(alike) != 1:
-            return ""
-        found = os.path.join(found, part if part in alike else alike[0])
-    return found if is_there(os.path.join(root, found)) else ""
-
-
 def _spellings(listed_files: Sequence[str]) -> list[list[str]]:
     """Returns the paths of images as they may be on the disk, the likeliest first."""
     # Label tools write the path as it was on their machine, of which the last part still holds, or as that of a URL.
@@ -223,13 +212,6 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _names_in(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (OSError, ValueError):
-        return []
-
-
 def check_present(folder: str, files: Sequence[str], path: str) -> None:
     """Raises UserError unless all ``files``, which ``path`` lists, are in ``folder`` or below it."""
     # Whole folders are listed: to ask for 118,000 files one by one takes minutes over a network.
@@ -260,7 +242,7 @@ def _other_spelling(folders: Sequence[str], name: str) -> str:
     plain = unicodedata.normalize("NFC", tail)
     inside = [os.path.normpath(os.path.join(folder, head)) for folder in folders]
     for folder in dict.fromkeys([*inside, *folders]):
-        for other in _names_in(folder):
+        for other in names_in(folder):
             if other == tail:
                 continue
             here, normal = printable(folder), unicodedata.normalize("NFC", other)

@@ -32,8 +32,10 @@ def measured_area(value: Any) -> float:
 
 
 def crowd_flag(value: Any) -> bool | None:
-    """Returns whether ``iscrowd`` says crowd: 1 and true do, 0, false, null and nothing do not; None for all else."""
-    if value is None or type(value) is bool:
+    """Returns whether ``iscrowd`` says crowd: 1 and true do; 0, false, null, NaN and nothing do not; None: all else."""
+    if value is None or value != value:
+        return False
+    if type(value) is bool:
         return bool(value)
     number = whole_number(value)
     return bool(number) if number in (0, 1) else None

@@ -6,6 +6,7 @@ from itertools import islice
 
 from pvt_jax.data.headers import printable
 from pvt_jax.data.sources.coco import class_names_of_coco
+from pvt_jax.data.sources.coco_layout import find_annotations
 from pvt_jax.data.sources.detection import DetectionOptions, Splits
 from pvt_jax.data.sources.folder import find_root, listed
 from pvt_jax.data.sources.voc import class_names_of_voc
@@ -52,7 +53,9 @@ def inspect_folder(
     splits: Splits = {"train": train_split, "eval": ""}
     options = options or DetectionOptions(num_classes=0)
     root = find_root(folder, "coco or voc", "images and their annotations")
-    if source in readers:
+    if source:
+        if source not in readers:
+            raise UserError(f"data.source is '{source}', but a folder is read by coco or voc: leave it out")
         return source, readers[source](root, splits, options)
     json, xml = _holds(root, ".json"), _holds(root, ".xml")
     if not json and not xml:
@@ -61,14 +64,29 @@ def inspect_folder(
             f"{printable(folder)} has neither annotations in COCO's JSON format nor Pascal VOC's XML files: it holds "
             f"{printable(has)}; export your labels in one of the two"
         )
+    if not json:
+        return "voc", class_names_of_voc(root, splits, options)
     try:
-        if json:
-            return "coco", class_names_of_coco(root, splits, options)
-    except UserError:
-        # JSON files lie about for many reasons.
-        if not xml:
+        return "coco", class_names_of_coco(root, splits, options)
+    except UserError as error:
+        # JSON files lie about for many reasons, and so do XML files.
+        if not xml or options.annotations.lower().endswith(".json"):
             raise
-    return "voc", class_names_of_voc(root, splits, options)
+        try:
+            return "voc", class_names_of_voc(root, splits, options)
+        except UserError:
+            if not _has_coco_file(root, splits, options):
+                raise
+        raise error
+
+
+def _has_coco_file(root: str, splits: Splits, options: DetectionOptions) -> bool:
+    """Whether a file is where annotations of COCO's format would be, whatever is in it."""
+    try:
+        find_annotations(root, "train", splits, options.annotations)
+    except UserError:
+        return False
+    return True
 
 
 def _holds(root: str, ending: str) -> bool:

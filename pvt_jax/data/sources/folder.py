@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -181,6 +181,35 @@ def find_root(root: str, source: str, what: str) -> str:
         state = "is a file, not a folder" if os.path.exists(root) else "does not exist"
         raise UserError(f"the data folder {printable(root)} {state}: set data.root to the folder that holds {what}")
     return root
+
+
+def names_in(folder: str) -> list[str]:
+    """Returns the names in a folder; none if it cannot be listed."""
+    try:
+        return os.listdir(folder)
+    except (OSError, ValueError):
+        return []
+
+
+def in_other_case(
+    root: str, place: str, is_there: Callable[[str], bool], names_of: Callable[[str], list[str]] = names_in
+) -> str:
+    """Returns how a path below ``root`` is spelled there, upper and lower case aside; "" if not, or if several are.
+
+    Args:
+        root: a folder.
+        place: the path below it.
+        is_there: whether what has been found is of the right kind.
+        names_of: lists a folder.
+    """
+    found = ""
+    for part in filter(None, place.split("/")):
+        names = names_of(os.path.join(root, found))
+        alike = [part] if part in names else [name for name in names if name.lower() == part.lower()]
+        if len(alike) != 1:
+            return ""
+        found = os.path.join(found, alike[0])
+    return found if is_there(os.path.join(root, found)) else ""
 
 
 def list_folder(folder: str) -> tuple[list[str], list[str]]:

@@ -6,7 +6,8 @@ val, valid, validation or test:
 - Annotations + JPEGImages (or images) with the stems in ImageSets/Main/{split}.txt, as Pascal VOC has it; or in a list
   for each class, ImageSets/Main/*_{split}.txt, as VoTT exports it: then all that any of them names;
 - {split}, XML files beside the images, as Roboflow exports it; {split}/Annotations + {split}/JPEGImages (or images), as
-  Label Studio has it; Annotations/{split} + JPEGImages/{split} (or images).
+  Label Studio has it; {split}/labels + {split}/data, as FiftyOne has it; Annotations/{split} + JPEGImages/{split} (or
+  images).
 
 A stem may be a path, s/x of Annotations/s/x.xml, as CVAT exports it.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pvt_jax.data.headers import printable
 from pvt_jax.data.sources import Split
 from pvt_jax.data.sources.detection import HALVES, DetectionOptions, Splits, read_file
-from pvt_jax.data.sources.folder import EXTENSIONS, list_folder, listed
+from pvt_jax.data.sources.folder import EXTENSIONS, in_other_case, list_folder, listed
 from pvt_jax.errors import UserError
 
 # What files of images are called in formats that are not read.
@@ -40,6 +41,7 @@ _LAYOUTS = (
     ("{split}", "{split}", ""),
     ("{split}/Annotations", "{split}/JPEGImages", ""),
     ("{split}/Annotations", "{split}/images", ""),
+    ("{split}/labels", "{split}/data", ""),
     ("Annotations/{split}", "JPEGImages/{split}", ""),
     ("Annotations/{split}", "images/{split}", ""),
     ("Annotations", "JPEGImages", _LISTS[2]),
@@ -74,16 +76,13 @@ class _Tree:
 
     def find(self, path: str) -> str:
         """Returns the path of what is at ``path`` below the root, in another case of letters if need be; "" of none."""
-        found = self.root
-        if os.path.exists(os.path.join(found, path)):
-            return os.path.normpath(os.path.join(found, path))
-        for part in filter(None, path.split("/")):
-            names = [name for kind in self._list(found) for name in kind] if os.path.isdir(found) else []
-            alike = sorted((name for name in names if name.lower() == part.lower()), key=lambda name: name != part)
-            if not alike:
-                return ""
-            found = os.path.join(found, alike[0])
-        return found
+        if os.path.exists(os.path.join(self.root, path)):
+            return os.path.normpath(os.path.join(self.root, path))
+        found = in_other_case(self.root, path, os.path.exists, self._names_in)
+        return os.path.normpath(os.path.join(self.root, found)) if found else ""
+
+    def _names_in(self, folder: str) -> list[str]:
+        return [name for kind in self._list(folder) for name in kind] if os.path.isdir(folder) else []
 
     def lists(self, pattern: str) -> tuple[str, ...]:
         """Returns the paths of the files at ``pattern`` below the root, whose last part may start with "*"."""
@@ -198,7 +197,7 @@ def read_lists(layout: Layout, known: Collection[str]) -> tuple[list[str], int]:
     repeated = 0
     for path in layout.lists:
         # Windows' editor puts the mark of UTF-8 first.
-        lines = [os.fsdecode(line.strip()) for line in read_file(path).removeprefix(b"\xef\xbb\xbf").splitlines()]
+        lines = [os.fsdecode(line).strip() for line in read_file(path).removeprefix(b"\xef\xbb\xbf").splitlines()]
         meant = [(line, _meant(line, known, layout.of_classes)) for line in lines if line]
         if missing := [line for line, stem in meant if stem is None]:
             way_out = "add them, or correct the list"

@@ -8,8 +8,9 @@ from pvt_jax.data.sources.detection import printable_name
 from pvt_jax.data.sources.problems import Problems
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-# Tools write either.
-_DIFFICULT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+# Tools write any of these, also 1.0 and 0.0, and Unspecified where nobody said it.
+_DIFFICULT = {"true": True, "yes": True}
+_DIFFICULT |= dict.fromkeys(("false", "no", "", "unspecified", "unknown", "none", "null", "n/a", "nan"), False)
 # Pixels. No image that can be decoded has more on a side, and int32 has room for it.
 _MOST_PIXELS = 1_000_000
 
@@ -45,7 +46,7 @@ def read_xml(data: bytes, file: str, problems: Problems) -> XmlFile | None:
     for element in tree.iter():
         # A namespace says who made the file.
         element.tag = element.tag.rpartition("}")[2]
-    if tree.tag != "annotation":
+    if tree.tag.lower() != "annotation":
         way_out = "their root must be <annotation>: export them as Pascal VOC, or remove them"
         problems.add(
             "XML files are not in the format of Pascal VOC", way_out, f"{file}, of <{printable_name(tree.tag)}>"
@@ -61,19 +62,20 @@ def _read_object(element: ElementTree.Element, file: str, found: XmlFile, proble
     name = " ".join((element.findtext("name") or "").split())
     box = element.find("bndbox")
     corners = [_number(None if box is None else box.findtext(corner)) for corner in CORNERS]
-    difficult = (element.findtext("difficult") or "").strip()
+    said = (element.findtext("difficult") or "").strip()
+    difficult = {1.0: True, 0.0: False}.get(_number(said), _DIFFICULT.get(said.lower()))
     if not name:
         problems.add("objects have no name", "add it", f"in {file}")
     elif not all(map(math.isfinite, corners)):
         way_out = f"they are {', '.join(CORNERS)}"
         problems.add("objects have no bndbox of four numbers", way_out, f"'{printable_name(name)}' in {file}")
-    elif difficult.lower() not in _DIFFICULT:
-        which = f"'{printable_name(difficult)}' of '{printable_name(name)}' in {file}"
+    elif difficult is None:
+        which = f"'{printable_name(said)}' of '{printable_name(name)}' in {file}"
         problems.add("objects are neither difficult nor not", "write 1 or 0 as difficult", which)
     else:
         found.names.append(name)
         found.corners.append(corners)
-        found.difficult.append(_DIFFICULT[difficult.lower()])
+        found.difficult.append(difficult)
 
 
 def _size(tree: ElementTree.Element, file: str, problems: Problems) -> tuple[int, int]:
