@@ -119,6 +119,18 @@ def test_different_images_are_not_taken_for_one(tmp_path):
     assert found == (str(tmp_path / "photos"), names)
 
 
+def test_some_images_in_a_folder_below(tmp_path):
+    """As when an export was unpacked twice: the line says where the others are."""
+    for name in ("train.json", "train/1.jpg", "train/images/2.jpg"):
+        touch(tmp_path / name)
+    with pytest.raises(UserError) as error:
+        find_images(str(tmp_path), str(tmp_path / "train.json"), "train", ["1.jpg", "2.jpg"])
+    assert str(error.value) == (
+        f"1 of the 2 images that {tmp_path}/train.json lists are missing in {tmp_path}/train: 2.jpg "
+        f"({tmp_path}/train/images has it: move what is there up); fetch them, or remove them from the annotations"
+    )
+
+
 def test_names_in_another_case(tmp_path):
     hint = "'train0.JPG', in another upper and lower case: rename the file)"
     line = message(tmp_path, ["train0.jpg"], ["images/train0.JPG"])

@@ -237,7 +237,7 @@ def check_present(folder: str, files: Sequence[str], path: str) -> None:
 
 
 def _other_spelling(folders: Sequence[str], name: str) -> str:
-    """Returns a hint where a folder has the name in another encoding, form of Unicode or case, or ""."""
+    """Returns a hint where a folder has the name in another encoding, form of Unicode or case, or below it, or ""."""
     head, tail = os.path.split(name)
     plain = unicodedata.normalize("NFC", tail)
     inside = [os.path.normpath(os.path.join(folder, head)) for folder in folders]
@@ -252,6 +252,10 @@ def _other_spelling(folders: Sequence[str], name: str) -> str:
                 return f" ({here} has '{printable(other)}', whose name is not UTF-8: rename the file)"
             if normal.lower() == plain.lower():
                 return f" ({here} has '{printable(other)}', in another upper and lower case: rename the file)"
+    for folder in folders:
+        for below in sorted(names_in(folder)):
+            if _exists(os.path.join(folder, below, tail)):
+                return f" ({printable(os.path.join(folder, below))} has it: move what is there up)"
     return ""
 
 
