@@ -97,11 +97,20 @@ def check(config: Config) -> None:
         value = get(config, key)
         if not all(isinstance(x, kind) and x > 0 for x in value) or (not value and key.startswith("detection")):
             raise UserError(f'{key} must be numbers above 0, as "(480, 800)", but is {value}')
+    ratios = config.segmentation.test_ratios
+    if not ratios or not all(isinstance(ratio, (int, float)) and ratio > 0 for ratio in ratios):
+        raise UserError(f"segmentation.test_ratios must be numbers above 0, as (0.75, 1.0), but is {ratios}")
     for key, allowed in _CHOICES.items():
         if get(config, key) not in allowed:
             raise UserError(
                 f"{key} must be one of {', '.join(n or 'empty' for n in allowed)}, but is {get(config, key)!r}"
             )
+    _check_pairs(config)
+    _check_task(config)
+
+
+def _check_pairs(config: Config) -> None:
+    """Raise UserError for values that do not go together."""
     options = config.optimizer
     if options.frozen == "stage1" and not config.model.get("frozen_norm"):
         is_resnet = config.model.name.startswith("resnet")
@@ -120,10 +129,6 @@ def check(config: Config) -> None:
             f"detection.long_side is {config.detection.long_side}, below a shorter side of {largest}: set it to "
             f"{largest} or more, or detection.short_sides and detection.test_short_side lower"
         )
-    ratios = config.segmentation.test_ratios
-    if not ratios or not all(isinstance(ratio, (int, float)) and ratio > 0 for ratio in ratios):
-        raise UserError(f"segmentation.test_ratios must be numbers above 0, as (0.75, 1.0), but is {ratios}")
-    _check_task(config)
 
 
 def _check_task(config: Config) -> None:

@@ -7,8 +7,8 @@ import os
 from dataclasses import replace
 
 from pvt_jax.data.sources import Split
-from pvt_jax.data.sources.folder import find_root
-from pvt_jax.data.sources.label_folder import LabelFolderSource, Layout, open_layout, scan
+from pvt_jax.data.sources.folder import find_root, scan_images
+from pvt_jax.data.sources.label_folder import LabelFolderSource, Layout, open_layout
 from pvt_jax.data.sources.segmentation import LabelSet, SegmentationOptions, Splits, find_labels
 from pvt_jax.errors import UserError
 
@@ -57,7 +57,7 @@ def open_cityscapes(root: str, split: Split, splits: Splits, options: Segmentati
             f"no {layout} in {root}: unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip "
             f"(https://www.cityscapes-dataset.com) into one folder and set data.root to it"
         )
-    files = scan(os.path.join(root, layout.labels))
+    files = scan_images(os.path.join(root, layout.labels))
     is_mapped = not any(os.path.splitext(path)[0].endswith(_TRAIN_IDS) for path in files)
     labels = cityscapes_labels(options, by_id=is_mapped)
     return open_layout(root, layout, labels, _IMAGE_SUFFIX, _IDS if is_mapped else _TRAIN_IDS)

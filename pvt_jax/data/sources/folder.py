@@ -152,24 +152,33 @@ def _class_folders(folder: str) -> list[str]:
 
 def scan_class(folder: str) -> tuple[bytes, np.ndarray]:
     """Lists the images below ``folder``, sorted: their relative paths in one byte string, and the length of each."""
+    encoded = [os.fsencode(path) for path in scan_images(folder)]
+    return b"".join(encoded), np.asarray([len(path) for path in encoded], np.int64)
+
+
+def scan(folder: str, nested: bool = True) -> list[str]:
+    """Returns the paths of the files in ``folder``, sorted and relative to it; if ``nested``, of all below it."""
     paths: list[str] = []
     pending = [""]
     linked = {os.path.realpath(folder)}
     while pending:
         prefix = pending.pop()
         files, folders = list_folder(os.path.join(folder, prefix))
-        paths.extend(os.path.join(prefix, name) for name in files if _is_image(name))
-        for name in folders:
-            path = os.path.join(folder, prefix, name)
-            if os.path.islink(path):
+        paths += [os.path.join(prefix, name) for name in files]
+        for path in [os.path.join(prefix, name) for name in folders] if nested else ():
+            if os.path.islink(os.path.join(folder, path)):
                 # Each target once: links may lead back to where they stand.
-                target = os.path.realpath(path)
+                target = os.path.realpath(os.path.join(folder, path))
                 if target in linked:
                     continue
                 linked.add(target)
-            pending.append(os.path.join(prefix, name))
-    encoded = [os.fsencode(path) for path in sorted(paths)]
-    return b"".join(encoded), np.asarray([len(path) for path in encoded], np.int64)
+            pending.append(path)
+    return sorted(paths)
+
+
+def scan_images(folder: str) -> list[str]:
+    """Returns the paths of all images below ``folder``, sorted and relative to it."""
+    return [path for path in scan(folder) if _is_image(os.path.basename(path))]
 
 
 def find_root(root: str, source: str, what: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from pvt_jax.data.headers import image_sizes, printable
 from pvt_jax.data.sources import Split
 from pvt_jax.data.sources.class_names import VOC_CLASSES
-from pvt_jax.data.sources.folder import EVAL_FOLDERS, find_root, list_folder, listed, scan_class
+from pvt_jax.data.sources.folder import EVAL_FOLDERS, find_root, list_folder, listed, scan_images
 from pvt_jax.data.sources.segmentation import (
     LabelSet,
     SegmentationOptions,
@@ -148,7 +148,7 @@ def open_layout(
 ) -> LabelFolderSource:
     """Opens the pairs of files in the folders of ``layout``, which has no {split} any more and is in ``root``."""
     image_folder, label_folder = (os.path.normpath(os.path.join(root, p)) for p in (layout.images, layout.labels))
-    image_files, label_files = scan(image_folder), scan(label_folder)
+    image_files, label_files = scan_images(image_folder), scan_images(label_folder)
     if image_folder == label_folder:
         # Label maps are what has their suffix, or the PNGs among JPEGs.
         is_label = _ends_in(label_suffix) if label_suffix else _has_extension("png")
@@ -214,13 +214,6 @@ def _split_names(split: Split, splits: Splits) -> Sequence[str]:
     if splits[split]:
         return (splits[split],)
     return ("train", "training") if split == "train" else EVAL_FOLDERS
-
-
-def scan(folder: str) -> list[str]:
-    """Returns the paths of all images below ``folder``, relative to it."""
-    paths, lengths = scan_class(folder)
-    ends = np.cumsum(lengths)
-    return [os.fsdecode(paths[end - length : end]) for length, end in zip(lengths, ends, strict=True)]
 
 
 def _ends_in(suffix: str) -> Callable[[str], bool]:

@@ -18,10 +18,10 @@ from pvt_jax.data.headers import THREADS, image_sizes, printable
 from pvt_jax.data.sources import Split, did_you_mean
 from pvt_jax.data.sources.class_names import VOC_CLASSES, names_file, read_names
 from pvt_jax.data.sources.detection import HALVES, DetectionOptions, Splits, check_classes, printable_name, read_file
-from pvt_jax.data.sources.folder import EXTENSIONS, find_root, listed
+from pvt_jax.data.sources.folder import EXTENSIONS, find_root, listed, scan
 from pvt_jax.data.sources.object_table import FilesSource, RawObjects, keep_labelled, select, tabulate
 from pvt_jax.data.sources.problems import Problems
-from pvt_jax.data.sources.voc_layout import UNREAD, find_layout, read_lists, scan, with_extension
+from pvt_jax.data.sources.voc_layout import UNREAD, find_layout, read_lists, with_extension
 from pvt_jax.data.sources.voc_xml import CORNERS, XmlFile, read_xml
 from pvt_jax.errors import UserError
 

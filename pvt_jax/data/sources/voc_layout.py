@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pvt_jax.data.headers import printable
 from pvt_jax.data.sources import Split
 from pvt_jax.data.sources.detection import HALVES, DetectionOptions, Splits, read_file
-from pvt_jax.data.sources.folder import EXTENSIONS, in_other_case, list_folder, listed
+from pvt_jax.data.sources.folder import EXTENSIONS, in_other_case, list_folder, listed, scan
 from pvt_jax.errors import UserError
 
 # What files of images are called in formats that are not read.
@@ -156,26 +156,6 @@ def _about_halves(tree: _Tree, name: str) -> str:
 
 def _folders(folder: str) -> list[str]:
     return sorted(list_folder(folder)[1])
-
-
-def scan(folder: str, nested: bool) -> list[str]:
-    """Returns the paths of the files in ``folder``, sorted and relative to it; if ``nested``, of all below it."""
-    paths: list[str] = []
-    pending = [""]
-    linked = {os.path.realpath(folder)}
-    while pending:
-        prefix = pending.pop()
-        files, folders = list_folder(os.path.join(folder, prefix))
-        paths += [os.path.join(prefix, name) for name in files]
-        for path in [os.path.join(prefix, name) for name in folders] if nested else ():
-            if os.path.islink(os.path.join(folder, path)):
-                # Each target once: links may lead back to where they stand.
-                target = os.path.realpath(os.path.join(folder, path))
-                if target in linked:
-                    continue
-                linked.add(target)
-            pending.append(path)
-    return sorted(paths)
 
 
 def with_extension(paths: Sequence[str], extensions: Collection[str]) -> list[str]:
