@@ -12,7 +12,7 @@ augmentation. optimizer.layer_decay 0.9 suits all depths, and 0.75 the networks 
 
 from ml_collections import ConfigDict
 
-from pvt_jax.data.sources.folder import list_classes
+from pvt_jax.data.formats.folder import list_classes
 from pvt_jax.errors import UserError
 
 

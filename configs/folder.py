@@ -9,7 +9,7 @@ time is that of the model, see experiments/speed. Another size of model: --confi
 from ml_collections import ConfigDict
 
 from configs.common import strong_augmentation
-from pvt_jax.data.sources.folder import list_classes
+from pvt_jax.data.formats.folder import list_classes
 from pvt_jax.errors import UserError
 
 

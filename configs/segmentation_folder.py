@@ -13,7 +13,7 @@ Metric: miou on the validation images. Time: not measured; images are trained on
 
 from ml_collections import ConfigDict
 
-from pvt_jax.data.sources.class_names import names_file, read_names, split_count
+from pvt_jax.data.formats.class_names import names_file, read_names, split_count
 from pvt_jax.errors import UserError
 
 

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pvt_jax.checkpoints.load import load_variables
     from pvt_jax.models import create_model, list_heads, list_models
+    from pvt_jax.weights.load import load_variables
 
 __all__ = ["create_model", "list_heads", "list_models", "load_variables"]
 __version__ = "0.1.0"
@@ -13,7 +13,7 @@ _HOMES = {
     "create_model": "pvt_jax.models",
     "list_heads": "pvt_jax.models",
     "list_models": "pvt_jax.models",
-    "load_variables": "pvt_jax.checkpoints.load",
+    "load_variables": "pvt_jax.weights.load",
 }
 
 

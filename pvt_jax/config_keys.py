@@ -60,7 +60,7 @@ def defaults() -> Config:
             # Updates with a gradient that is not finite are skipped; so many in a row stop the run.
             "max_skipped_in_a_row": 20,
             "log_every_steps": 50,
-            # What a new run starts from; see pvt_jax/checkpoints/load.py.
+            # What a new run starts from; see pvt_jax/weights/load.py.
             "init": {
                 # Empty for random parameters; or a workdir, an Orbax folder, .pth, .safetensors, a folder of Hugging
                 # Face, or the name of known weights. Read once: a resumed run goes on from its own checkpoint.
@@ -85,7 +85,7 @@ def defaults() -> Config:
                 "remat": False,
                 "scan": False,
             },
-            # Of a dense task: what stands on the backbone, by its name in pvt_jax/models/heads. Further keys are
+            # Of a dense task: what stands on the backbone, by its name in pvt_jax/heads. Further keys are
             # settings of its module.
             "head": {"name": ""},
             "data": {
@@ -109,7 +109,7 @@ def defaults() -> Config:
                 "workers": 0,
                 "threads": 8,
             },
-            # On the host, image by image. See pvt_jax/data/transforms.py.
+            # On the host, image by image. See pvt_jax/tasks/classification/transforms.py.
             "transform": {
                 # resized: random area and aspect; padded: zero padding, then a crop at random; none: resize only.
                 "crop": "resized",

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pvt_jax import commands
-from pvt_jax.checkpoints.torch_file import expanded
-from pvt_jax.checkpoints.torch_pickle import printable
 from pvt_jax.errors import UserError
+from pvt_jax.weights.torch_file import expanded
+from pvt_jax.weights.torch_pickle import printable
 
 _EXAMPLES = """\
 SRC is a .pth or .safetensors file (names of the reference, timm, torchvision, mmsegmentation, mmdetection or Hugging
@@ -82,8 +82,8 @@ def run(arguments: Sequence[str]) -> int:
     _check_destination(flags.destination)
 
     # Importing jax takes seconds; a mistyped flag is answered before.
-    from pvt_jax.checkpoints import load
     from pvt_jax.models import create_model
+    from pvt_jax.weights import load
 
     source = load.open_source(flags.source, ema=flags.ema)
     settings = _model_settings(flags, source)
@@ -137,8 +137,8 @@ def _check_destination(place: Path) -> None:
 
 def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     """Everything for ``create_model``: from the flags, then the run's config, then what the tensors themselves tell."""
-    from pvt_jax.checkpoints.names import akin
-    from pvt_jax.checkpoints.signatures import SIGNATURES, recognise
+    from pvt_jax.weights.names import akin
+    from pvt_jax.weights.signatures import SIGNATURES, recognise
 
     shapes = {name: tuple(tensor.shape) for name, tensor in source.tensors.items()}
     recognised = recognise(shapes, native=source.native)
@@ -206,8 +206,8 @@ def _as_settings(value: Any) -> dict[str, Any]:
 
 
 def _write_file(place: Path, variables: Any, settings: dict[str, Any]) -> None:
-    from pvt_jax.checkpoints.files import write_safetensors
-    from pvt_jax.checkpoints.names import to_state_dict
+    from pvt_jax.weights.files import write_safetensors
+    from pvt_jax.weights.names import to_state_dict
 
     # "pt" is what readers of PyTorch ask for. The image size tells the grid of position tables that are not square.
     described = {"model": settings["name"], **({"head": settings["head"]} if "head" in settings else {})}
@@ -218,9 +218,9 @@ def _write_file(place: Path, variables: Any, settings: dict[str, Any]) -> None:
 def _write_folder(place: Path, variables: Any, settings: dict[str, Any]) -> None:
     import logging
 
-    from pvt_jax.checkpoints.store import CheckpointStore
+    from pvt_jax.heads.detection_model import DetectionModel
     from pvt_jax.models import HEADS
-    from pvt_jax.models.detection import DetectionModel
+    from pvt_jax.training.store import CheckpointStore
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs pages of traceback for what it then raises.
     with _whole_or_not_at_all(place) as folder:

@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     if not report["counts_agree"]:
         print(
             "error: the formulas (macs) and the traced program (traced_macs) count different multiply-accumulates: "
-            "this is a bug in pvt_jax/models/cost.py or pvt_jax/models/trace.py, trust neither",
+            "this is a bug in pvt_jax/backbones/cost.py or pvt_jax/trace.py, trust neither",
             file=sys.stderr,
         )
         return 1
@@ -74,7 +74,8 @@ def measure(model: Any, image_size: tuple[int, int], batch_size: int) -> dict[st
     """
     import jax
 
-    from pvt_jax.models import cost, trace
+    from pvt_jax import trace
+    from pvt_jax.backbones import cost
 
     variables = trace.abstract_variables(model, *image_size)
     traced = trace.traced_multiply_accumulates(model, *image_size, variables=variables)
@@ -114,8 +115,8 @@ def compiled_memory(model: Any, image_size: tuple[int, int], batch_size: int) ->
     import jax
     import jax.numpy as jnp
 
+    from pvt_jax import trace
     from pvt_jax.compilation import compiler_options
-    from pvt_jax.models import trace
     from pvt_jax.training.state import TrainState
     from pvt_jax.training.step import train_step
 
@@ -157,7 +158,7 @@ class _Objective:
         return batch
 
     def loss(self, variables: Any, batch: dict[str, Any], key: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        from pvt_jax.losses.classification import soft_cross_entropy
+        from pvt_jax.ops.cross_entropy import soft_cross_entropy
 
         rngs, mutable = {"dropout": key}, ["batch_stats"]
         logits, changed = self.model.apply(variables, batch["image"], train=True, rngs=rngs, mutable=mutable)

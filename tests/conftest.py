@@ -17,7 +17,12 @@ import pytest
 
 # Every call of these rooms' functions is checked against its signature: types, and shapes as "b h w c". Installed
 # before anything imports them.
-CHECKED = ("models", "ops", "losses", "evaluation")
+CHECKED = (
+    *("ops", "nn", "backbones", "heads", "models", "fields", "trace"),
+    *("tasks.classification.metrics", "tasks.classification.mixing"),
+    *("tasks.segmentation.loss", "tasks.segmentation.metrics", "tasks.segmentation.pixel_logits"),
+    *("tasks.segmentation.sliding", "tasks.detection.metrics", "tasks.detection.instance_masks"),
+)
 jaxtyping.install_import_hook([f"pvt_jax.{room}" for room in CHECKED], "beartype.beartype")
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

@@ -13,12 +13,12 @@ from orbax.checkpoint import v1 as ocp
 
 import pvt_jax
 from pvt_jax import convert
-from pvt_jax.checkpoints import names, store
-from pvt_jax.checkpoints.files import read_metadata, read_state_dict, write_safetensors
-from pvt_jax.checkpoints.store import CheckpointStore
 from pvt_jax.errors import UserError
-from tests.checkpoints import dense_toys
-from tests.helpers import reference, state_dicts, torch_files
+from pvt_jax.training import store
+from pvt_jax.training.store import CheckpointStore
+from pvt_jax.weights import names
+from pvt_jax.weights.files import read_metadata, read_state_dict, write_safetensors
+from tests.helpers import dense_toys, reference, state_dicts, torch_files
 from tests.helpers.command import ROOT
 
 # The flags that make the small models of state_dicts.
@@ -175,7 +175,7 @@ def test_exceptions_are_listed(tmp_path, capfd):
 
 
 def test_a_known_name_brings_its_model(tmp_path, monkeypatch):
-    from pvt_jax.checkpoints import load
+    from pvt_jax.weights import load
 
     tensors = state_dicts.weights(state_dicts.shapes("vit"))
     source = write_torch(tmp_path / "w.pth", tensors)

@@ -1,7 +1,12 @@
-"""Which room may import which: the architecture, as a table that fails when it is not true."""
+"""Which file may import which: the architecture, as tables that fail when they are not true.
+
+``ops ← nn ← backbones, heads ← models ← tasks ← config ← training ← commands``. A file's room is its top-level folder
+or module; ``options.py`` files, which say what a section of a config may hold, are a room of their own at the bottom.
+"""
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,54 +14,62 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # room → rooms it may import, itself aside. Everything may import errors; nothing may import a command.
-#   ops, losses ← models ← tasks ← training ← commands; evaluation and data serve tasks; checkpoints serve training.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "commands": set(),
-    "config": {"config_check", "config_keys"},
-    "config_check": {"config_keys"},
-    "config_keys": set(),
     "compilation": set(),
+    "fields": set(),
+    "weight_names": set(),
+    "options": {"fields"},
     "ops": set(),
-    "losses": {"ops"},
-    "models": {"ops", "losses"},
-    "data": set(),
-    "evaluation": {"ops", "losses"},
-    "checkpoints": {"ops"},
-    "visualization": {"models", "ops"},
-    "tasks": {"compilation", "config", "data", "evaluation", "losses", "models", "ops", "visualization"},
-    "training": {"checkpoints", "compilation", "config", "tasks"},
+    "nn": {"ops"},
+    "backbones": {"nn", "ops", "weight_names"},
+    "heads": {"backbones", "nn", "ops", "weight_names"},
+    "models": {"backbones", "fields", "heads", "nn"},
+    "weights": {"backbones", "heads", "ops", "weight_names"},
+    "trace": {"ops"},
+    "visualization": {"nn", "ops"},
+    "data": {"options"},
+    "tasks": {"data", "fields", "heads", "models", "nn", "ops", "options", "visualization"},
+    "config": {"fields", "options", "tasks"},
+    "training": {"compilation", "config", "data", "fields", "options", "tasks", "weights"},
 }
 # What commands, the public API and experiments may import: all of it.
-PUBLIC = {"__init__", "main", "predict", "convert", "summary", "benchmark", "export"}
+PUBLIC = {"__init__", "benchmark", "convert", "export", "main", "predict", "prepare", "summary"}
+
+# A folder in here is one thing, and one thing does not know another of its kind.
+THINGS = ("backbones", "heads", "tasks")
 
 # Packages that only some rooms may import, whatever else they import. jax's own family counts as one.
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
-ON_DEVICE = {"ops", "losses", "models", "evaluation", "checkpoints", "compilation", "tasks", "training"}
+ON_DEVICE = {"ops", "nn", "backbones", "heads", "models", "trace", "weights", "compilation", "tasks", "training"}
 RESTRICTED: dict[str, set[str]] = {
     # Data runs on hosts without a device, in worker processes; configs and errors load before jax does.
     **dict.fromkeys(JAX, ON_DEVICE),
     # Models take keyword arguments and never see a config.
-    "ml_collections": {"config", "config_keys"},
-    "orbax": {"checkpoints"},
+    "ml_collections": {"config"},
+    "orbax": {"training", "weights"},
     "optax": {"training", "ops"},
-    "grain": {"data"},
+    "grain": {"data", "tasks"},
     "tensorflow_datasets": {"data"},
     "tensorboardX": {"training"},
-    "cv2": {"data"},
-    "faster_coco_eval": {"data", "evaluation"},
-    "argparse": {"commands", "data"},
+    "cv2": {"data", "tasks"},
+    "faster_coco_eval": {"data", "tasks"},
+    "argparse": {"commands"},
 }
 
 MODULES = sorted((ROOT / "pvt_jax").rglob("*.py"))
+NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
 
 
 def room_of(path: Path) -> str:
-    return path.relative_to(ROOT / "pvt_jax").parts[0].removesuffix(".py")
+    return "options" if path.stem == "options" else path.relative_to(ROOT / "pvt_jax").parts[0].removesuffix(".py")
 
 
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+def thing_of(path: Path) -> tuple[str, str] | None:
+    """(kind, thing) of a file in the folder of one thing."""
+    kind, *rest = path.relative_to(ROOT / "pvt_jax").parts
+    return (kind, rest[0]) if kind in THINGS and len(rest) > 1 else None
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -67,6 +80,18 @@ def imports(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@cache
+def imported_files(path: Path) -> frozenset[Path]:
+    """The files of the package that a file imports."""
+    found = set()
+    for name in imports(ast.parse(path.read_text())):
+        while name not in NAMES and "." in name:
+            name = name.rpartition(".")[0]
+        if name in NAMES:
+            found.add(NAMES[name])
+    return frozenset(found)
 
 
 def test_every_room_is_in_the_table():
@@ -81,28 +106,46 @@ def test_the_table_has_no_circle():
         ranked |= free
 
 
+def test_files_import_each_other_in_no_circle():
+    left = {path: set(imported_files(path)) - {path} for path in MODULES}
+    while left:
+        free = {path for path, needs in left.items() if not needs & left.keys()}
+        assert free, f"these import each other: {sorted(str(path.relative_to(ROOT)) for path in left)}"
+        left = {path: needs for path, needs in left.items() if path not in free}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "pvt_jax")))
 def test_imports_point_one_way(path):
     room = room_of(path)
     for name in imports(ast.parse(path.read_text())):
         package, *rest = name.split(".")
-        if package == "pvt_jax":
-            assert rest, "inside the package its parts are imported by name"
-            if room not in PUBLIC:
-                assert rest[0] in ALLOWED[room] | {room, "errors"}, f"{room} imports {name}"
-            else:
-                assert rest[0] not in PUBLIC, f"{path.name} imports the command {name}"
-        else:
+        if package != "pvt_jax":
             assert package not in ("configs", "experiments", "tests"), f"{room} imports {name}"
             if package in RESTRICTED and room not in PUBLIC:
                 assert room in RESTRICTED[package], f"{room} imports {name}"
+        else:
+            assert rest, "inside the package its parts are imported by name"
+    for other in imported_files(path):
+        if room in PUBLIC:
+            assert room_of(other) not in PUBLIC, f"{path.name} imports the command {other.name}"
+        else:
+            assert room_of(other) in ALLOWED[room] | {room, "errors"}, f"{room} imports {other.relative_to(ROOT)}"
+        if (here := thing_of(path)) and (there := thing_of(other)) and here[0] == there[0]:
+            assert here == there, f"{'/'.join(here)} imports {'/'.join(there)}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_configs_import_little(path):
     for name in imports(ast.parse(path.read_text())):
-        allowed = ("ml_collections", "configs.common", "pvt_jax.data.sources", "pvt_jax.errors")
+        allowed = ("ml_collections", "configs.common", "pvt_jax.data.formats", "pvt_jax.errors")
         assert name.startswith(allowed), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_import_helpers_alone(path):
+    for name in imports(ast.parse(path.read_text())):
+        if name.startswith("tests."):
+            assert name.startswith("tests.helpers"), f"{path.name} imports {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "pvt_jax")))
@@ -121,7 +164,7 @@ def test_no_module_keeps_state(path):
             assert isinstance(node.ctx, ast.Load), f"{path.name}:{node.lineno} changes {node.value.id}"
 
 
-@pytest.mark.parametrize("room", ["models", "ops", "losses"])
+@pytest.mark.parametrize("room", ["backbones", "heads", "nn", "ops"])
 def test_only_commands_read_flags_or_the_environment(room):
     for path in (ROOT / "pvt_jax" / room).rglob("*.py"):
         for name in imports(ast.parse(path.read_text())):

@@ -19,11 +19,11 @@ from PIL import Image
 
 import pvt_jax
 from pvt_jax import config as config_lib
-from pvt_jax import convert, main, summary
-from pvt_jax.checkpoints import names as names_lib
-from pvt_jax.checkpoints.files import write_safetensors
-from pvt_jax.checkpoints.known import KNOWN
-from pvt_jax.models import cost, trace
+from pvt_jax import convert, main, summary, trace
+from pvt_jax.backbones import cost
+from pvt_jax.weights import names as names_lib
+from pvt_jax.weights.files import write_safetensors
+from pvt_jax.weights.known import KNOWN
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -243,7 +243,7 @@ def commands(module: str) -> list[list[str]]:
 def test_every_command_is_checked():
     modules = set(re.findall(r"-m (pvt_jax[\w.]*) ", "".join(blocks("sh"))))
     # The last is checked by its own tests: it wants archives of ImageNet.
-    assert modules == {"pvt_jax.main", "pvt_jax.convert", "pvt_jax.summary", "pvt_jax.data.sources.tfds"}
+    assert modules == {"pvt_jax.main", "pvt_jax.convert", "pvt_jax.summary", "pvt_jax.prepare"}
 
 
 @pytest.mark.parametrize("arguments", commands("pvt_jax.main"), ids=" ".join)

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from pvt_jax import summary
-from pvt_jax.models import cost, create_model
-from pvt_jax.models.trace import abstract_variables, training_memory, tree_bytes
+from pvt_jax.backbones import cost
+from pvt_jax.models import create_model
+from pvt_jax.trace import abstract_variables, training_memory, tree_bytes
 from tests.helpers.command import ROOT
 
 

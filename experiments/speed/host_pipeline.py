@@ -19,8 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pvt_jax.data.transforms import EvalTransform, TrainTransform, decode, decode_pil, limit_threads  # noqa: E402
+from pvt_jax.data.images import decode, decode_pil, limit_threads  # noqa: E402
 from pvt_jax.errors import UserError  # noqa: E402
+from pvt_jax.tasks.classification.transforms import EvalTransform, TrainTransform  # noqa: E402
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif"}
 POLICY = "rand-m9-mstd0.5-inc1"

@@ -12,8 +12,8 @@ import optax
 
 from experiments.speed.cases import DETECTORS, IMAGE_CLASSES, OBJECT_CLASSES, OBJECTS, PIXEL_CLASSES, SEGMENTERS
 from pvt_jax.compilation import compiler_options
-from pvt_jax.losses.segmentation import segmentation_cross_entropy
 from pvt_jax.models import create_model
+from pvt_jax.tasks.segmentation.loss import segmentation_cross_entropy
 
 
 def jax_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]]:

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from pvt_jax.data import transforms
+from pvt_jax.data import images
 from pvt_jax.errors import CorruptImageError
 
 Batch = dict[str, Any]  # arrays and scalars of NumPy
@@ -53,7 +53,7 @@ class RepeatEach(grain.MapDataset):
 
 
 class Source(Protocol):
-    """Records by number; see ``pvt_jax/data/sources``."""
+    """Records by number; see ``pvt_jax/data/formats``."""
 
     def __len__(self) -> int: ...
 
@@ -67,7 +67,7 @@ class Source(Protocol):
 class TrainExample(Protocol):
     """A source, the number of a record, random numbers → arrays, whose shapes depend on ``kind`` alone.
 
-    It raises CorruptImageError for what cannot be decoded, before it draws a random number. See ``data/examples.py``.
+    It raises CorruptImageError for what cannot be decoded, before it draws a random number; see ``examples.py``.
     """
 
     def __call__(self, source: Any, index: int, kind: int, rng: np.random.Generator, /) -> Batch: ...
@@ -95,7 +95,7 @@ class LoadForTraining(grain.transforms.RandomMap):
     on_corrupt: str
 
     def random_map(self, element: Any, rng: np.random.Generator) -> Any:
-        transforms.limit_threads()
+        images.limit_threads()
         first, kind = (int(number) for number in element) if np.ndim(element) else (int(element), 0)
         index = first
         for corrupt in range(_MOST_CORRUPT_IN_A_ROW):
@@ -128,7 +128,7 @@ class LoadForEvaluation(grain.transforms.Map):
     on_corrupt: str
 
     def map(self, element: Any) -> Any:
-        transforms.limit_threads()
+        images.limit_threads()
         index, kind = int(self.order[int(element)]), int(self.kinds[int(element)])
         arrays, corrupt = None, 0
         if index >= 0:

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from pvt_jax.checkpoints.store import CheckpointStore
 from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
 from pvt_jax.errors import UserError
@@ -23,6 +22,7 @@ from pvt_jax.training.preemption import Preemption
 from pvt_jax.training.setup import Schedule, Setup
 from pvt_jax.training.state import TrainState
 from pvt_jax.training.step import train_step
+from pvt_jax.training.store import CheckpointStore
 from pvt_jax.training.writer import Display, MetricsWriter, write_results
 
 # Steps that may run ahead of the host: enough to keep a device busy, few enough to notice trouble soon.

@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pvt_jax.checkpoints.load import read_variables
-from pvt_jax.checkpoints.store import CheckpointStore
 from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
 from pvt_jax.errors import UserError
@@ -21,6 +19,8 @@ from pvt_jax.training import optimizer as optimizers
 from pvt_jax.training import sharding
 from pvt_jax.training.distributed import gather
 from pvt_jax.training.state import TrainState
+from pvt_jax.training.store import CheckpointStore
+from pvt_jax.weights.load import read_variables
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pvt_jax.errors import UserError
-from pvt_jax.models.layers import AttentionMap
+from pvt_jax.nn.layers import AttentionMap
 from pvt_jax.ops.resize import interpolation_matrix
 
 # From no weight to the largest: black, blue, red, yellow, in equal steps of lightness (L* 0, 12, 24 … 96).

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pvt_jax.data import pipeline, transforms
-from pvt_jax.data.examples import ClassificationEvaluation, ClassificationTraining
-from pvt_jax.data.sources import open_source
+from pvt_jax.data import pipeline
+from pvt_jax.data.formats import open_source
 from pvt_jax.errors import CorruptImageError
+from pvt_jax.tasks.classification import transforms
+from pvt_jax.tasks.classification.examples import ClassificationEvaluation, ClassificationTraining
 
 SIDE = (12, 12)
 

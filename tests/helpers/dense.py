@@ -5,6 +5,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
+
+from pvt_jax.backbones.base import Backbone
+from pvt_jax.nn.layers import PatchProjection
+from pvt_jax.nn.normalization import BatchNorm
 
 DIMS = (8, 16, 24, 32)
 # A whole model of each head, small enough to compile soon.
@@ -42,3 +47,17 @@ def random_variables(module: Any, *inputs: Any) -> Any:
         return x / np.sqrt(np.prod(leaf.shape[:-1])).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(drawn, jax.eval_shape(module.init, jax.random.key(0), *inputs))
+
+
+class Patches(Backbone):
+    """One linear map of patches for each level, with a norm if asked for: soon compiled."""
+
+    norm: bool = False
+
+    @nn.compact
+    def _forward(self, images: Any, train: bool, classify: bool, sizes: Any = None) -> Any:
+        maps = {}
+        for level, dim in zip((2, 3, 4, 5), DIMS, strict=True):
+            x = PatchProjection(dim, 2**level, name=f"patches{level}")(images)
+            maps[f"c{level}"] = BatchNorm(name=f"norm{level}")(x, not train) if self.norm else x
+        return maps

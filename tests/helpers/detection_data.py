@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from pvt_jax.data.sources.digit_scenes import DigitScene, DigitScenesSource
+from pvt_jax.data.formats.digits.scenes import DigitScene, DigitScenesSource
 
 # Layout → the annotations and the folder of images, for training and for evaluation.
 COCO_LAYOUTS = {

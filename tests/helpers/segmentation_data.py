@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from pvt_jax.data.sources.digit_scenes import DigitScenesSource
+from pvt_jax.data.formats.digits.scenes import DigitScenesSource
 
 # Layout → folders of images and of label maps for training and for evaluation, and what images are saved as.
 LAYOUTS = {

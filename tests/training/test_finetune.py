@@ -17,7 +17,7 @@ from PIL import Image
 from pvt_jax import config as config_lib
 from pvt_jax import main
 from pvt_jax.errors import UserError
-from pvt_jax.tasks.classification import Classification
+from pvt_jax.tasks.classification.task import Classification
 from pvt_jax.training import loop
 from pvt_jax.training import setup as setup_lib
 from pvt_jax.training.step import train_step

@@ -9,7 +9,7 @@ import pytest
 
 from pvt_jax.errors import UserError
 from pvt_jax.models import create_model
-from pvt_jax.models.layers import AttentionMap
+from pvt_jax.nn.layers import AttentionMap
 from pvt_jax.visualization.attention import HEAT, attention_of_query, overlay_attention
 
 BLACK, GREY = np.zeros((60, 100, 3), np.uint8), np.full((60, 100, 3), 100, np.uint8)

@@ -1,0 +1,1 @@
+"""PVT v2 and the MiT encoders of SegFormer."""

@@ -1,0 +1,156 @@
+"""PVT v2, "Improved Baselines with Pyramid Vision Transformer" (arXiv 2106.13797), and SegFormer's MiT encoders.
+
+Three changes to PVT v1: patches overlap (section 3.2), a depthwise convolution in the feed-forward gives the position
+information that v1 had in tables (3.3), and, in the variant ``_li``, attention pools its keys and values to 7×7 (3.1).
+Mix Transformers (arXiv 2105.15203, section 3.1) are the same network with an MLP ratio of 4 in every stage.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from pvt_jax.backbones.base import Backbone
+from pvt_jax.errors import UserError
+from pvt_jax.nn.blocks import check_stages, run_blocks, stochastic_depth_of_stages
+from pvt_jax.nn.classifier import ClassificationHead
+from pvt_jax.nn.layers import OverlappingPatchProjection
+from pvt_jax.nn.padding import shrunk
+
+# Table 1 of the PVT v2 paper and table 6 of SegFormer's: what differs between the variants.
+_NARROW, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
+_EVEN = {"mlp_ratios": (4, 4, 4, 4)}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "pvt_v2_b0": {"depths": (2, 2, 2, 2), "dims": _NARROW},
+    "pvt_v2_b1": {"depths": (2, 2, 2, 2), "dims": _WIDE},
+    "pvt_v2_b2": {"depths": (3, 4, 6, 3), "dims": _WIDE},
+    "pvt_v2_b2_li": {"depths": (3, 4, 6, 3), "dims": _WIDE, "linear_attention": True},
+    "pvt_v2_b3": {"depths": (3, 4, 18, 3), "dims": _WIDE},
+    "pvt_v2_b4": {"depths": (3, 8, 27, 3), "dims": _WIDE},
+    "pvt_v2_b5": {"depths": (3, 6, 40, 3), "dims": _WIDE, **_EVEN},
+    "mit_b0": {"depths": (2, 2, 2, 2), "dims": _NARROW, **_EVEN},
+    "mit_b1": {"depths": (2, 2, 2, 2), "dims": _WIDE, **_EVEN},
+    "mit_b2": {"depths": (3, 4, 6, 3), "dims": _WIDE, **_EVEN},
+    "mit_b3": {"depths": (3, 4, 18, 3), "dims": _WIDE, **_EVEN},
+    "mit_b4": {"depths": (3, 8, 27, 3), "dims": _WIDE, **_EVEN},
+    "mit_b5": {"depths": (3, 6, 40, 3), "dims": _WIDE, **_EVEN},
+}
+
+# Kernel side and stride of each stage's patch embedding, and the side that linear attention pools to.
+_PATCHES = ((7, 4), (3, 2), (3, 2), (3, 2))
+_POOLED_SIDE = 7
+
+
+class Stage(nn.Module):
+    """Overlapping patch embedding, ``depth`` blocks at one resolution, and a norm."""
+
+    depth: int
+    dim: int
+    num_heads: int
+    mlp_ratio: int
+    sr_ratio: int
+    linear_attention: bool
+    patch: tuple[int, int]
+    dtype: DTypeLike
+    remat: bool
+    scan: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        maps: Float[Array, "b h w c"],
+        branch_scales: Float[Array, "depth 2 b"] | None,
+        sizes: Int[Array, "b 2"] | None = None,
+    ) -> Float[Array, "b h2 w2 d"]:
+        """``sizes`` of the given maps: see ``padding.py``."""
+        embedded = OverlappingPatchProjection(self.dim, *self.patch, self.dtype, name="patch_embed")(maps, sizes)
+        sizes = shrunk(sizes, self.patch[1])
+        batch, rows, columns, _ = embedded.shape
+        x = nn.LayerNorm(1e-5, self.dtype, name="patch_norm")(embedded.reshape(batch, rows * columns, self.dim))
+        settings = {
+            "dim": self.dim,
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "sr_ratio": self.sr_ratio,
+            "dtype": self.dtype,
+            "depthwise": True,
+            "pooled_side": _POOLED_SIDE if self.linear_attention else 0,
+        }
+        grid = (rows, columns)
+        x = run_blocks(self, settings, self.depth, x, grid, branch_scales, sizes, remat=self.remat, scan=self.scan)
+        return nn.LayerNorm(1e-6, self.dtype, name="norm")(x).reshape(batch, rows, columns, self.dim)
+
+
+class PyramidVisionTransformerV2(Backbone):
+    """PVT v2 and MiT: images [b, h, w, 3] (float, normalised) → class scores, or a pyramid of maps with ``features``.
+
+    The classifier reads the mean of the last map. Every map has passed its stage's norm, for classification and
+    dense tasks alike. Sides that a stride does not divide round up.
+
+    Attributes:
+      num_classes: classes of the classifier; 0 makes a backbone alone, for ``features``.
+      depths, dims, num_heads: blocks, channels and attention heads of each stage.
+      mlp_ratios, sr_ratios: hidden over model channels of the feed-forward; side reduction of keys and values.
+      linear_attention: pool keys and values to 7×7 in every stage; ``sr_ratios`` then has no use.
+      image_size: side, or (height, width), that the model is meant for; no parameter depends on it.
+      drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
+      dtype: type of the computation; parameters, softmax, normalisation and class scores stay float32.
+      remat, scan: recompute blocks in the backward pass; compile one block for a whole stage. See ``run_blocks``.
+      spp_levels: cells a side of the classifier's pyramid pooling, in place of the mean; none by default.
+    """
+
+    num_classes: int
+    depths: Sequence[int]
+    dims: Sequence[int]
+    num_heads: Sequence[int] = (1, 2, 5, 8)
+    mlp_ratios: Sequence[int] = (8, 8, 4, 4)
+    sr_ratios: Sequence[int] = (8, 4, 2, 1)
+    linear_attention: bool = False
+    image_size: int | Sequence[int] = 224
+    drop_path_rate: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    scan: bool = False
+    spp_levels: Sequence[int] = ()
+
+    @nn.compact
+    def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
+        named = ("depths", "dims", "num_heads", "mlp_ratios", "sr_ratios")
+        check_stages(**{name: getattr(self, name) for name in named})
+        self._check_side(*images.shape[1:3])
+        scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, self.depths, images.shape[0])
+
+        pyramid, x = {}, images.astype(self.dtype)
+        for i in range(4):
+            x = pyramid[f"c{i + 2}"] = Stage(
+                depth=self.depths[i],
+                dim=self.dims[i],
+                num_heads=self.num_heads[i],
+                mlp_ratio=self.mlp_ratios[i],
+                sr_ratio=self.sr_ratios[i],
+                linear_attention=self.linear_attention,
+                patch=_PATCHES[i],
+                dtype=self.dtype,
+                remat=self.remat,
+                scan=self.scan,
+                name=f"stage{i + 1}",
+            )(x, scales[i], sizes)
+            sizes = shrunk(sizes, _PATCHES[i][1])
+        if self._ends_with_maps(classify):
+            return pyramid
+        logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(x)
+        return logits if classify else pyramid
+
+    def _check_side(self, height: int, width: int) -> None:
+        side, stride = min(height, width), 1
+        for i, (_, step) in enumerate(_PATCHES):
+            side, stride = -(-side // step), stride * step
+            if not self.linear_attention and side < self.sr_ratios[i]:
+                raise UserError(
+                    f"an image of {height}×{width} is too small: stage {i + 1} has stride {stride} and reduces its map "
+                    f"by {self.sr_ratios[i]} for attention, so both sides must be at least "
+                    f"{stride * (self.sr_ratios[i] - 1) + 1}"
+                )

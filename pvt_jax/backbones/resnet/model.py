@@ -1,0 +1,242 @@
+"""ResNet, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385): the baseline of the PVT papers.
+
+Section 3.3 and table 1. As torchvision's, where a bottleneck shrinks the map in its 3×3 convolution; the paper's does
+in its first 1×1. Every convolution pads with zeros by half its kernel, so maps have sides ⌈side / stride⌉.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from pvt_jax.backbones.base import Backbone
+from pvt_jax.errors import UserError
+from pvt_jax.nn.blocks import check_stages, stochastic_depth_of_stages
+from pvt_jax.nn.classifier import ClassificationHead
+from pvt_jax.nn.layers import matmul, normal_fan_out
+from pvt_jax.nn.normalization import BatchNorm
+from pvt_jax.nn.padding import shrunk, zero_outside
+
+# Table 1 of the paper. All have the stem of 64 channels and stages of 64, 128, 256 and 512.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "resnet18": {"depths": (2, 2, 2, 2), "block": "basic"},
+    "resnet34": {"depths": (3, 4, 6, 3), "block": "basic"},
+    "resnet50": {"depths": (3, 4, 6, 3), "block": "bottleneck"},
+    "resnet101": {"depths": (3, 4, 23, 3), "block": "bottleneck"},
+}
+
+# Channels that a block gives, over those of its 3×3 convolutions.
+_EXPANSIONS = {"basic": 1, "bottleneck": 4}
+
+
+class Convolution(nn.Module):
+    """Convolution without bias, padded by half its kernel: [b, h, w, c] → [b, ⌈h / stride⌉, ⌈w / stride⌉, dim].
+
+    A 1×1 kernel runs as a matmul, which is faster on CPU. ``sizes`` of the input: see ``padding.py``.
+    """
+
+    dim: int
+    side: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b h2 w2 dim"]:
+        side, dim = self.side, self.dim
+        kernel = self.param("kernel", normal_fan_out(side * side * dim), (side, side, x.shape[-1], dim))
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        if side == 1:
+            return matmul(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        x = zero_outside(x, sizes)
+        pad, dimensions = (side // 2, side // 2), ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (self.stride,) * 2, (pad, pad), dimension_numbers=dimensions)
+
+
+class Stem(nn.Module):
+    """7×7 convolution and 3×3 maximum, both of stride 2. The maximum's padding is never the largest."""
+
+    dim: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w 3"], train: bool, sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b h4 w4 dim"]:
+        x = Convolution(self.dim, 7, 2, self.dtype, name="conv")(x, sizes)
+        x = nn.relu(BatchNorm(self.dtype, name="norm")(x, not train))
+        # Zeros do as padding here: after a ReLU none is larger than what it stands for.
+        x = zero_outside(x, shrunk(sizes, 2))
+        pad = ((0, 0), (1, 1), (1, 1), (0, 0))
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
+
+
+class Block(nn.Module):
+    """relu(x + F(x)), F of two 3×3 convolutions ("basic") or of 1×1, 3×3 and 1×1 ("bottleneck"; paper, figure 5).
+
+    Where F changes the shape, x goes through a 1×1 convolution and a norm of its own (option B of the paper).
+    """
+
+    dim: int
+    block: str
+    stride: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        train: bool,
+        branch_scale: Float[Array, "b"] | None,
+        sizes: Int[Array, "b 2"] | None = None,
+    ) -> Float[Array, "b h2 w2 d"]:
+        """``train`` takes the statistics of the batch; ``branch_scale`` multiplies F of each sample, None keeps it.
+
+        ``sizes`` of the input: see ``padding.py``.
+        """
+        out_dim = self.dim * _EXPANSIONS[self.block]
+        sides = {"basic": (3, 3), "bottleneck": (1, 3, 1)}[self.block]
+        dims = [self.dim] * (len(sides) - 1) + [out_dim]
+        shrinking = sides.index(3)
+
+        branch, branch_sizes = x, sizes
+        for i, (side, dim) in enumerate(zip(sides, dims, strict=True)):
+            branch = nn.relu(branch) if i else branch
+            stride = self.stride if i == shrinking else 1
+            branch = Convolution(dim, side, stride, self.dtype, name=f"conv{i + 1}")(branch, branch_sizes)
+            branch_sizes = shrunk(branch_sizes, stride)
+            branch = BatchNorm(self.dtype, name=f"norm{i + 1}")(branch, not train)
+        if branch_scale is not None:
+            branch = branch * branch_scale[:, None, None, None].astype(branch.dtype)
+        if self.stride != 1 or x.shape[-1] != out_dim:
+            x = Convolution(out_dim, 1, self.stride, self.dtype, name="shortcut_conv")(x)
+            x = BatchNorm(self.dtype, name="shortcut_norm")(x, not train)
+        return nn.relu(x + branch)
+
+
+class Stage(nn.Module):
+    """``depth`` blocks, of which the first has the stride.
+
+    ``remat`` recomputes each block in the backward pass, ``scan`` compiles one block for all but the first; both
+    leave the stored variables (``block0``, ``block1``, …) and the results as they are.
+    """
+
+    depth: int
+    dim: int
+    block: str
+    stride: int
+    dtype: DTypeLike
+    remat: bool
+    scan: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        train: bool,
+        branch_scales: Float[Array, "depth b"] | None,
+        sizes: Int[Array, "b 2"] | None = None,
+    ) -> Float[Array, "b h2 w2 d"]:
+        """``sizes`` of the input: see ``padding.py``."""
+        settings: dict[str, Any] = {"dim": self.dim, "block": self.block, "dtype": self.dtype}
+        make = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        scan = self.scan and not self.is_initializing() and self.depth > 2
+        for i in range(1 if scan else self.depth):
+            block = make(**settings, stride=self.stride if i == 0 else 1, name=f"block{i}")
+            x = block(x, train, None if branch_scales is None else branch_scales[i], sizes)
+            sizes = shrunk(sizes, self.stride) if i == 0 else sizes
+        if not scan:
+            return x
+        return self._scan(Block(**settings, stride=1, parent=None), x, train, branch_scales, sizes)
+
+    def _scan(
+        self,
+        block: Block,
+        x: Float[Array, "b h w d"],
+        train: bool,
+        branch_scales: Float[Array, "depth b"] | None,
+        sizes: Int[Array, "b 2"] | None,
+    ) -> Float[Array, "b h w d"]:
+        # Blocks are stored one by one; stacking them here costs one copy of the stage's variables a step.
+        names = [f"block{i}" for i in range(1, self.depth)]
+        stored = {kind: [self.variables[kind][name] for name in names] for kind in ("params", "batch_stats")}
+        stacked = {kind: jax.tree.map(lambda *v: jnp.stack(v), *trees) for kind, trees in stored.items()}
+
+        def step(x: Array, inputs: tuple[Any, Array | None]) -> tuple[Any, Any]:
+            variables, scale = inputs
+            return block.apply(variables, x, train, scale, sizes, mutable=["batch_stats"])
+
+        inputs = (stacked, None if branch_scales is None else branch_scales[1:])
+        x, changed = jax.lax.scan(jax.checkpoint(step) if self.remat else step, x, inputs)
+        for i, name in enumerate(names if train else []):
+            self.put_variable("batch_stats", name, jax.tree.map(lambda v, i=i: v[i], changed["batch_stats"]))
+        return x
+
+
+class ResNet(Backbone):
+    """ResNet: images [b, h, w, 3] (float, normalised) → class scores, or a pyramid of maps with ``features``.
+
+    Unless ``frozen_norm``, training changes the batch statistics: ``apply(..., train=True)`` needs
+    ``mutable=["batch_stats"]``, and a key only if there is stochastic depth.
+
+    Attributes:
+      num_classes: classes of the classifier; 0 makes a backbone alone, for ``features``.
+      depths, dims: blocks of each stage, and channels of their 3×3 convolutions; the stem has those of stage 1.
+      block: "basic", or "bottleneck", which gives four times the channels of its 3×3 convolution.
+      image_size: side, or (height, width), of the images of a run; no parameter depends on it.
+      drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
+      dtype: type of the computation; parameters, batch statistics and class scores stay float32.
+      remat, scan: see ``Stage``.
+      spp_levels: cells a side of the classifier's pyramid pooling, in place of the mean; none by default.
+      frozen_norm: training, too, normalises with the running statistics and leaves them as they are, for detection
+        and for fine-tuning on small batches. Scales and biases of the norms go on learning.
+    """
+
+    num_classes: int
+    depths: Sequence[int]
+    block: str
+    dims: Sequence[int] = (64, 128, 256, 512)
+    image_size: int | Sequence[int] = 224
+    drop_path_rate: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    scan: bool = False
+    spp_levels: Sequence[int] = ()
+    frozen_norm: bool = False
+
+    @nn.compact
+    def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
+        # Without attention: one head, which divides every width.
+        check_stages(self.dims, (1, 1, 1, 1), depths=self.depths)
+        if self.block not in _EXPANSIONS:
+            raise UserError(f"model.block must be one of {', '.join(_EXPANSIONS)}, but is {self.block!r}")
+        rate = self.drop_path_rate if train else 0.0
+        scales = stochastic_depth_of_stages(self, rate, self.depths, images.shape[0])
+        update = train and not self.frozen_norm
+
+        pyramid, x = {}, Stem(self.dims[0], self.dtype, name="stem")(images.astype(self.dtype), update, sizes)
+        sizes = shrunk(sizes, 4)
+        for i, drawn in enumerate(scales):
+            stage = Stage(
+                depth=self.depths[i],
+                dim=self.dims[i],
+                block=self.block,
+                stride=1 if i == 0 else 2,
+                dtype=self.dtype,
+                remat=self.remat,
+                scan=self.scan,
+                name=f"stage{i + 1}",
+            )
+            # Drawn in pairs for transformers, whose blocks have two branches; these have one.
+            x = pyramid[f"c{i + 2}"] = stage(x, update, None if drawn is None else drawn[:, 0], sizes)
+            sizes = shrunk(sizes, stage.stride)
+        if self._ends_with_maps(classify):
+            return pyramid
+        logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(x)
+        return logits if classify else pyramid

@@ -1,0 +1,129 @@
+"""Vision Transformer (ViT, arXiv 2010.11929) in DeiT's sizes (arXiv 2012.12877): the columnar baseline of PVT.
+
+One resolution and one width from the first block to the last. PVT's paper compares with patches of 4, 16 and 32
+(arXiv 2102.12122, section 5.4).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from pvt_jax.backbones.base import Backbone
+from pvt_jax.errors import UserError
+from pvt_jax.nn.blocks import run_blocks, stochastic_depth_of_stages, table_side
+from pvt_jax.nn.classifier import ClassificationHead
+from pvt_jax.nn.layers import PatchProjection, normal_002, resize_position_embedding
+from pvt_jax.nn.padding import shrunk
+from pvt_jax.ops.resize import resize_padded
+
+# Table 1 of DeiT; "small" has no counterpart in ViT's own table.
+_SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
+VARIANTS: dict[str, dict[str, Any]] = {
+    f"vit_{size}_patch{patch}": {"depth": 12, "dim": dim, "num_heads": num_heads, "patch_size": patch}
+    for size, (dim, num_heads) in _SIZES.items()
+    for patch in (4, 16, 32)
+}
+
+
+class VisionTransformer(Backbone):
+    """ViT: images [b, h, w, 3] (float, normalised) → class scores, or a pyramid of maps with ``features``.
+
+    ``features`` gives the map of the last block, after the final norm and without the class token, resampled to
+    strides 4, 8, 16 and 32 ("Toward Transformer-Based Object Detection", arXiv 2012.09958), all with ``dim``
+    channels, so that this backbone stands under every head.
+
+    Attributes:
+      num_classes: classes of the classifier; 0 makes a backbone alone, for ``features``. It keeps the class token,
+        which the patches attend to, and the final norm, which the maps have passed.
+      depth, dim, num_heads, mlp_ratio: blocks, their channels, attention heads, hidden over model channels.
+      patch_size: side of a patch; pixels beyond the last whole patch are dropped.
+      image_size: side, or (height, width), of the images that the position table is made for; other sizes resample.
+      drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
+      dtype: type of the computation; parameters, softmax, normalisation and class scores stay float32.
+      remat, scan: recompute blocks in the backward pass; compile one block for all. See ``run_blocks``.
+      spp_levels: cells a side of the classifier's pyramid pooling, in place of the class token; none by default.
+    """
+
+    num_classes: int
+    depth: int
+    dim: int
+    num_heads: int
+    patch_size: int
+    mlp_ratio: int = 4
+    image_size: int | Sequence[int] = 224
+    drop_path_rate: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    scan: bool = False
+    spp_levels: Sequence[int] = ()
+
+    @nn.compact
+    def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
+        batch, height, width, _ = images.shape
+        self._check_settings()
+        self._check_side(height, width, self.patch_size if classify else max(self.patch_size, 32))
+        embedded = PatchProjection(self.dim, self.patch_size, self.dtype, name="patch_embed")(images.astype(self.dtype))
+        grid = (embedded.shape[1], embedded.shape[2])
+        class_token = self.param("cls_token", normal_002, (1, 1, self.dim))
+        side = table_side(self.image_size, self.patch_size)
+        table_grid = (side[0] // self.patch_size, side[1] // self.patch_size)
+        table = self.param("pos_embed", normal_002, (1, 1 + table_grid[0] * table_grid[1], self.dim))
+        true_grid = shrunk(sizes, self.patch_size)
+        positions = resize_position_embedding(table[:, 1:], table_grid, grid, "bicubic", true_grid)
+        x = embedded.reshape(batch, grid[0] * grid[1], self.dim) + positions.astype(self.dtype)
+        token = jnp.broadcast_to(class_token + table[:, :1], (batch, 1, self.dim)).astype(self.dtype)
+        x = jnp.concatenate([token, x], axis=1)
+
+        settings = {
+            "dim": self.dim,
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "sr_ratio": 1,
+            "dtype": self.dtype,
+        }
+        scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, [self.depth], batch)[0]
+        x = run_blocks(self, settings, self.depth, x, grid, scales, true_grid, remat=self.remat, scan=self.scan)
+        x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x)
+
+        maps = x[:, 1:].reshape(batch, *grid, self.dim)
+        if self._ends_with_maps(classify):
+            return _resampled(maps, height, width, true_grid, sizes)
+        logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(maps, x[:, 0])
+        return logits if classify else _resampled(maps, height, width, true_grid, sizes)
+
+    def _check_settings(self) -> None:
+        for name in ("depth", "dim", "num_heads", "patch_size", "mlp_ratio"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value <= 0:
+                raise UserError(f"model.{name} must be a whole number above 0, but is {value}")
+        if self.dim % self.num_heads:
+            raise UserError(
+                f"model.dim must be a multiple of model.num_heads, but {self.dim} is none of {self.num_heads}"
+            )
+
+    def _check_side(self, height: int, width: int, least: int) -> None:
+        if min(height, width) < least:
+            raise UserError(f"an image of {height}×{width} is too small: both sides must be at least {least}")
+
+
+def _resampled(
+    maps: Float[Array, "b h w c"],
+    height: int,
+    width: int,
+    true_grid: Int[Array, "b 2"] | None,
+    sizes: Int[Array, "b 2"] | None,
+) -> dict[str, Float[Array, "b _h _w c"]]:
+    """``maps`` at strides 4, 8, 16 and 32 of an image; shrinking averages, so that no patch is skipped."""
+
+    def resized(target: tuple[int, int], stride: int) -> Float[Array, "b _h _w c"]:
+        if true_grid is None or sizes is None:
+            shape = (maps.shape[0], *target, maps.shape[3])
+            return jax.image.resize(maps, shape, "linear", antialias=True)
+        return resize_padded(maps, true_grid, sizes // stride, target, "triangle")
+
+    return {f"c{level}": resized((height >> level, width >> level), 2**level) for level in (2, 3, 4, 5)}

@@ -1,1 +1,0 @@
-"""Checkpoints: the Orbax layout of a run, and reading variables back."""

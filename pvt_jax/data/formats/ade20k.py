@@ -1,0 +1,43 @@
+"""ADE20K as its challenge released it (ADEChallengeData2016): 20,210 + 2,000 images of 150 classes.
+
+Zhou et al., "Scene Parsing through ADE20K Dataset" (CVPR 2017). In the label files 0 is "other", which does not count,
+and class k is k + 1; to train on "other", too, open the folder as "label_folder" with 151 classes.
+"""
+
+import os
+
+from pvt_jax.data.formats import Split
+from pvt_jax.data.formats.class_names import NAMES_FILES
+from pvt_jax.data.formats.folder import find_root
+from pvt_jax.data.formats.label_folder import LabelFolderSource, Layout, open_layout
+from pvt_jax.data.formats.segmentation import SegmentationOptions, Splits, find_labels
+from pvt_jax.errors import UserError
+
+NUM_CLASSES = 150
+_FOLDER = "ADEChallengeData2016"
+_SPLITS: Splits = {"train": "training", "eval": "validation"}
+
+
+def open_ade20k(root: str, split: Split, splits: Splits, options: SegmentationOptions) -> LabelFolderSource:
+    """Opens a half of ADE20K; ``root`` is ADEChallengeData2016 or what holds it.
+
+    Raises:
+        UserError: as ``open_label_folder``; also a model without 150 classes.
+    """
+    root = find_root(root, "ade20k", f"{_FOLDER}, or that folder")
+    if os.path.isdir(os.path.join(root, _FOLDER)):
+        root = os.path.join(root, _FOLDER)
+    layout = Layout("images/{split}", "annotations/{split}").of(splits[split] or _SPLITS[split])
+    if not layout.is_in(root):
+        raise UserError(
+            f"no {layout} in {root}: unpack ADEChallengeData2016.zip (http://sceneparsing.csail.mit.edu) and set "
+            f"data.root to it; for other layouts take --config.data.source=label_folder"
+        )
+    if options.num_classes != NUM_CLASSES:
+        raise UserError(
+            f"ADE20K has {NUM_CLASSES} classes but model.num_classes is {options.num_classes}: set "
+            f"--config.model.num_classes={NUM_CLASSES}"
+        )
+    has_names = os.path.isfile(os.path.join(root, NAMES_FILES[0]))
+    labels = find_labels(options, root if has_names else "", reduce_zero_label=True)
+    return open_layout(root, layout, labels)

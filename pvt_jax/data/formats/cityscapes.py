@@ -1,0 +1,74 @@
+"""Cityscapes in its own folders, leftImg8bit/{split}/{city} + gtFine/{split}/{city}: 2,975 + 500 images, 19 classes.
+
+Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding" (CVPR 2016).
+"""
+
+import os
+from dataclasses import replace
+
+from pvt_jax.data.formats import Split
+from pvt_jax.data.formats.folder import find_root, scan_images
+from pvt_jax.data.formats.label_folder import LabelFolderSource, Layout, open_layout
+from pvt_jax.data.formats.segmentation import LabelSet, SegmentationOptions, Splits, find_labels
+from pvt_jax.errors import UserError
+
+# Class, its id in *_labelIds.png, and its colour; the number of the row is its id in *_labelTrainIds.png.
+CLASSES = (
+    ("road", 7, (128, 64, 128)),
+    ("sidewalk", 8, (244, 35, 232)),
+    ("building", 11, (70, 70, 70)),
+    ("wall", 12, (102, 102, 156)),
+    ("fence", 13, (190, 153, 153)),
+    ("pole", 17, (153, 153, 153)),
+    ("traffic light", 19, (250, 170, 30)),
+    ("traffic sign", 20, (220, 220, 0)),
+    ("vegetation", 21, (107, 142, 35)),
+    ("terrain", 22, (152, 251, 152)),
+    ("sky", 23, (70, 130, 180)),
+    ("person", 24, (220, 20, 60)),
+    ("rider", 25, (255, 0, 0)),
+    ("car", 26, (0, 0, 142)),
+    ("truck", 27, (0, 0, 70)),
+    ("bus", 28, (0, 60, 100)),
+    ("train", 31, (0, 80, 100)),
+    ("motorcycle", 32, (0, 0, 230)),
+    ("bicycle", 33, (119, 11, 32)),
+)
+# Ids run from 0, unlabelled, to 33; those that are not evaluated are ignored.
+_NUM_IDS = 34
+_IMAGE_SUFFIX = "_leftImg8bit"
+_TRAIN_IDS, _IDS = "_gtFine_labelTrainIds", "_gtFine_labelIds"
+_SPLITS: Splits = {"train": "train", "eval": "val"}
+
+
+def open_cityscapes(root: str, split: Split, splits: Splits, options: SegmentationOptions) -> LabelFolderSource:
+    """Opens a half of Cityscapes; ``root`` holds leftImg8bit and gtFine. Without *_labelTrainIds.png, ids are mapped.
+
+    Raises:
+        UserError: as ``open_label_folder``; also a model without 19 classes, or the split test.
+    """
+    root = find_root(root, "cityscapes", "leftImg8bit and gtFine")
+    name = splits[split] or _SPLITS[split]
+    if name == "test":
+        raise UserError("Cityscapes keeps the labels of its split test to itself: set eval_split to val")
+    layout = Layout("leftImg8bit/{split}", "gtFine/{split}").of(name)
+    if not layout.is_in(root):
+        raise UserError(
+            f"no {layout} in {root}: unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip "
+            f"(https://www.cityscapes-dataset.com) into one folder and set data.root to it"
+        )
+    files = scan_images(os.path.join(root, layout.labels))
+    is_mapped = not any(os.path.splitext(path)[0].endswith(_TRAIN_IDS) for path in files)
+    labels = cityscapes_labels(options, by_id=is_mapped)
+    return open_layout(root, layout, labels, _IMAGE_SUFFIX, _IDS if is_mapped else _TRAIN_IDS)
+
+
+def cityscapes_labels(options: SegmentationOptions, *, by_id: bool) -> LabelSet:
+    """Returns the 19 classes, stored by their ids or by their numbers; raises UserError for another number of them."""
+    names, ids, colours = zip(*CLASSES, strict=True)
+    mapping = None
+    if by_id:
+        mapping = {stored: label for label, stored in enumerate(ids)}
+        unused = set(range(_NUM_IDS)) - mapping.keys()
+        options = replace(options, ignore_labels=(*sorted(unused), *options.ignore_labels))
+    return find_labels(options, known_as="Cityscapes", names=names, palette=colours, mapping=mapping)

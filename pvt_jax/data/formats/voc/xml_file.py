@@ -1,0 +1,103 @@
+"""What an XML file in the format of Pascal VOC says of an image."""
+
+import math
+from dataclasses import dataclass, field
+from xml.etree import ElementTree
+
+from pvt_jax.data.formats.detection import printable_name
+from pvt_jax.data.formats.problems import Problems
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+# Tools write any of these, also 1.0 and 0.0, and Unspecified where nobody said it.
+_DIFFICULT = {"true": True, "yes": True}
+_DIFFICULT |= dict.fromkeys(("false", "no", "", "unspecified", "unknown", "none", "null", "n/a", "nan"), False)
+# Pixels. No image that can be decoded has more on a side, and int32 has room for it.
+_MOST_PIXELS = 1_000_000
+
+
+@dataclass(eq=False)
+class XmlFile:
+    """What an XML file says.
+
+    Attributes:
+        image: the path of its image, as it is written there; "" where it is not.
+        size: its height and width, (0, 0) where they are not said.
+        names, corners, difficult: of each object: its class, (xmin, ymin, xmax, ymax), whether it is difficult.
+    """
+
+    image: str
+    size: tuple[int, int]
+    names: list[str] = field(default_factory=list)
+    corners: list[list[float]] = field(default_factory=list)
+    difficult: list[bool] = field(default_factory=list)
+
+
+def read_xml(data: bytes, file: str, problems: Problems) -> XmlFile | None:
+    """Returns what the bytes of ``file`` say; None if that is nothing. What is wrong is added to ``problems``."""
+    try:
+        tree = ElementTree.fromstring(data)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        if wrong := _not_utf8(data):
+            way_out = "save them as UTF-8, or declare their encoding in their first line"
+            problems.add("XML files are not UTF-8", way_out, f"{file} ({wrong})")
+        else:
+            problems.add("XML files cannot be read", "correct them, or export them again", f"{file} ({error})")
+        return None
+    for element in tree.iter():
+        # A namespace says who made the file.
+        element.tag = element.tag.rpartition("}")[2]
+    if tree.tag.lower() != "annotation":
+        way_out = "their root must be <annotation>: export them as Pascal VOC, or remove them"
+        problems.add(
+            "XML files are not in the format of Pascal VOC", way_out, f"{file}, of <{printable_name(tree.tag)}>"
+        )
+        return None
+    found = XmlFile((tree.findtext("filename") or "").strip().replace("\\", "/"), _size(tree, file, problems))
+    for element in tree.findall("object"):
+        _read_object(element, file, found, problems)
+    return found
+
+
+def _read_object(element: ElementTree.Element, file: str, found: XmlFile, problems: Problems) -> None:
+    name = " ".join((element.findtext("name") or "").split())
+    box = element.find("bndbox")
+    corners = [_number(None if box is None else box.findtext(corner)) for corner in CORNERS]
+    said = (element.findtext("difficult") or "").strip()
+    difficult = {1.0: True, 0.0: False}.get(_number(said), _DIFFICULT.get(said.lower()))
+    if not name:
+        problems.add("objects have no name", "add it", f"in {file}")
+    elif not all(map(math.isfinite, corners)):
+        way_out = f"they are {', '.join(CORNERS)}"
+        problems.add("objects have no bndbox of four numbers", way_out, f"'{printable_name(name)}' in {file}")
+    elif difficult is None:
+        which = f"'{printable_name(said)}' of '{printable_name(name)}' in {file}"
+        problems.add("objects are neither difficult nor not", "write 1 or 0 as difficult", which)
+    else:
+        found.names.append(name)
+        found.corners.append(corners)
+        found.difficult.append(difficult)
+
+
+def _size(tree: ElementTree.Element, file: str, problems: Problems) -> tuple[int, int]:
+    height, width = (_number(tree.findtext(f"size/{side}")) for side in ("height", "width"))
+    if any(side > _MOST_PIXELS for side in (height, width)):
+        which = f"{file}, {width:.15g}×{height:.15g} (width × height)"
+        problems.add("XML files give a size that no image has", "correct it, or remove it to have it measured", which)
+        return 0, 0
+    is_known = height >= 1 and width >= 1
+    return (int(height), int(width)) if is_known else (0, 0)
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
+
+
+def _not_utf8(data: bytes) -> str:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"byte 0x{data[error.start]:02X} in line {data.count(10, 0, error.start) + 1}"
+    return ""

@@ -1,1 +1,0 @@
-"""Evaluation: sums that merge over batches and hosts, padding masked."""

@@ -1,0 +1,235 @@
+"""DETR: objects as a set, each predicted by a learnt query ("End-to-End Object Detection with Transformers").
+
+arXiv 2005.12872, section 3.2 and figure 10, on the last map of a backbone; the PVT paper (arXiv 2102.12122) puts it on
+PVT-Small for detection without convolutions, anchors and non-maximum suppression.
+
+Hugging Face's port differs in training: it has dropout of the encoder's input, by default none of attention weights and
+hidden numbers, and with auxiliary losses each decoder layer gets the last one's output after the final norm. Here all
+of that is as in the authors' code.
+"""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from pvt_jax.errors import UserError
+from pvt_jax.heads.detr.loss import Weights, set_losses
+from pvt_jax.nn.attention import Linear, PostNormDecoderLayer, PostNormEncoderLayer, sine_positions
+from pvt_jax.nn.padding import inside, shrunk
+from pvt_jax.ops.boxes import clip_boxes, from_centres, to_centres
+
+
+class DETRHead(nn.Module):
+    """The map ``c5`` of a backbone → ``num_queries`` predictions an image, each of a class or none.
+
+    Boxes are predicted relative to the true size of each image, whatever it is padded to, as by the authors; Hugging
+    Face's image processor makes those that are trained on relative to the padded size.
+
+    Attributes:
+      num_classes: without "no object", which is the last class within.
+      dtype: type of the computation; parameters, softmax, statistics of norms, class scores and boxes stay float32.
+      dim, num_heads, hidden_dim: channels of the tokens, attention heads, hidden channels of feed-forward networks.
+      encoder_depth, decoder_depth: layers.
+      dropout_rate: of attention weights, hidden numbers and what is added to the tokens, in training.
+      num_queries: predictions an image, at least as many as any image has objects.
+      class_weight, box_weight, giou_weight: of the parts of the loss, and of the costs of a match.
+      background_weight: of "no object" in the class loss.
+      score_threshold: detections score more. 0 keeps all: average precision only gains by detections of low score.
+      max_detections: of an image, at most; never above ``num_queries``.
+    """
+
+    num_classes: int
+    dtype: DTypeLike = jnp.float32
+    dim: int = 256
+    num_heads: int = 8
+    hidden_dim: int = 2048
+    encoder_depth: int = 6
+    decoder_depth: int = 6
+    dropout_rate: float = 0.1
+    num_queries: int = 100
+    class_weight: float = 1.0
+    box_weight: float = 5.0
+    giou_weight: float = 2.0
+    background_weight: float = 0.1
+    score_threshold: float = 0.0
+    max_detections: int = 100
+
+    needs_masks: ClassVar[bool] = False
+
+    def setup(self) -> None:
+        self._check_settings()
+        layer = (self.num_heads, self.hidden_dim, self.dropout_rate, self.dtype)
+        self.input_proj = Linear(self.dim, self.dtype)
+        self.queries = self.param("queries", nn.initializers.normal(1.0), (self.num_queries, self.dim))
+        self.encoder = Encoder(self.encoder_depth, *layer)
+        self.decoder = Decoder(self.decoder_depth, *layer)
+        # float32: of so few tokens it costs nothing, and bfloat16 has no more than 256 places for a box's side.
+        self.classifier = Linear(self.num_classes + 1)
+        self.box_mlp = BoxMLP(self.dim)
+
+    def losses(
+        self,
+        maps: dict[str, Float[Array, "b _h _w _c"]],
+        targets: dict[str, Any],
+        sizes: Int[Array, "b 2"],
+        region: Int[Array, "b 2"] | None = None,
+    ) -> dict[str, Float[Array, ""]]:
+        """Parts of the loss by name: the last decoder layer's, and the sum of those of all layers before it.
+
+        Needs ``rngs={"dropout": key}``. Arguments: see ``DetectionModel.losses``.
+
+        Raises:
+          UserError: there are more objects an image than queries.
+        """
+        most = targets["boxes"].shape[1]
+        if most > self.num_queries:
+            raise UserError(
+                f"head.num_queries is {self.num_queries}, but there are images with up to {most} objects: "
+                f"set it to {most} or more"
+            )
+        logits, boxes = self.outputs(maps, region, train=True)
+        target_boxes = to_centres(targets["boxes"]) / _scale(sizes)
+        weights = Weights(self.class_weight, self.box_weight, self.giou_weight, self.background_weight)
+        by_layer = jax.vmap(set_losses, (0, 0, None, None, None, None))(
+            logits, boxes, target_boxes, targets["labels"], targets["valid"], weights
+        )
+        losses = {f"{name}_loss": part[-1] for name, part in zip(("class", "box", "giou"), by_layer, strict=True)}
+        if self.decoder_depth > 1:
+            losses["auxiliary_loss"] = jnp.stack(by_layer)[:, :-1].sum()
+        return losses
+
+    def detect(
+        self,
+        maps: dict[str, Float[Array, "b _h _w _c"]],
+        sizes: Int[Array, "b 2"],
+        region: Int[Array, "b 2"] | None = None,
+    ) -> dict[str, Float[Array, "b n ..."] | Int[Array, "b n"] | Bool[Array, "b n"]]:
+        """Of each query its best class but "no object", by falling score. Arguments: see ``DetectionModel``."""
+        logits, boxes = (part[-1] for part in self.outputs(maps, region))
+        probabilities = jax.nn.softmax(logits)[..., :-1]
+        scores, order = jax.lax.top_k(probabilities.max(-1), min(self.max_detections, self.num_queries))
+        labels = jnp.take_along_axis(probabilities.argmax(-1).astype(jnp.int32), order, axis=1)
+        boxes = clip_boxes(from_centres(boxes) * _scale(sizes), sizes[:, None])
+        boxes = jnp.take_along_axis(boxes, order[..., None], axis=1)
+        valid = scores > self.score_threshold
+        return {
+            "boxes": jnp.where(valid[..., None], boxes, 0.0),
+            "scores": jnp.where(valid, scores, 0.0),
+            "labels": jnp.where(valid, labels, 0),
+            "valid": valid,
+        }
+
+    def outputs(
+        self,
+        maps: dict[str, Float[Array, "b _h _w _c"]],
+        region: Int[Array, "b 2"] | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "d b q k1"], Float[Array, "d b q 4"]]:
+        """Class scores before softmax, and boxes as relative (centre x, centre y, width, height), of d decoder layers.
+
+        Those of the last one are the prediction; the others are there to be trained on.
+        """
+        batch, rows, columns, _ = maps["c5"].shape
+        true_grid = shrunk(region, 32)
+        mask = None if true_grid is None else inside(true_grid, (rows, columns)).reshape(batch, rows * columns)
+        positions = sine_positions((rows, columns), self.dim, true_grid).astype(self.dtype)
+        tokens = self.input_proj(maps["c5"]).reshape(batch, rows * columns, self.dim)
+        memory = self.encoder(tokens, positions, mask, train)
+        decoded = self.decoder(self.queries.astype(self.dtype), memory, positions, mask, train)
+        logits, boxes = self.classifier(decoded), jax.nn.sigmoid(self.box_mlp(decoded))
+        return jnp.moveaxis(logits, 1, 0), jnp.moveaxis(boxes, 1, 0)
+
+    def _check_settings(self) -> None:
+        if self.num_classes < 1:
+            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
+        whole = ("dim", "num_heads", "hidden_dim", "encoder_depth", "decoder_depth", "num_queries", "max_detections")
+        for name in whole:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"head.{name} must be a whole number above 0, but is {value}")
+        if self.dim % 4 or self.dim % self.num_heads:
+            raise UserError(
+                f"head.dim must be a multiple of 4 and of head.num_heads, {self.num_heads}: it is {self.dim}"
+            )
+        for name in ("dropout_rate", "score_threshold"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"head.{name} must be at least 0 and below 1, but is {getattr(self, name)}")
+        for name in ("class_weight", "box_weight", "giou_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(f"head.{name} must be at least 0, but is {getattr(self, name)}")
+        # Above 0, or the class loss of a batch without objects would be 0 / 0.
+        if self.background_weight <= 0:
+            raise UserError(f"head.background_weight must be above 0, but is {self.background_weight}")
+
+
+class Encoder(nn.Module):
+    """``depth`` layers of attention among the tokens of a map."""
+
+    depth: int
+    num_heads: int
+    hidden_dim: int
+    dropout_rate: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], positions: Float[Array, "#b n c"], mask: Bool[Array, "b n"] | None, train: bool
+    ) -> Float[Array, "b n c"]:
+        for i in range(self.depth):
+            layer = PostNormEncoderLayer(
+                self.num_heads, self.hidden_dim, self.dropout_rate, self.dtype, name=f"layer{i}"
+            )
+            x = layer(x, positions, mask, train)
+        return x
+
+
+class Decoder(nn.Module):
+    """``depth`` layers from zeros, whose positions are the learnt queries; float32 after the norm that ends each."""
+
+    depth: int
+    num_heads: int
+    hidden_dim: int
+    dropout_rate: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self,
+        queries: Float[Array, "q c"],
+        memory: Float[Array, "b m c"],
+        positions: Float[Array, "#b m c"],
+        mask: Bool[Array, "b m"] | None,
+        train: bool,
+    ) -> Float[Array, "b d q c"]:
+        x = jnp.zeros((memory.shape[0], *queries.shape), self.dtype)
+        after = []
+        for i in range(self.depth):
+            layer = PostNormDecoderLayer(
+                self.num_heads, self.hidden_dim, self.dropout_rate, self.dtype, name=f"layer{i}"
+            )
+            x = layer(x, queries[None], memory, positions, mask, train)
+            after.append(x)
+        # Images first: linear maps join the leading axes to one, and with layers first that would collect all images of
+        # all devices on each.
+        return nn.LayerNorm(1e-5, jnp.float32, name="norm")(jnp.stack(after, axis=1))
+
+
+class BoxMLP(nn.Module):
+    """Three linear maps with ReLUs between, to the four numbers of a box before their sigmoid; float32."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows c"]) -> Float[Array, "*rows 4"]:
+        for i in range(2):
+            x = nn.relu(Linear(self.dim, name=f"fc{i}")(x))
+        return Linear(4, name="fc2")(x)
+
+
+def _scale(sizes: Int[Array, "b 2"]) -> Float[Array, "b 1 4"]:
+    """Width, height, width, height of each image, pixels."""
+    return jnp.tile(sizes[:, ::-1], 2)[:, None].astype(jnp.float32)

@@ -1,0 +1,1 @@
+"""Mask R-CNN, Faster R-CNN and ViT-FRCNN."""

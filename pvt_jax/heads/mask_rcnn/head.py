@@ -1,0 +1,255 @@
+"""Mask R-CNN (arXiv 1703.06870), and Faster R-CNN (arXiv 1506.01497), its half without masks.
+
+As mmdetection's, which the PVT papers use.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from pvt_jax.errors import UserError
+from pvt_jax.heads.mask_rcnn.loss import Sampling, box_losses, draw_anchors, draw_proposals, mask_loss, rpn_losses
+from pvt_jax.heads.mask_rcnn.mask_targets import mask_targets
+from pvt_jax.heads.mask_rcnn.regions import BoxHead, MaskHead, best_detections, border_repeated, region_features
+from pvt_jax.heads.mask_rcnn.rpn import Level, RegionProposalNetwork, joined, propose
+from pvt_jax.nn.pixels import check_channels
+
+# Bins a side of the features from which boxes and masks are read; a mask has twice as many.
+_BOX_SIDE, _MASK_SIDE = 7, 14
+# Coarser maps only propose.
+_LAST_LEVEL = "p5"
+
+_COUNTS = (
+    "hidden_dim",
+    "rpn_samples",
+    "samples",
+    "train_pre_nms",
+    "train_proposals",
+    "pre_nms",
+    "proposals",
+    "max_detections",
+)
+_SHARES = (
+    "rpn_positive_share",
+    "rpn_positive_iou",
+    "rpn_negative_iou",
+    "rpn_least_iou",
+    "rpn_nms_threshold",
+    "positive_share",
+    "positive_iou",
+    "score_threshold",
+    "nms_threshold",
+)
+
+
+class MaskRCNNHead(nn.Module):
+    """Maps of a feature pyramid → boxes, and a mask in each.
+
+    A region proposal network finds where objects may be, on all maps that there are; their names say their strides.
+    What RoIAlign reads of each region on the maps up to ``p5`` says which object it is, and its box, and its mask.
+
+    Attributes:
+      num_classes: classes of objects; background is none of them.
+      masks: False: boxes alone, Faster R-CNN.
+      channels: of the region proposal network's and the mask head's convolutions.
+      hidden_dim: of the box head's two layers.
+      anchor_scales: sides of the anchors of a location, in strides.
+      anchor_ratios: of them, height / width.
+      rpn_positive_iou: from here on an anchor has to find the object that it overlaps.
+      rpn_negative_iou: below, it is background.
+      rpn_least_iou: an object takes its best anchors from here on, whatever else they overlap.
+      rpn_samples: anchors of an image that are learnt from.
+      rpn_positive_share: of them, at most, with an object.
+      rpn_nms_threshold: IoU above which a proposal falls to a better one of its level.
+      train_pre_nms: proposals of each level, at most, that go into suppression, in training.
+      train_proposals: that come out of it, of all levels.
+      pre_nms: as ``train_pre_nms``, to detect.
+      proposals: as ``train_proposals``, to detect.
+      positive_iou: from here on a proposal belongs to the object that it overlaps; below, to background.
+      samples: proposals of an image that are learnt from.
+      positive_share: of them, at most, with an object: only these have masks.
+      box_std: by which the deltas of the box head are divided.
+      finest_scale: side of a region in pixels below whose double the finest map is read.
+      score_threshold: boxes with a lower score are dropped.
+      nms_threshold: IoU above which a box falls to a better one of its class.
+      max_detections: of an image.
+      dtype: type of the computation; parameters, class scores and all that is done with boxes stay float32.
+    """
+
+    num_classes: int = 80
+    masks: bool = True
+    channels: int = 256
+    hidden_dim: int = 1024
+    anchor_scales: Sequence[int | float] = (8,)
+    anchor_ratios: Sequence[int | float] = (0.5, 1, 2)
+    rpn_positive_iou: float = 0.7
+    rpn_negative_iou: float = 0.3
+    rpn_least_iou: float = 0.3
+    rpn_samples: int = 256
+    rpn_positive_share: float = 0.5
+    rpn_nms_threshold: float = 0.7
+    train_pre_nms: int = 2000
+    train_proposals: int = 1000
+    pre_nms: int = 1000
+    proposals: int = 1000
+    positive_iou: float = 0.5
+    samples: int = 512
+    positive_share: float = 0.25
+    box_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    finest_scale: float = 56.0
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    max_detections: int = 100
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether it is trained with masks."""
+        return self.masks
+
+    def setup(self) -> None:
+        self._check()
+        scales, ratios = (tuple(map(float, values)) for values in (self.anchor_scales, self.anchor_ratios))
+        self.rpn = RegionProposalNetwork(self.channels, scales, ratios, self.dtype)
+        self.box = BoxHead(self.num_classes, self.hidden_dim, self.dtype)
+        if self.masks:
+            self.mask = MaskHead(self.num_classes, self.channels, self.dtype)
+
+    def losses(
+        self,
+        maps: dict[str, Float[Array, "b _h _w _c"]],
+        targets: dict[str, Array],
+        sizes: Int[Array, "b 2"],
+        region: Int[Array, "b 2"] | None = None,
+    ) -> dict[str, Float[Array, ""]]:
+        """``rpn_class_loss``, ``rpn_box_loss``, ``class_loss``, ``box_loss`` and, with masks, ``mask_loss``.
+
+        Needs ``rngs={"sample": key}``.
+
+        Args:
+          maps: the pyramid, 0 beyond ``region``.
+          targets: ``boxes`` float32 [b, m, 4] (x1, y1, x2, y2) in pixels of the images, ``labels`` int32 [b, m],
+            ``valid`` bool [b, m] and, with masks, ``masks`` uint8 [b, m, s, s], the coverage of each cell of a box.
+          sizes: (height, width) of each image.
+          region: ``sizes`` rounded up to what the backbone sees; None: nothing is padded further.
+        """
+        objects, labels, valid = targets["boxes"].astype(jnp.float32), targets["labels"], targets["valid"]
+        # Split by image, so that what is drawn of one does not depend on where the others are computed.
+        keys = [jax.random.split(key, len(sizes)) for key in jax.random.split(self.make_rng("sample"))]
+
+        levels = self.rpn(maps, region)
+        said = joined(levels)
+        draw = jax.vmap(partial(draw_anchors, sampling=self._anchor_sampling), (0, None, 0, 0, 0))
+        drawn = draw(keys[0], said.anchors, said.inside, objects, valid)
+        rpn_class_loss, rpn_box_loss = rpn_losses(said.logits, said.deltas, drawn, objects)
+
+        proposals, kept = self._propose(levels, sizes, self.train_pre_nms, self.train_proposals)
+        drawn = jax.vmap(partial(draw_proposals, sampling=self._region_sampling))(
+            keys[1], proposals, kept, objects, valid
+        )
+        maps = _read_by_regions(maps, region)
+        logits, deltas = self.box(self._features(maps, drawn.boxes, drawn.valid, _BOX_SIDE))
+        class_loss, box_loss = box_losses(logits, deltas, drawn, objects, labels, self.box_std)
+        losses = {
+            "rpn_class_loss": rpn_class_loss,
+            "rpn_box_loss": rpn_box_loss,
+            "class_loss": class_loss,
+            "box_loss": box_loss,
+        }
+        if self.masks:
+            drawn = jax.tree.map(lambda x: x[:, : self._region_sampling.positives], drawn)
+            features = self._features(maps, drawn.boxes, drawn.positive, _MASK_SIDE)
+            logits = self.mask(features, jnp.take_along_axis(labels, drawn.matched, axis=1))
+            shapes = jax.vmap(partial(mask_targets, output=2 * _MASK_SIDE))(
+                targets["masks"], objects, drawn.boxes, drawn.matched
+            )
+            losses["mask_loss"] = mask_loss(logits, shapes, drawn.positive)
+        return losses
+
+    def detect(
+        self,
+        maps: dict[str, Float[Array, "b _h _w _c"]],
+        sizes: Int[Array, "b 2"],
+        region: Int[Array, "b 2"] | None = None,
+    ) -> dict[str, Array]:
+        """Detections of each image by falling score: ``boxes`` clipped to its size, ``scores``, ``labels``, ``valid``.
+
+        With masks also ``masks`` float32 [b, n, 28, 28]: in the final boxes, of the class that each is said to be.
+        """
+        proposals, kept = self._propose(self.rpn(maps, region), sizes, self.pre_nms, self.proposals)
+        maps = _read_by_regions(maps, region)
+        logits, deltas = self.box(self._features(maps, proposals, kept, _BOX_SIDE))
+        best = partial(
+            best_detections,
+            std=self.box_std,
+            score_threshold=self.score_threshold,
+            nms_threshold=self.nms_threshold,
+            count=self.max_detections,
+        )
+        found = jax.vmap(best)(proposals, kept, logits, deltas, sizes)
+        if self.masks:
+            features = self._features(maps, found["boxes"], found["valid"], _MASK_SIDE)
+            masks = jax.nn.sigmoid(self.mask(features, found["labels"]))
+            found["masks"] = jnp.where(found["valid"][..., None, None], masks, 0.0)
+        return found
+
+    def _propose(self, levels: list[Level], sizes: Array, per_level: int, count: int) -> tuple[Array, Array]:
+        return propose(levels, sizes, per_level=per_level, count=count, threshold=self.rpn_nms_threshold)
+
+    def _features(self, maps: dict[str, Array], boxes: Array, valid: Array, side: int) -> Array:
+        return region_features(maps, boxes, valid, side=side, finest_scale=self.finest_scale)
+
+    @property
+    def _anchor_sampling(self) -> Sampling:
+        return Sampling(
+            self.rpn_samples,
+            self.rpn_positive_share,
+            self.rpn_positive_iou,
+            self.rpn_negative_iou,
+            self.rpn_least_iou,
+        )
+
+    @property
+    def _region_sampling(self) -> Sampling:
+        iou = self.positive_iou
+        # mmdetection's Mask R-CNN lets objects take their best proposals of any others, its Faster R-CNN does not.
+        return Sampling(self.samples, self.positive_share, iou, iou, iou, low_quality=self.masks)
+
+    def _check(self) -> None:
+        check_channels(self.channels)
+        if self.num_classes < 1:
+            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"head.{name} must be a whole number above 0, but is {value}")
+        for name in _SHARES:
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise UserError(f"head.{name} must be from 0 to 1, but is {value}")
+        for name in ("anchor_scales", "anchor_ratios", "box_std"):
+            value = getattr(self, name)
+            if not value or min(value) <= 0:
+                raise UserError(f"head.{name} must be numbers above 0, one at least, but are {value}")
+        if self.finest_scale <= 0:
+            raise UserError(f"head.finest_scale must be above 0, but is {self.finest_scale}")
+        if self.rpn_negative_iou > self.rpn_positive_iou:
+            raise UserError(
+                "head.rpn_negative_iou must be at most head.rpn_positive_iou, but they are "
+                f"{self.rpn_negative_iou} and {self.rpn_positive_iou}"
+            )
+        if self.masks and self._region_sampling.positives < 1:
+            raise UserError(
+                "head.samples times head.positive_share must be 1 or more, or no mask is learnt, but they are "
+                f"{self.samples} and {self.positive_share}"
+            )
+
+
+def _read_by_regions(maps: dict[str, Array], region: Array | None) -> dict[str, Array]:
+    """The maps from which RoIAlign reads, fit for it."""
+    return border_repeated({name: maps[name] for name in sorted(maps) if name <= _LAST_LEVEL}, region)

@@ -1,0 +1,146 @@
+"""The second stage of a detector, on the features of regions: classes and boxes, and masks.
+
+"Mask R-CNN" (arXiv 1703.06870, section 3 and figure 4, right), with the features of RoIAlign.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from pvt_jax.heads.mask_rcnn.rpn import Predictor, stride_of
+from pvt_jax.nn.layers import normal_fan_out
+from pvt_jax.ops.boxes import clip_boxes, decode_deltas
+from pvt_jax.ops.nms import nms
+from pvt_jax.ops.roi_align import multilevel_roi_align
+
+xavier_uniform = nn.initializers.xavier_uniform()
+
+
+def region_features(
+    maps: dict[str, Float[Array, "b _h _w c"]],
+    boxes: Float[Array, "b r 4"],
+    valid: Bool[Array, "b r"],
+    *,
+    side: int,
+    finest_scale: float,
+) -> Float[Array, "b r {side} {side} c"]:
+    """Features of ``side`` × ``side`` bins of each box, of the map that fits its size; 0 where it is not ``valid``."""
+    strides = tuple(stride_of(name) for name in maps)
+
+    def of_image(maps: tuple[Array, ...], boxes: Array, valid: Array) -> Array:
+        return multilevel_roi_align(maps, boxes, output=side, strides=strides, finest_scale=finest_scale, valid=valid)
+
+    return jax.vmap(of_image)(tuple(maps.values()), boxes, valid)
+
+
+def border_repeated(
+    maps: dict[str, Float[Array, "b _h _w _c"]], region: Int[Array, "b 2"] | None
+) -> dict[str, Float[Array, "b _h _w _c"]]:
+    """Maps whose last row and column within each image's region stand there once more beyond it.
+
+    Samples at the border of a region then see what they see at the border of a map.
+    """
+    if region is None:
+        return maps
+    repeated = {}
+    for name, x in maps.items():
+        ends = -(-region // stride_of(name))
+        for axis in (1, 2):
+            end = ends[:, axis - 1, None, None, None]
+            last = jnp.take_along_axis(x, end - 1, axis)
+            place = jnp.arange(x.shape[axis]).reshape((-1, 1, 1) if axis == 1 else (-1, 1))
+            x = jnp.where(place == end, last, x)
+        repeated[name] = x
+    return repeated
+
+
+class BoxHead(nn.Module):
+    """Class logits, background last, and deltas for each class: two hidden layers, and two linear maps."""
+
+    num_classes: int
+    hidden_dim: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b r s s c"]) -> tuple[Float[Array, "b r k1"], Float[Array, "b r k 4"]]:
+        b, r = features.shape[:2]
+        x = features.reshape(b * r, -1)
+        for j in (0, 1):
+            x = nn.relu(nn.Dense(self.hidden_dim, dtype=self.dtype, kernel_init=xavier_uniform, name=f"fc{j}")(x))
+        logits = Predictor(self.num_classes + 1, 0.01, self.dtype, name="classifier")(x)
+        deltas = Predictor(4 * self.num_classes, 0.001, self.dtype, name="regressor")(x)
+        return logits.reshape(b, r, -1), deltas.reshape(b, r, self.num_classes, 4)
+
+
+class Weights(nn.Module):
+    """Kernel of this shape, from N(0, 2 / fan_out), and bias; the owner computes with them."""
+
+    shape: tuple[int, ...]
+    fan_out: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "..."], Float[Array, " d"]]:
+        kernel = self.param("kernel", normal_fan_out(self.fan_out), self.shape)
+        return kernel, self.param("bias", nn.initializers.zeros, self.shape[-1:])
+
+
+class MaskHead(nn.Module):
+    """Mask logits of twice the side of the features: four convolutions, a transposed one, and a linear map.
+
+    That map has a channel for each class, of which only the one that is asked for is computed.
+    """
+
+    num_classes: int
+    channels: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "b r s s c"], labels: Int[Array, "b r"]
+    ) -> Float[Array, "b r {2*features.shape[2]} {2*features.shape[2]}"]:
+        b, r, side, _, dim = features.shape
+        x = features.reshape(b * r, side, side, dim)
+        init = normal_fan_out(9 * self.channels)
+        for j in range(4):
+            conv = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, kernel_init=init, name=f"conv{j}")
+            x = nn.relu(conv(x))
+        # PyTorch takes the fan of a transposed convolution's kernel from its input's channels; both are the same.
+        shape = (2, 2, self.channels, self.channels)
+        kernel, bias = promote_dtype(*Weights(shape, 4 * self.channels, name="upsample")(), dtype=self.dtype)
+        x = nn.relu(jnp.einsum("nijc,uvcd->nijuvd", x, kernel) + bias)
+        kernel, bias = Weights((self.channels, self.num_classes), self.num_classes, name="classifier")()
+        labels = labels.reshape(-1)
+        kernel = kernel.T[labels].astype(x.dtype)
+        logits = jnp.einsum("nijuvd,nd->nijuv", x, kernel, preferred_element_type=jnp.float32)
+        logits = logits + bias[labels][:, None, None, None, None]
+        # Each position has become 2×2; on the logits, as there is one for many channels.
+        return logits.transpose(0, 1, 3, 2, 4).reshape(b, r, 2 * side, 2 * side)
+
+
+def best_detections(
+    proposals: Float[Array, "r 4"],
+    kept: Bool[Array, " r"],
+    logits: Float[Array, "r k1"],
+    deltas: Float[Array, "r k 4"],
+    size: Int[Array, "2"],
+    *,
+    std: tuple[float, float, float, float],
+    score_threshold: float,
+    nms_threshold: float,
+    count: int,
+) -> dict[str, Array]:
+    """Of all pairs of proposal and class of an image the best ``count``, as ``DetectionModel`` gives them."""
+    scores = jax.nn.softmax(logits)[:, :-1]
+    boxes = clip_boxes(decode_deltas(proposals[:, None], deltas, std), size).reshape(-1, 4)
+    labels = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape).ravel()
+    valid, scores = (kept[:, None] & (scores > score_threshold)).ravel(), scores.ravel()
+    chosen, kept = nms(boxes, scores, threshold=nms_threshold, max_outputs=count, labels=labels, valid=valid)
+    return {
+        "boxes": jnp.where(kept[:, None], boxes[chosen], 0.0),
+        "scores": jnp.where(kept, scores[chosen], 0.0),
+        "labels": jnp.where(kept, labels[chosen], 0),
+        "valid": kept,
+    }

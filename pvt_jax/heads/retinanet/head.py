@@ -1,0 +1,254 @@
+"""RetinaNet, "Focal Loss for Dense Object Detection" (arXiv 1708.02002, section 4).
+
+As mmdetection's ``RetinaHead``, which the PVT papers use.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from pvt_jax.errors import UserError
+from pvt_jax.heads.retinanet.loss import retinanet_losses
+from pvt_jax.nn.padding import zero_outside
+from pvt_jax.nn.pixels import check_channels, grid_of
+from pvt_jax.ops.anchors import base_anchors, grid_anchors, inside_region, octave_scales
+from pvt_jax.ops.boxes import clip_boxes, decode_deltas
+from pvt_jax.ops.nms import nms
+
+# What every class's score is before training: with 0.5 the background of all anchors would drown the objects.
+_PRIOR = 0.01
+
+normal_001 = nn.initializers.normal(0.01)
+
+
+class Convolution(nn.Module):
+    """3×3 convolution with padding 1 and bias; ``out_dtype`` is of its sums, before they are rounded to ``dtype``."""
+
+    dim: int
+    dtype: DTypeLike
+    out_dtype: DTypeLike
+    bias_init: Callable = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w dim"]:
+        kernel = self.param("kernel", normal_001, (3, 3, x.shape[-1], self.dim))
+        bias = self.param("bias", self.bias_init, (self.dim,))
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        x = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            preferred_element_type=self.out_dtype,
+        )
+        return x + bias.astype(self.out_dtype)
+
+
+class Level(NamedTuple):
+    """What the head says of one map, for each of its n anchors; ``usable`` ones see an image, None: all do."""
+
+    logits: Float[Array, "b n k"]
+    deltas: Float[Array, "b n 4"]
+    anchors: Float[Array, "n 4"]
+    usable: Bool[Array, "b n"] | None
+
+
+class RetinaNetHead(nn.Module):
+    """Maps ``p3`` … ``p7`` of a feature pyramid → boxes: from each anchor of each level class scores and a box.
+
+    Two towers of 3×3 convolutions with ReLU, one for classes and one for boxes, the same for all levels, and a 3×3
+    convolution at the end of each. The maps may be of any levels: their names say their strides.
+
+    Attributes:
+      num_classes: classes of objects; background is none of them.
+      channels: of the towers.
+      num_convs: convolutions of each tower, without the last.
+      octave_base: side of the smallest anchors of a location in strides.
+      scales_per_octave: sides of anchors of a location, from ``octave_base`` to below its double.
+      ratios: of anchors, height / width.
+      positive_iou: from here on an anchor has to find the object that it overlaps.
+      negative_iou: below, it is background.
+      focal_alpha: weight of objects in the focal loss; of background one less it.
+      focal_gamma: its exponent.
+      box_weight: of the boxes' loss.
+      pre_nms: boxes of each level, at most, that go into suppression.
+      score_threshold: boxes with a lower score are dropped.
+      nms_threshold: IoU above which a box falls to a better one of its class.
+      max_detections: of an image.
+      dtype: type of the computation; parameters, class scores and all that is done with boxes stay float32.
+    """
+
+    num_classes: int = 80
+    channels: int = 256
+    num_convs: int = 4
+    octave_base: float = 4.0
+    scales_per_octave: int = 3
+    ratios: Sequence[float] = (0.5, 1.0, 2.0)
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    box_weight: float = 1.0
+    pre_nms: int = 1000
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    max_detections: int = 100
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether it is trained with masks."""
+        return False
+
+    def setup(self) -> None:
+        self._check()
+        tower = partial(Convolution, self.channels, self.dtype, self.dtype)
+        self.class_convs = [tower(name=f"class_conv{i}") for i in range(self.num_convs)]
+        self.box_convs = [tower(name=f"box_conv{i}") for i in range(self.num_convs)]
+        anchors = self.scales_per_octave * len(self.ratios)
+        last = partial(Convolution, dtype=self.dtype, out_dtype=jnp.float32)
+        rare = nn.initializers.constant(-math.log((1 - _PRIOR) / _PRIOR))
+        self.classifier = last(anchors * self.num_classes, bias_init=rare)
+        self.regressor = last(anchors * 4)
+
+    def losses(
+        self,
+        maps: dict[str, Float[Array, "b _h _w _c"]],
+        targets: dict[str, Array],
+        sizes: Int[Array, "b 2"],
+        region: Int[Array, "b 2"] | None = None,
+    ) -> dict[str, Float[Array, ""]]:
+        """``class_loss`` and ``box_loss``, weighted.
+
+        Args:
+          maps: the pyramid, 0 beyond ``region``.
+          targets: ``boxes`` float32 [b, m, 4] (x1, y1, x2, y2) in pixels of the images, ``labels`` int32 [b, m] and
+            ``valid`` bool [b, m].
+          sizes: (height, width) of each image; not used here.
+          region: ``sizes`` rounded up to what the backbone sees; None: nothing is padded further.
+        """
+        levels = self._levels(maps, region)
+        losses = retinanet_losses(
+            [level.logits for level in levels],
+            [level.deltas for level in levels],
+            [level.anchors for level in levels],
+            None if region is None else [level.usable for level in levels],  # pyright: ignore[reportArgumentType]
+            targets["boxes"],
+            targets["labels"],
+            targets["valid"],
+            positive=self.positive_iou,
+            negative=self.negative_iou,
+            alpha=self.focal_alpha,
+            gamma=self.focal_gamma,
+        )
+        return {**losses, "box_loss": self.box_weight * losses["box_loss"]}
+
+    def detect(
+        self,
+        maps: dict[str, Float[Array, "b _h _w _c"]],
+        sizes: Int[Array, "b 2"],
+        region: Int[Array, "b 2"] | None = None,
+    ) -> dict[str, Array]:
+        """Detections of each image by falling score: ``boxes`` clipped to its size, ``scores``, ``labels``, ``valid``.
+
+        Of each level the best ``pre_nms`` pairs of anchor and class go into suppression, which works by class. So do
+        later versions of mmdetection; earlier ones ranked anchors by their best class, and took all of its classes.
+        """
+        parts = [jax.vmap(self._candidates, _level_axes(level))(level) for level in self._levels(maps, region)]
+        anchors, deltas, scores, labels = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+        boxes = clip_boxes(decode_deltas(anchors, deltas), sizes[:, None])
+
+        def best(boxes: Array, scores: Array, labels: Array) -> dict[str, Array]:
+            chosen, kept = nms(
+                boxes,
+                scores,
+                threshold=self.nms_threshold,
+                max_outputs=self.max_detections,
+                labels=labels,
+                valid=scores > self.score_threshold,
+            )
+            return {
+                "boxes": jnp.where(kept[:, None], boxes[chosen], 0.0),
+                "scores": jnp.where(kept, scores[chosen], 0.0),
+                "labels": jnp.where(kept, labels[chosen], 0),
+                "valid": kept,
+            }
+
+        return jax.vmap(best)(boxes, scores, labels)
+
+    def _levels(self, maps: dict[str, Array], region: Array | None) -> list[Level]:
+        """From fine to coarse."""
+        scales = octave_scales(self.octave_base, self.scales_per_octave)
+        levels = []
+        for number, x in sorted((int(name[1:]), x) for name, x in maps.items()):
+            stride, grid = 2**number, grid_of(x)
+            base = base_anchors(stride, scales, self.ratios)
+            sizes = None if region is None else -(-region // stride)
+            logits = self.classifier(self._tower(self.class_convs, x, sizes))
+            deltas = self.regressor(self._tower(self.box_convs, x, sizes))
+            total = grid[0] * grid[1] * len(base)
+            usable = None if region is None else jax.vmap(partial(inside_region, grid, len(base), stride))(region)
+            levels.append(
+                Level(
+                    logits.reshape(len(x), total, self.num_classes),
+                    deltas.reshape(len(x), total, 4),
+                    grid_anchors(base, grid, stride),
+                    usable,
+                )
+            )
+        return levels
+
+    def _tower(self, convolutions: Sequence[Convolution], x: Array, sizes: Array | None) -> Array:
+        for convolution in convolutions:
+            x = zero_outside(nn.relu(convolution(x)), sizes)
+        return x
+
+    def _candidates(self, level: Level) -> tuple[Array, Array, Array, Array]:
+        """Of the best pairs of anchor and class of a level of one image: anchors, deltas, scores and classes."""
+        usable = jnp.ones(len(level.anchors), bool) if level.usable is None else level.usable
+        # An anchor with one of the best k pairs is one of the best k anchors by their best pair, and sorting these is
+        # less work than sorting all pairs. They are put in order, so that of equal pairs the first still comes first.
+        score = jnp.where(usable, level.logits.max(axis=-1), -jnp.inf)
+        anchors = jnp.sort(jax.lax.top_k(score, min(self.pre_nms, len(score)))[1])
+        pairs = jnp.where(usable[anchors, None], level.logits[anchors], -jnp.inf).reshape(-1)
+        best, number = jax.lax.top_k(pairs, min(self.pre_nms, len(pairs)))
+        chosen = anchors[number // self.num_classes]
+        return level.anchors[chosen], level.deltas[chosen], jax.nn.sigmoid(best), number % self.num_classes
+
+    def _check(self) -> None:
+        check_channels(self.channels)
+        for name, least in (("num_convs", 0), ("scales_per_octave", 1), ("pre_nms", 1), ("max_detections", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"head.{name} must be a whole number, {least} or above, but is {value}")
+        if self.num_classes < 1:
+            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
+        if not self.octave_base > 0:
+            raise UserError(f"head.octave_base must be above 0, but is {self.octave_base}")
+        if not self.ratios or min(self.ratios) <= 0:
+            raise UserError(f"head.ratios must be numbers above 0, one at least, but are {self.ratios}")
+        for name in ("focal_alpha", "score_threshold", "nms_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"head.{name} must be 0 to 1, but is {getattr(self, name)}")
+        for name in ("focal_gamma", "box_weight"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"head.{name} must be 0 or above, but is {getattr(self, name)}")
+        if not 0 < self.negative_iou <= self.positive_iou <= 1:
+            raise UserError(
+                f"head.negative_iou must be above 0 and at most head.positive_iou, which is at most 1, but they are "
+                f"{self.negative_iou} and {self.positive_iou}"
+            )
+
+
+def _level_axes(level: Level) -> tuple[Any]:
+    """Which axis of a level is the batch's, for ``jax.vmap``."""
+    return (Level(0, 0, None, None if level.usable is None else 0),)  # pyright: ignore[reportArgumentType]

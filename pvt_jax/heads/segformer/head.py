@@ -1,0 +1,81 @@
+"""SegFormer's decoder of linear maps alone (arXiv 2105.15203, section 3.2)."""
+
+from functools import partial, reduce
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from pvt_jax.nn.layers import normal_002
+from pvt_jax.nn.normalization import BatchNorm
+from pvt_jax.nn.pixels import PixelClassifier, check_channels, grid_of, resampled
+
+
+class LinearParameters(nn.Module):
+    """Kernel [in_dim, dim] and bias of a linear map that its owner computes; without ``use_bias`` that is 0."""
+
+    in_dim: int
+    dim: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "c d"], Float[Array, "d"]]:
+        kernel = self.param("kernel", normal_002, (self.in_dim, self.dim))
+        bias = self.param("bias", nn.initializers.zeros, (self.dim,)) if self.use_bias else jnp.zeros(self.dim)
+        return kernel, bias
+
+
+class SegFormerHead(nn.Module):
+    """Maps ``c2`` … ``c5`` of a backbone → class scores at stride 4.
+
+    Equation 4 of the paper: a linear map of each level to ``channels``, bilinear resampling to stride 4, concatenation,
+    and a linear map of that, with batch norm and ReLU (which the reference adds), dropout, and a linear map to classes.
+
+    It is computed in another order. Between the two linear maps there is no activation, resampling works on positions
+    and linear maps on channels, and a bias is the same everywhere: so the two matrices of a level are multiplied with
+    each other first, the product is applied at the level's own resolution, and the results are resampled and added. The
+    concatenation, four times as wide, is never made; at 512² the two take a twentieth of the multiplications (MiT-B2).
+
+    Attributes:
+      num_classes: channels of what it gives.
+      channels: of the linear maps; the paper has 256 for MiT-B0 and B1, 768 for the larger ones.
+      dropout_rate: of single numbers, when ``train`` is True.
+      dtype: type of the computation; parameters, batch statistics, the sum over levels and class scores stay float32.
+    """
+
+    num_classes: int
+    channels: int = 256
+    dropout_rate: float = 0.1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, maps: dict[str, Float[Array, "b _h _w _c"]], train: bool = False, sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b h w k"]:
+        """Class scores, float32. ``sizes`` are those of ``Backbone.features``."""
+        check_channels(self.channels)
+        dim, levels = self.channels, (5, 4, 3, 2)
+        fuse, _ = LinearParameters(len(levels) * dim, dim, use_bias=False, name="fuse")()
+        # Rounded to ``dtype`` once, after the product.
+        times = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+        parts = []
+        for level, part in zip(levels, jnp.split(fuse, len(levels)), strict=True):
+            x = maps[f"c{level}"]
+            kernel, bias = LinearParameters(x.shape[-1], dim, name=f"linear_c{level}")()
+            x, product = promote_dtype(x, times(kernel, part), dtype=self.dtype)
+            fused = jnp.matmul(x.reshape(-1, x.shape[-1]), product, preferred_element_type=jnp.float32)
+            fused = fused.reshape(*x.shape[:-1], dim)
+            parts.append(resampled(fused, grid_of(maps["c2"]), sizes, level, 2) + times(bias, part))
+        x = nn.relu(BatchNorm(self.dtype, name="norm")(reduce(jnp.add, parts), not train))
+        classifier = PixelClassifier(
+            self.num_classes,
+            self.dropout_rate,
+            whole_channels=False,
+            deviation=0.02,
+            dtype=self.dtype,
+            name="classifier",
+        )
+        return classifier(x, train)

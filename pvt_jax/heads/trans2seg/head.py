@@ -1,0 +1,195 @@
+"""Trans2Seg's transformer: one learnt query a class ("Segmenting Transparent Object in the Wild with Transformer").
+
+arXiv 2101.08461, figures 3 and 4; the PVT paper (arXiv 2102.12122) puts it on PVT-Small for segmentation by
+transformers alone. As in the authors' code, whose sizes give the 32.1 M parameters that the PVT paper reports, but for
+four things. They are said where they are done: parameters that have no influence are not made, each class keeps to its
+own query, resampling has half-pixel centres, and images of any size are taken.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from pvt_jax.errors import UserError
+from pvt_jax.heads.trans2seg.class_maps import Kernel, MemoryFusion, Prediction, SeparableConvolution, pointwise
+from pvt_jax.nn.attention import EncoderLayer, MultiHeadAttention, token_mlp
+from pvt_jax.nn.layers import normal_002, resize_position_embedding
+from pvt_jax.nn.normalization import BatchNorm
+from pvt_jax.nn.padding import inside, shrunk
+from pvt_jax.ops.resize import resize_grid, resize_padded
+
+
+class Trans2SegHead(nn.Module):
+    """Maps ``c2`` and ``c5`` of a backbone → class scores at stride 4.
+
+    A transformer encoder works on the tokens of c5. In the decoder the learnt queries, one a class, attend to them;
+    the scores of the last attention, before its softmax, are ``num_heads`` maps a class. These and the encoder's map
+    go through small convolutions, the same for every class, are enlarged, meet c2, and end in one score a class.
+
+    Attributes:
+      num_classes: channels of what it gives.
+      dim, depth, num_heads, mlp_ratio: channels of the tokens, layers of the encoder and of the decoder each,
+        attention heads, hidden over model channels. The defaults are the authors' medium configuration.
+      channels: of the convolutions.
+      image_size: side, or (height, width), of the images that the tables of positions are made for, at stride 32;
+        other sizes resample.
+      dtype: type of the computation; parameters, softmax, batch statistics and class scores stay float32.
+    """
+
+    num_classes: int
+    dim: int = 256
+    depth: int = 4
+    num_heads: int = 8
+    mlp_ratio: int = 3
+    channels: int = 64
+    image_size: int | Sequence[int] = 512
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, maps: dict[str, Float[Array, "b _h _w _c"]], train: bool = False, sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b h w k"]:
+        """Class scores, float32. ``sizes`` are those of ``Backbone.features``; see ``SegmentationModel``."""
+        self._check_settings()
+        batch, *grid, _ = maps["c5"].shape
+        tokens = grid[0] * grid[1]
+        true_grid = shrunk(sizes, 32)
+        mask = None if true_grid is None else inside(true_grid, (grid[0], grid[1])).reshape(batch, tokens)
+
+        memory = nn.Dense(self.dim, dtype=self.dtype, kernel_init=normal_002, name="embed")(maps["c5"])
+        memory = self._encoded(memory, mask, true_grid)
+        scores = self._decoded(memory.reshape(batch, tokens, self.dim), mask)
+        # Classes come after positions, so that all that works on positions does it for all classes and heads at once.
+        scores = scores.transpose(0, 3, 2, 1).reshape(batch, *grid, self.num_classes * self.num_heads)
+        scores = self._refined(scores, true_grid).reshape(batch, *grid, self.num_classes, self.num_heads)
+        x = MemoryFusion(self.channels, self.dtype, name="mix")(memory, scores, train, true_grid)
+        x = SeparableConvolution(self.channels, self.dtype, name="smooth")(x, train, true_grid)
+        in_dim = maps["c2"].shape[-1]
+        fine = pointwise(maps["c2"], Kernel((in_dim, self.channels), in_dim, name="fine")(), self.dtype)
+        fine = nn.relu(BatchNorm(self.dtype, name="fine_norm")(fine, not train))
+        return Prediction(self.channels, self.dtype, name="prediction")(x, fine, train, sizes)
+
+    def _encoded(
+        self, x: Float[Array, "b h w c"], mask: Bool[Array, "b m"] | None, true_grid: Int[Array, "b 2"] | None
+    ) -> Float[Array, "b h w c"]:
+        """The map after position table, encoder and norm. A class token, as in ViT, takes part in the encoder alone."""
+        batch, rows, columns, dim = x.shape
+        table_grid = self._table_grid()
+        token = self.param("cls_token", normal_002, (1, 1, dim))
+        table = self.param("pos_embed", normal_002, (1, 1 + table_grid[0] * table_grid[1], dim))
+        # Half-pixel centres, as all that is resampled here; the reference aligns corners.
+        positions = resize_position_embedding(table[:, 1:], table_grid, (rows, columns), sizes=true_grid)
+        tokens = x.reshape(batch, rows * columns, dim) + positions.astype(x.dtype)
+        token = jnp.broadcast_to(token + table[:, :1], (batch, 1, dim)).astype(x.dtype)
+        tokens = jnp.concatenate([token, tokens], axis=1)
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        for i in range(self.depth):
+            tokens = EncoderLayer(self.num_heads, self.mlp_ratio, self.dtype, name=f"encoder{i}")(tokens, mask)
+        return nn.LayerNorm(1e-5, self.dtype, name="norm")(tokens[:, 1:]).reshape(x.shape)
+
+    def _decoded(self, memory: Float[Array, "b m c"], mask: Bool[Array, "b m"] | None) -> Float[Array, "b h k m"]:
+        """Attention scores of the last of ``depth`` layers.
+
+        What the reference's last layer has beyond them goes nowhere and is not made here. Its queries are laid out in
+        memory as if heads came before classes, so that the heads of a class are parts of other classes' queries; here
+        they are parts of its own, as in the paper.
+        """
+        learnt = self.param("class_queries", normal_002, (1, self.num_classes, self.dim))
+        learnt = jnp.broadcast_to(learnt, (memory.shape[0], *learnt.shape[1:])).astype(self.dtype)
+        queries = learnt
+        for i in range(self.depth - 1):
+            layer = DecoderLayer(self.num_heads, self.mlp_ratio, self.dtype, name=f"decoder{i}")
+            queries, memory = layer(queries, memory, mask)
+            queries = queries + learnt
+        last = DecoderScores(self.num_heads, self.dtype, name=f"decoder{self.depth - 1}")
+        return last(queries, memory)
+
+    def _refined(self, scores: Float[Array, "b h w c"], true_grid: Int[Array, "b 2"] | None) -> Float[Array, "b h w c"]:
+        """2 s + FeedForward(Norm(s)) over the positions of every map s of scores: a table of each with each.
+
+        The reference makes this in every decoder layer and uses the last one's. Its tables fit one image size; here
+        maps of other sizes go through at that size. The sum is at their own.
+        """
+        table, batch, maps = self._table_grid(), scores.shape[0], scores.shape[-1]
+        table_sizes = None if true_grid is None else jnp.full_like(true_grid, jnp.asarray(table))
+        x = _resized(scores, true_grid, table_sizes, table).reshape(batch, table[0] * table[1], maps).swapaxes(1, 2)
+        x = token_mlp(nn.LayerNorm(1e-5, self.dtype, name="refine_norm")(x), 3, self.dtype, "refine")
+        x = x.swapaxes(1, 2).reshape(batch, *table, maps)
+        x = _resized(x, table_sizes, true_grid, (scores.shape[1], scores.shape[2]))
+        # The reference adds the scores to themselves, as all of its decoder does: see DecoderLayer.
+        return (2.0 * scores + x).astype(self.dtype)
+
+    def _table_grid(self) -> tuple[int, int]:
+        sides = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        if len(sides) != 2 or not all(isinstance(side, int) and side >= 32 for side in sides):
+            raise UserError(
+                f"head.image_size must be a side of at least 32, or (height, width), but is {self.image_size}"
+            )
+        return sides[0] // 32, sides[1] // 32
+
+    def _check_settings(self) -> None:
+        if self.num_classes < 1:
+            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
+        for name in ("dim", "depth", "num_heads", "mlp_ratio", "channels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"head.{name} must be a whole number above 0, but is {value}")
+        if self.dim % self.num_heads:
+            raise UserError(
+                f"head.dim must be a multiple of head.num_heads, but {self.dim} is none of {self.num_heads}"
+            )
+
+
+class DecoderLayer(nn.Module):
+    """Queries attend to the memory, and each goes through a feed-forward network of its own.
+
+    As in the reference, what goes around the attention and around the memory's network is not what they get but once
+    more what they give or get, so that it is doubled; of the queries nothing goes around.
+    """
+
+    num_heads: int
+    mlp_ratio: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, queries: Float[Array, "b k c"], memory: Float[Array, "b m c"], mask: Bool[Array, "b m"] | None
+    ) -> tuple[Float[Array, "b k c"], Float[Array, "b m c"]]:
+        def normed(x: Float[Array, "b n c"], name: str) -> Float[Array, "b n c"]:
+            return nn.LayerNorm(1e-5, self.dtype, name=name)(x)
+
+        attention = MultiHeadAttention(queries.shape[-1], self.num_heads, self.dtype, name="attn")
+        keys = normed(memory, "norm_memory")
+        queries = 2.0 * attention(normed(queries, "norm_queries"), keys, keys, mask)
+        memory = 2.0 * memory
+        queries = queries + token_mlp(normed(queries, "norm_mlp_queries"), self.mlp_ratio, self.dtype, "mlp_queries")
+        memory = memory + token_mlp(normed(memory, "norm_mlp_memory"), self.mlp_ratio, self.dtype, "mlp_memory")
+        return queries, memory
+
+
+class DecoderScores(nn.Module):
+    """What of the decoder's last layer is used: the scores of its attention, float32."""
+
+    num_heads: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, queries: Float[Array, "b k c"], memory: Float[Array, "b m c"]) -> Float[Array, "b h k m"]:
+        attention = MultiHeadAttention(queries.shape[-1], self.num_heads, self.dtype, name="attn")
+        queries = nn.LayerNorm(1e-5, self.dtype, name="norm_queries")(queries)
+        return attention.scores(queries, nn.LayerNorm(1e-5, self.dtype, name="norm_memory")(memory))
+
+
+def _resized(
+    maps: Float[Array, "b h w c"],
+    source_sizes: Int[Array, "b 2"] | None,
+    target_sizes: Int[Array, "b 2"] | None,
+    target: tuple[int, int],
+) -> Float[Array, "b h2 w2 c"]:
+    if source_sizes is None or target_sizes is None:
+        return resize_grid(maps, target)
+    return resize_padded(maps, source_sizes, target_sizes, target)

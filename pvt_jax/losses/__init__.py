@@ -1,1 +1,0 @@
-"""Losses: pure functions, one value an example."""

@@ -1,0 +1,1 @@
+"""What several models share: layers, blocks, attention, normalization, padding, necks."""

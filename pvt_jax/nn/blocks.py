@@ -1,0 +1,141 @@
+"""The transformer block, and a stack of them run one by one, recomputed or scanned."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from pvt_jax.errors import UserError
+from pvt_jax.nn.layers import FeedForward, SpatialReductionAttention, stochastic_depth_scales
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + SRA(Norm(x)), then x + FeedForward(Norm(x)).
+
+    ``depthwise`` and ``pooled_side`` are PVT v2's: see ``FeedForward`` and ``SpatialReductionAttention``.
+    """
+
+    dim: int
+    num_heads: int
+    mlp_ratio: int
+    sr_ratio: int
+    dtype: DTypeLike
+    depthwise: bool = False
+    pooled_side: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n c"],
+        grid: tuple[int, int],
+        branch_scales: Float[Array, "2 b"] | None,
+        sizes: Int[Array, "b 2"] | None = None,
+    ) -> Float[Array, "b n c"]:
+        """``branch_scales`` multiply the two residual branches of each sample (stochastic depth); None keeps both.
+
+        ``sizes``: see ``padding.py``.
+        """
+
+        def residual(branch: Float[Array, "b n c"], index: int) -> Float[Array, "b n c"]:
+            if branch_scales is None:
+                return branch
+            return branch * branch_scales[index, :, None, None].astype(branch.dtype)
+
+        attention = SpatialReductionAttention(
+            self.dim,
+            self.num_heads,
+            self.sr_ratio,
+            self.dtype,
+            pooled_side=self.pooled_side,
+            fan_out_init=self.depthwise,  # the convolutions of PVT v2
+            name="attn",
+        )
+        feed_forward = FeedForward(
+            self.dim,
+            self.mlp_ratio * self.dim,
+            self.dtype,
+            depthwise=self.depthwise,
+            rectified=self.pooled_side > 0,
+            name="mlp",
+        )
+        x = x + residual(attention(nn.LayerNorm(1e-6, self.dtype, name="norm1")(x), grid, sizes), 0)
+        return x + residual(feed_forward(nn.LayerNorm(1e-6, self.dtype, name="norm2")(x), grid, sizes), 1)
+
+
+def run_blocks(
+    parent: nn.Module,
+    settings: dict[str, Any],
+    depth: int,
+    x: Float[Array, "b n c"],
+    grid: tuple[int, int],
+    branch_scales: Float[Array, "depth 2 b"] | None,
+    sizes: Int[Array, "b 2"] | None = None,
+    *,
+    remat: bool,
+    scan: bool,
+) -> Float[Array, "b n c"]:
+    """``x`` through ``depth`` blocks of the module ``parent`` (``block0``, ``block1``, …), from its compact method.
+
+    ``remat`` recomputes each block in the backward pass, ``scan`` compiles one block for all; both leave the stored
+    parameters and the results as they are.
+    """
+    if scan and not parent.is_initializing():
+        # Blocks are stored one by one; stacking them here costs one copy of the stage's parameters a step.
+        stored = parent.variables["params"]
+        stacked = jax.tree.map(lambda *p: jnp.stack(p), *(stored[f"block{i}"] for i in range(depth)))
+        block = Block(**settings, parent=None)
+
+        def step(x: Array, inputs: tuple[Any, Array | None]) -> tuple[Any, None]:
+            parameters, scales = inputs
+            return block.apply({"params": parameters}, x, grid, scales, sizes), None
+
+        return jax.lax.scan(jax.checkpoint(step) if remat else step, x, (stacked, branch_scales))[0]
+
+    make = nn.remat(Block, static_argnums=(2,)) if remat else Block
+    for i in range(depth):
+        x = make(**settings, name=f"block{i}")(x, grid, None if branch_scales is None else branch_scales[i], sizes)
+    return x
+
+
+def check_stages(dims: Sequence[int], num_heads: Sequence[int], **others: Sequence[int]) -> None:
+    """Raise UserError for settings of a pyramid that are not four whole numbers, one a stage, or do not go together."""
+    for name, value in {"dims": dims, "num_heads": num_heads, **others}.items():
+        sizes = list(value) if isinstance(value, Sequence) else []
+        if len(sizes) != 4 or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise UserError(f"model.{name} must be four whole numbers above 0, one a stage, but is {value}")
+    for dim, heads in zip(dims, num_heads, strict=True):
+        if dim % heads:
+            raise UserError(f"model.dims must be multiples of model.num_heads, but {dim} is none of {heads}")
+
+
+def stochastic_depth_of_stages(
+    parent: nn.Module, rate: float, depths: Sequence[int], batch: Any
+) -> list[Float[Array, "_depth 2 _batch"] | None]:
+    """The branch scales of every stage's blocks, drawn from ``parent``'s ``dropout`` stream; None where rate is 0.
+
+    ``batch`` is a whole number, or the symbol of one in an exported model.
+    """
+    if not 0 <= rate < 1:
+        raise UserError(f"model.drop_path_rate must be at least 0 and below 1, but is {rate}")
+    if rate == 0:
+        return [None] * len(depths)
+    drawn = stochastic_depth_scales(parent.make_rng("dropout"), rate, sum(depths), batch)
+    return list(jnp.split(drawn, [sum(depths[:i]) for i in range(1, len(depths))]))
+
+
+def table_side(image_size: int | Sequence[int], stride: int) -> tuple[int, int]:
+    """(height, width) of the images that position tables are made for, of at least one position at ``stride``.
+
+    Raises:
+      UserError: it is neither a side nor two, or too small.
+    """
+    sides = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= stride for side in sides):
+        raise UserError(
+            f"model.image_size must be a side of at least {stride}, or (height, width), but is {image_size}"
+        )
+    return sides[0], sides[1]

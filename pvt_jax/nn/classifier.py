@@ -1,0 +1,35 @@
+"""The linear classifier on what a backbone knows of the whole image."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from pvt_jax.errors import UserError
+from pvt_jax.nn.layers import normal_002
+from pvt_jax.nn.pyramid_pooling import spatial_pyramid_pooling
+
+
+class ClassificationHead(nn.Module):
+    """Class scores [b, num_classes], float32 whatever the backbone's dtype, from its last map [b, h, w, c].
+
+    One linear map of the class token, or of the mean over the map where the backbone has no such token, or, with
+    ``spp_levels`` such as (1, 2, 4), of the maxima over that pyramid of cells (spatial pyramid pooling).
+    """
+
+    num_classes: int
+    spp_levels: Sequence[int] = ()
+
+    @nn.compact
+    def __call__(self, maps: Float[Array, "b h w c"], token: Float[Array, "b c"] | None = None) -> Float[Array, "b k"]:
+        if self.num_classes < 1:
+            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
+        levels = list(self.spp_levels) if isinstance(self.spp_levels, Sequence) else [None]
+        if not all(isinstance(level, int) and level > 0 for level in levels):
+            raise UserError(f"model.spp_levels must be whole numbers above 0, as (1, 2, 4), but is {self.spp_levels}")
+        if levels:
+            feature = spatial_pyramid_pooling(maps, self.spp_levels)
+        else:
+            feature = maps.mean((1, 2), dtype=jnp.float32) if token is None else token
+        return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=normal_002, name="linear")(feature)

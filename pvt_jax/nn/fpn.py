@@ -1,0 +1,126 @@
+"""Feature pyramid network, "Feature Pyramid Networks for Object Detection" (arXiv 1612.03144, section 3).
+
+In the form of mmdetection, which the PVT papers use: no activations, and extra levels by task.
+"""
+
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from pvt_jax.errors import UserError
+from pvt_jax.nn.padding import zero_outside
+
+xavier_uniform = nn.initializers.xavier_uniform()
+
+
+class FeaturePyramid(nn.Module):
+    """Maps ``c2`` … ``c5`` of a backbone → ``p2`` … ``p5`` of ``channels`` each, of the same sizes.
+
+    Each map goes through a linear map of its own, then from coarse to fine each is enlarged and added to the next; a
+    3×3 convolution smooths the sums.
+
+    Attributes:
+      channels: of every map that it gives.
+      first_level: the finest level, 2 or 3; finer maps of the backbone are not used.
+      extra_levels: coarser maps beyond p5, each of half the size: "max_pool" gives ``p6``, every other position of p5
+        (Mask R-CNN); "convolution" ``p6``, of c5, and ``p7``, of p6, by 3×3 convolutions (RetinaNet).
+      dtype: type of the computation and of the maps; parameters stay float32.
+    """
+
+    channels: int = 256
+    first_level: Literal[2, 3] = 2
+    extra_levels: Literal["none", "max_pool", "convolution"] = "none"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, maps: dict[str, Float[Array, "b _h _w _c"]], sizes: Int[Array, "b 2"] | None = None
+    ) -> dict[str, Float[Array, "b _h _w _d"]]:
+        """The pyramid; ``sizes`` are those of ``Backbone.features``, and the maps are 0 beyond them, as theirs are."""
+        _check_channels(self.channels)
+        levels = range(self.first_level, 6)
+        sums: dict[int, Array] = {}
+        for level in reversed(levels):
+            sums[level] = _lateral(maps[f"c{level}"], level, self.channels, self.dtype)
+            if level < 5:
+                sums[level] += enlarged(sums[level + 1], sums[level].shape[1:3])
+        pyramid = {f"p{level}": _output(sums[level], level, self.channels, self.dtype, sizes) for level in levels}
+        if self.extra_levels == "max_pool":
+            pyramid["p6"] = pyramid["p5"][:, ::2, ::2]
+        elif self.extra_levels == "convolution":
+            pyramid["p6"] = _output(maps["c5"], 6, self.channels, self.dtype, sizes, stride=2)
+            # RetinaNet's paper has a ReLU between; mmdetection, and so PVT's, has none.
+            pyramid["p7"] = _output(pyramid["p6"], 7, self.channels, self.dtype, sizes, stride=2)
+        return pyramid
+
+
+class SingleMap(nn.Module):
+    """One map of a backbone → one of ``channels``, the way of ViT-FRCNN (arXiv 2012.09958, section 3).
+
+    A ViT has one resolution, and its detector looks at that alone: a linear map, then a 3×3 convolution.
+
+    Attributes:
+      channels: of the map that it gives.
+      level: which map; 4 is at stride 16, a ViT's own with patches of 16.
+      dtype: type of the computation and of the map; parameters stay float32.
+    """
+
+    channels: int = 256
+    level: Literal[2, 3, 4, 5] = 4
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, maps: dict[str, Float[Array, "b _h _w _c"]], sizes: Int[Array, "b 2"] | None = None
+    ) -> dict[str, Float[Array, "b _h _w _d"]]:
+        """The map by its name, as ``p4``; ``sizes`` are those of ``Backbone.features``."""
+        _check_channels(self.channels)
+        x = _lateral(maps[f"c{self.level}"], self.level, self.channels, self.dtype)
+        return {f"p{self.level}": _output(x, self.level, self.channels, self.dtype, sizes)}
+
+
+def _lateral(maps: Float[Array, "b h w c"], level: int, channels: int, dtype: DTypeLike) -> Float[Array, "b h w d"]:
+    linear = nn.Dense(channels, dtype=dtype, kernel_init=xavier_uniform, name=f"lateral_c{level}")
+    return linear(maps.reshape(-1, maps.shape[-1])).reshape(*maps.shape[:-1], channels)
+
+
+def _output(
+    x: Float[Array, "b h w c"],
+    level: int,
+    channels: int,
+    dtype: DTypeLike,
+    sizes: Int[Array, "b 2"] | None,
+    stride: int = 1,
+) -> Float[Array, "b h2 w2 d"]:
+    convolution = nn.Conv(
+        channels, (3, 3), stride, padding=1, dtype=dtype, kernel_init=xavier_uniform, name=f"output_p{level}"
+    )
+    # A convolution must find zeros beyond an image's end, where the biases have left other values.
+    x = zero_outside(x, _at(level - 1 if stride == 2 else level, sizes))
+    return zero_outside(convolution(x), _at(level, sizes))
+
+
+def _check_channels(channels: int) -> None:
+    if not isinstance(channels, int) or channels < 1:
+        raise UserError(f"head.neck_channels must be a whole number above 0, but is {channels}")
+
+
+def _at(level: int, sizes: Int[Array, "b 2"] | None) -> Int[Array, "b 2"] | None:
+    """Sizes of the maps of a level. A stride of 2 beyond c5 rounds odd sides up."""
+    return None if sizes is None else -(-sizes // 2**level)
+
+
+def enlarged(maps: Float[Array, "b h w c"], target: tuple[int, ...]) -> Float[Array, "b h2 w2 c"]:
+    """``maps`` resampled to ``target`` (rows, columns) by the nearest position, as PyTorch's ``interpolate`` does."""
+    for axis, side in enumerate(target, start=1):
+        source = maps.shape[axis]
+        if side == 2 * source:
+            # The gradient of a repetition is a sum, that of a gather a scatter.
+            maps = jnp.repeat(maps, 2, axis)
+        elif side != source:
+            maps = jnp.take(maps, np.arange(side) * source // side, axis, mode="clip")
+    return maps

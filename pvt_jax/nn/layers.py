@@ -1,0 +1,286 @@
+"""Layers that the transformers share; each follows one equation of the PVT papers (arXiv 2102.12122, 2106.13797).
+
+Names of dimensions in shapes: b batch, h and w rows and columns of a map, n query tokens, m key tokens, c channels.
+Every layer stores float32 parameters and computes in ``dtype``; softmax and normalisation statistics are float32.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from pvt_jax.nn.padding import inside, zero_outside
+from pvt_jax.ops.depthwise import depthwise_conv3x3
+from pvt_jax.ops.pooling import adaptive_average_pool
+from pvt_jax.ops.resize import resize_grid, resize_padded
+
+# The references call truncated normals with bounds of ±2 absolute, 100 standard deviations away: no truncation.
+normal_002 = nn.initializers.normal(0.02)
+
+
+def uniform_fan_in(fan_in: int) -> Callable:
+    """Initialiser U(-1/√fan_in, 1/√fan_in): PyTorch's default for a convolution's weight and bias, kept by PVT v1."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def normal_fan_out(fan_out: int) -> Callable:
+    """Initialiser N(0, 2 / fan_out): PVT v2's for convolutions (He et al., arXiv 1502.01852)."""
+    return nn.initializers.normal(math.sqrt(2.0 / fan_out))
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Exact GELU. Written with erf: ``jax.nn.gelu(approximate=False)`` goes through erfc, which is far slower."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def matmul(x: Float[Array, "*rows c"], kernel: Float[Array, "c d"]) -> Float[Array, "*rows d"]:
+    """``x @ kernel`` over the last axis, with all others as one: a tenth of a train step faster on CPU."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def stochastic_depth_scales(
+    key: PRNGKeyArray, max_rate: float, depth: int, batch: int
+) -> Float[Array, "depth 2 batch"]:
+    """Multipliers of every residual branch of a network: 0 where a sample drops it, 1 / keep elsewhere.
+
+    Rates grow linearly from 0 at the first block to ``max_rate`` at the last ("Deep Networks with Stochastic Depth",
+    arXiv 1603.09382); the attention and the feed-forward branch of a block draw separately. Drawn for the whole
+    network at once, so that the draw does not depend on how the blocks are run (one by one, scanned, recomputed).
+    """
+    keep = 1.0 - jnp.linspace(0.0, max_rate, depth)[:, None, None]
+    return jax.random.bernoulli(key, keep, (depth, 2, batch)) / keep
+
+
+def resize_position_embedding(
+    table: Float[Array, "1 n c"],
+    source: tuple[int, int],
+    target: tuple[int, int],
+    method: Literal["bilinear", "bicubic"] = "bilinear",
+    sizes: Int[Array, "b 2"] | None = None,
+) -> Float[Array, "_b m c"]:
+    """Position embeddings of a ``source`` grid (rows, columns), resampled to a ``target`` grid.
+
+    As the references: half-pixel centres, no antialiasing; bilinear in PVT, bicubic in ViT. One for all samples, or,
+    with ``sizes``, for each sample those of the part of the target that is image.
+    """
+    grid = table.reshape(1, *source, table.shape[-1])
+    if sizes is None:
+        grid = resize_grid(grid, target, method)
+    else:
+        tables = jnp.broadcast_to(grid, (sizes.shape[0], *grid.shape[1:]))
+        grid = resize_padded(tables, jnp.full_like(sizes, jnp.asarray(source)), sizes, target, method)
+    return grid.reshape(grid.shape[0], target[0] * target[1], table.shape[-1])
+
+
+class Dense(nn.Module):
+    """activation(x W + b) with W from N(0, 0.02) and b = 0: the parameters of ``nn.Dense``.
+
+    The backward pass computes bias and activation again from the matmul's result, in place of storing what the
+    activation's gradient needs: less memory, and faster on CPU.
+    """
+
+    dim: int
+    dtype: DTypeLike = jnp.float32
+    activation: Callable[[Array], Array] | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows c"]) -> Float[Array, "*rows dim"]:
+        kernel = self.param("kernel", normal_002, (x.shape[-1], self.dim))
+        bias = self.param("bias", nn.initializers.zeros, (self.dim,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, activation = matmul(x, kernel), self.activation
+        if activation is None:
+            return x + bias
+        return jax.checkpoint(lambda x, bias: activation(x + bias))(x, bias)
+
+
+class PatchProjection(nn.Module):
+    """Linear map of non-overlapping square patches: a convolution whose kernel equals its stride, without padding.
+
+    [b, h, w, c] → [b, h // patch, w // patch, dim]; rows and columns beyond the last whole patch are dropped, as in
+    the reference. The kernel is stored as a convolution's, [patch, patch, c, dim]; reshape + matmul computes it,
+    which is faster than the convolution on CPU and the same arithmetic.
+    """
+
+    dim: int
+    patch: int
+    dtype: DTypeLike = jnp.float32
+    # PVT v1 and ViT keep PyTorch's default for weight and bias; PVT v2 does not.
+    fan_out_init: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 dim"]:
+        b, h, w, c = x.shape
+        p, rows, columns = self.patch, h // self.patch, w // self.patch
+        init, bias_init = uniform_fan_in(p * p * c), uniform_fan_in(p * p * c)
+        if self.fan_out_init:
+            init, bias_init = normal_fan_out(p * p * self.dim), nn.initializers.zeros
+        kernel = self.param("kernel", init, (p, p, c, self.dim))
+        bias = self.param("bias", bias_init, (self.dim,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = x[:, : rows * p, : columns * p].reshape(b, rows, p, columns, p, c)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, columns, p * p * c)
+        return matmul(x, kernel.reshape(p * p * c, self.dim)) + bias
+
+
+class OverlappingPatchProjection(nn.Module):
+    """Linear map of overlapping patches: a convolution with zero padding of half its kernel (PVT v2, section 3.2).
+
+    [b, h, w, c] → [b, ⌈h / stride⌉, ⌈w / stride⌉, dim] for the odd kernels above the stride that PVT v2 uses.
+    ``sizes`` of the input: see ``padding.py``.
+    """
+
+    dim: int
+    kernel_side: int
+    stride: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b h2 w2 dim"]:
+        x = zero_outside(x, sizes)
+        side, half = self.kernel_side, self.kernel_side // 2
+        kernel = self.param("kernel", normal_fan_out(side * side * self.dim), (side, side, x.shape[-1], self.dim))
+        bias = self.param("bias", nn.initializers.zeros, (self.dim,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        padding = ((half, half), (half, half))
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (self.stride,) * 2, padding, dimension_numbers=dimensions) + bias
+
+
+class DepthwiseConvolution(nn.Module):
+    """activation(depthwise 3×3 convolution of x + bias), zero padding 1: PVT v2's position information.
+
+    ``sizes``: see ``padding.py``.
+    """
+
+    dtype: DTypeLike = jnp.float32
+    activation: Callable[[Array], Array] = gelu
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None) -> Float[Array, "b h w c"]:
+        x = zero_outside(x, sizes)
+        kernel = self.param("kernel", normal_fan_out(9), (3, 3, 1, x.shape[-1]))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, activation = depthwise_conv3x3(x, kernel), self.activation
+        return jax.checkpoint(lambda x, bias: activation(x + bias))(x, bias)
+
+
+@struct.dataclass
+class AttentionMap:
+    """Attention weights of one block, [b, heads, n queries, m keys], each row summing to 1; float32.
+
+    Queries and keys are the positions of ``query_grid`` and ``key_grid`` (rows, columns), row by row, after
+    ``extra_tokens`` class tokens that come first among the queries; among the keys too where both grids are equal.
+    """
+
+    weights: Float[Array, "b h n m"]
+    query_grid: tuple[int, int] = struct.field(pytree_node=False)
+    key_grid: tuple[int, int] = struct.field(pytree_node=False)
+    extra_tokens: int = struct.field(pytree_node=False, default=0)
+
+
+class SpatialReductionAttention(nn.Module):
+    """Multi-head attention whose keys and values come from a map reduced by ``sr_ratio`` (paper, section 3.3).
+
+    SRA(x) = Concat(head_0 … head_N) W_O, head_j = Attention(Q W_Q, SR(K) W_K, SR(V) W_V),
+    SR(x) = Norm(Reshape(x, sr_ratio) W_S). The cost falls by sr_ratio². With ratio 1 this is ordinary self-attention
+    and ``x`` may hold a class token before the map's tokens.
+
+    With ``pooled_side`` it is the linear SRA of PVT v2 (section 3.1): the map is averaged to that side whatever its
+    size, SR(x) = GELU(Norm(AveragePool(x) W_S)), and the cost grows linearly with the image's area.
+
+    With ``sizes`` (see ``padding.py``) no query attends to padding.
+    """
+
+    dim: int
+    num_heads: int
+    sr_ratio: int
+    dtype: DTypeLike = jnp.float32
+    pooled_side: int = 0
+    fan_out_init: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b n c"]:
+        b, n, _ = x.shape
+        head_dim = self.dim // self.num_heads
+
+        def heads(y: Float[Array, "b k c"]) -> Float[Array, "b h k d"]:
+            return y.reshape(b, y.shape[1], self.num_heads, head_dim).transpose(0, 2, 1, 3)
+
+        query = heads(Dense(self.dim, self.dtype, name="q")(x) * head_dim**-0.5)
+        source, key_grid = self._reduced(x, grid, sizes)
+        # One matrix gives keys and values; the reference's output order is all keys, then all values.
+        key, value = map(heads, jnp.split(Dense(2 * self.dim, self.dtype, name="kv")(source), 2, axis=-1))
+
+        # Softmax, its division left until after the sum over values: n × d quotients instead of n × m.
+        with jax.named_scope("attention"):
+            logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
+            if sizes is not None and not self.pooled_side:
+                valid = inside(sizes // self.sr_ratio, key_grid).reshape(b, key_grid[0] * key_grid[1])
+                # A class token comes first, and is always there.
+                valid = jnp.pad(valid, ((0, 0), (source.shape[1] - valid.shape[1], 0)), constant_values=True)
+                logits = jnp.where(valid[:, None, None], logits, jnp.finfo(logits.dtype).min)
+            weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+            total = weights.sum(axis=-1, keepdims=True)
+            out = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32) / total
+        if self.is_mutable_collection("intermediates"):
+            self.sow("intermediates", "map", AttentionMap(weights / total, grid, key_grid, n - grid[0] * grid[1]))
+        out = out.astype(value.dtype).transpose(0, 2, 1, 3).reshape(b, n, self.dim)
+        return Dense(self.dim, self.dtype, name="proj")(out)
+
+    def _reduced(
+        self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None
+    ) -> tuple[Float[Array, "b m c"], tuple[int, int]]:
+        """What keys and values are computed from, and the rows and columns of its map."""
+        pooled, ratio = self.pooled_side, 1 if self.pooled_side else self.sr_ratio
+        if not pooled and ratio == 1:
+            return x, grid
+        x = x.reshape(x.shape[0], *grid, self.dim)
+        if pooled:
+            x = adaptive_average_pool(x, pooled, sizes)
+        x = PatchProjection(self.dim, ratio, self.dtype, self.fan_out_init, name="sr")(x)
+        rows, columns = x.shape[1:3]
+        x = nn.LayerNorm(1e-5, self.dtype, name="sr_norm")(x.reshape(x.shape[0], rows * columns, self.dim))
+        return gelu(x) if pooled else x, (rows, columns)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between: the position-wise network of a transformer block.
+
+    ``depthwise`` puts a 3×3 depthwise convolution before the GELU (PVT v2, section 3.3); ``rectified`` a ReLU before
+    that (its variants with linear SRA). ``sizes``: see ``padding.py``.
+    """
+
+    dim: int
+    hidden_dim: int
+    dtype: DTypeLike = jnp.float32
+    depthwise: bool = False
+    rectified: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b n c"]:
+        first = (jax.nn.relu if self.rectified else None) if self.depthwise else gelu
+        hidden = Dense(self.hidden_dim, self.dtype, activation=first, name="fc1")(x)
+        if self.depthwise:
+            maps = hidden.reshape(hidden.shape[0], *grid, self.hidden_dim)
+            hidden = DepthwiseConvolution(self.dtype, name="dwconv")(maps, sizes).reshape(hidden.shape)
+        return Dense(self.dim, self.dtype, name="fc2")(hidden)

@@ -1,0 +1,39 @@
+"""What the pipeline makes of one record: decoded, transformed, as arrays."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pvt_jax.data.formats import ClassificationSource
+from pvt_jax.data.images import decode_pil, decoded
+from pvt_jax.data.pipeline import Batch
+from pvt_jax.tasks.classification.transforms import EvalTransform, TrainTransform
+
+
+@dataclass(frozen=True)
+class ClassificationTraining:
+    """``image`` uint8 [h, w, 3] and ``label`` int32."""
+
+    transform: TrainTransform
+
+    def __call__(self, source: ClassificationSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
+        record = source[index]
+        image = decoded(record["image"], source.name(index))
+        return {"image": self.transform(image, rng), "label": np.int32(record["label"])}
+
+
+@dataclass(frozen=True)
+class ClassificationEvaluation:
+    """``image`` uint8 [h, w, 3] and ``label`` int32; decoded by Pillow."""
+
+    transform: EvalTransform
+
+    def __call__(self, source: ClassificationSource, index: int, kind: int, /) -> Batch:
+        record = source[index]
+        image = record["image"]
+        if isinstance(image, bytes):
+            image = decode_pil(image, source.name(index))
+        return {"image": self.transform(image), "label": np.int32(record["label"])}
+
+    def blank(self, kind: int, /) -> Batch:
+        return {"image": np.zeros((*self.transform.image_size, 3), np.uint8), "label": np.int32(0)}

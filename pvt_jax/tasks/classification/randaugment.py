@@ -1,0 +1,244 @@
+"""RandAugment (arXiv 1909.13719) as timm applies it, the form in which DeiT and PVT train on ImageNet.
+
+Every operation gives the pixels that timm gives, and one generator drives all choices. The parts differ from the
+paper: each drawn operation is applied with a probability, the magnitude is noisy, translation is relative to the side.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from pvt_jax.data.images import Fill
+from pvt_jax.errors import UserError
+
+# (image RGB, magnitude, fill, resampling filter) → image RGB of the same size.
+Operation = Callable[[Image.Image, float, Fill, Image.Resampling], Image.Image]
+
+MAX_MAGNITUDE = 10.0
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+IMAGENET_MEAN: Fill = (124, 116, 104)
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill, resampling: Image.Resampling) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, resampling, fillcolor=fill)
+
+
+def _rotate(image: Image.Image, magnitude: float, fill: Fill, resampling: Image.Resampling) -> Image.Image:
+    return image.rotate(magnitude / MAX_MAGNITUDE * 30.0, resampling, fillcolor=fill)
+
+
+def _shear_x(image: Image.Image, magnitude: float, fill: Fill, resampling: Image.Resampling) -> Image.Image:
+    return _affine(image, (1, magnitude / MAX_MAGNITUDE * 0.3, 0, 0, 1, 0), fill, resampling)
+
+
+def _shear_y(image: Image.Image, magnitude: float, fill: Fill, resampling: Image.Resampling) -> Image.Image:
+    return _affine(image, (1, 0, 0, magnitude / MAX_MAGNITUDE * 0.3, 1, 0), fill, resampling)
+
+
+def _translate_x(image: Image.Image, magnitude: float, fill: Fill, resampling: Image.Resampling) -> Image.Image:
+    return _affine(image, (1, 0, magnitude / MAX_MAGNITUDE * 0.45 * image.width, 0, 1, 0), fill, resampling)
+
+
+def _translate_y(image: Image.Image, magnitude: float, fill: Fill, resampling: Image.Resampling) -> Image.Image:
+    return _affine(image, (1, 0, 0, 0, 1, magnitude / MAX_MAGNITUDE * 0.45 * image.height), fill, resampling)
+
+
+def _auto_contrast(image: Image.Image, *_: object) -> Image.Image:
+    return ImageOps.autocontrast(image)
+
+
+def _equalize(image: Image.Image, *_: object) -> Image.Image:
+    return ImageOps.equalize(image)
+
+
+def _invert(image: Image.Image, *_: object) -> Image.Image:
+    return ImageOps.invert(image)
+
+
+def _posterize(image: Image.Image, magnitude: float, *_: object, increasing: bool) -> Image.Image:
+    kept_bits = int(magnitude / MAX_MAGNITUDE * 4)
+    if increasing:
+        kept_bits = 4 - kept_bits
+    if kept_bits == 0:  # Pillow 13 raises here; earlier versions gave black.
+        return Image.new(image.mode, image.size)
+    return ImageOps.posterize(image, kept_bits)
+
+
+def _solarize(image: Image.Image, magnitude: float, *_: object, increasing: bool) -> Image.Image:
+    threshold = int(magnitude / MAX_MAGNITUDE * 256)
+    return ImageOps.solarize(image, 256 - threshold if increasing else threshold)
+
+
+def _solarize_add(image: Image.Image, magnitude: float, *_: object) -> Image.Image:
+    added = int(magnitude / MAX_MAGNITUDE * 110)
+    table = [min(255, value + added) if value < 128 else value for value in range(256)]
+    return image.point(table * len(image.getbands()))
+
+
+def _color(image: Image.Image, factor: float) -> Image.Image:
+    return ImageEnhance.Color(image).enhance(factor)
+
+
+def _contrast(image: Image.Image, factor: float) -> Image.Image:
+    return ImageEnhance.Contrast(image).enhance(factor)
+
+
+def _brightness(image: Image.Image, factor: float) -> Image.Image:
+    return ImageEnhance.Brightness(image).enhance(factor)
+
+
+def _sharpness(image: Image.Image, factor: float) -> Image.Image:
+    # Pillow's ImageFilter.SMOOTH in a fifth of its time; rounding cannot differ, as no multiple of 1/13 is near a half.
+    pixels = np.asarray(image)
+    smooth = cv2.filter2D(pixels, -1, np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13)
+    for border in np.s_[:1], np.s_[-1:], np.s_[:, :1], np.s_[:, -1:]:
+        smooth[border] = pixels[border]
+    return Image.blend(Image.fromarray(smooth), image, factor)
+
+
+def _enhance(
+    image: Image.Image,
+    magnitude: float,
+    *_: object,
+    enhance: Callable[[Image.Image, float], Image.Image],
+    increasing: bool,
+) -> Image.Image:
+    """Blends with a degenerate image; factor 1 changes nothing, and "increasing" moves away from it both ways."""
+    if increasing:
+        return enhance(image, 1.0 + magnitude / MAX_MAGNITUDE * 0.9)
+    return enhance(image, magnitude / MAX_MAGNITUDE * 1.8 + 0.1)
+
+
+# By timm's names. Each takes (image RGB, magnitude 0..10, fill, resampling); a magnitude of an operation in SIGNED may
+# also be negative, which is the same change the other way.
+OPERATIONS: dict[str, Operation] = {
+    "AutoContrast": _auto_contrast,
+    "Equalize": _equalize,
+    "Invert": _invert,
+    "Rotate": _rotate,
+    "Posterize": partial(_posterize, increasing=False),
+    "PosterizeIncreasing": partial(_posterize, increasing=True),
+    "Solarize": partial(_solarize, increasing=False),
+    "SolarizeIncreasing": partial(_solarize, increasing=True),
+    "SolarizeAdd": _solarize_add,
+    "Color": partial(_enhance, enhance=_color, increasing=False),
+    "ColorIncreasing": partial(_enhance, enhance=_color, increasing=True),
+    "Contrast": partial(_enhance, enhance=_contrast, increasing=False),
+    "ContrastIncreasing": partial(_enhance, enhance=_contrast, increasing=True),
+    "Brightness": partial(_enhance, enhance=_brightness, increasing=False),
+    "BrightnessIncreasing": partial(_enhance, enhance=_brightness, increasing=True),
+    "Sharpness": partial(_enhance, enhance=_sharpness, increasing=False),
+    "SharpnessIncreasing": partial(_enhance, enhance=_sharpness, increasing=True),
+    "ShearX": _shear_x,
+    "ShearY": _shear_y,
+    "TranslateXRel": _translate_x,
+    "TranslateYRel": _translate_y,
+}
+INCREASING = (
+    "AutoContrast", "Equalize", "Invert", "Rotate", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd",
+    "ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing",
+    "ShearX", "ShearY", "TranslateXRel", "TranslateYRel",
+)  # fmt: skip
+# timm's set without "inc1": the strength of six of the fifteen does not grow with the magnitude.
+NOT_INCREASING = tuple(name.removesuffix("Increasing") for name in INCREASING)
+SIGNED = frozenset(
+    ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+    + ("ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing")
+)
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """Applies ``num_ops`` operations drawn with replacement, each with ``probability``; the defaults are PVT's recipe.
+
+    Attributes:
+      num_ops: operations drawn for an image.
+      magnitude: mean strength, 0..10.
+      magnitude_std: deviation of the normal noise on it, clipped to 0..10; infinity draws from 0..magnitude instead.
+      probability: that a drawn operation is applied.
+      increasing: whether every strength grows with the magnitude (timm's "inc1").
+      fill: RGB in 0..255 of what geometric operations uncover; timm takes the rounded mean of the data set.
+      interpolation: "bicubic" or "bilinear", for geometric operations.
+
+    Raises:
+      UserError: a value is out of range or unknown.
+    """
+
+    num_ops: int = 2
+    magnitude: float = 9.0
+    magnitude_std: float = 0.5
+    probability: float = 0.5
+    increasing: bool = True
+    fill: Fill = IMAGENET_MEAN
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.num_ops >= 1, "num_ops must be 1 or more", self.num_ops),
+            (0 <= self.magnitude <= MAX_MAGNITUDE, "the magnitude must be in 0..10", self.magnitude),
+            (self.magnitude_std >= 0, "the magnitude's deviation must be 0 or more", self.magnitude_std),
+            (0 <= self.probability <= 1, "the probability must be in 0..1", self.probability),
+            (self.interpolation in INTERPOLATIONS, f"choose of {sorted(INTERPOLATIONS)}", self.interpolation),
+        )
+        for holds, rule, value in checks:
+            if not holds:
+                raise UserError(f"RandAugment: {rule}, not {value!r}")
+
+    @classmethod
+    def parse(cls, policy: str, *, fill: Fill = IMAGENET_MEAN, interpolation: str = "bicubic") -> "RandAugment":
+        """The policy of a string in timm's notation, such as "rand-m9-mstd0.5-inc1".
+
+        After "rand", in any order: m (magnitude, 10 if absent), n (operations, 2), p (probability, 0.5), mstd (noise on
+        the magnitude, 0; above 100 a uniform magnitude in 0..m), inc (0 or 1, 0). timm's mmax, t and w are errors.
+
+        Raises:
+          UserError: the string is not of this form, or a value is out of range.
+        """
+        kind, *options = policy.split("-")
+        values = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "inc": 0.0}
+        seen = set()
+        for option in options:
+            match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", option)
+            key = match[1] if match else ""
+            if match is None or key not in values or key in seen:
+                raise UserError(f"policy {policy!r}: {option!r} is unknown or repeated; options are m, n, p, mstd, inc")
+            seen.add(key)
+            values[key] = float(match[2])
+        if kind != "rand" or values["n"] % 1 or values["inc"] not in (0, 1):
+            raise UserError(f'policy {policy!r} must start with "rand", have a whole n, and inc 0 or 1')
+        return cls(
+            num_ops=int(values["n"]),
+            magnitude=values["m"],
+            magnitude_std=math.inf if values["mstd"] > 100 else values["mstd"],
+            probability=values["p"],
+            increasing=bool(values["inc"]),
+            fill=fill,
+            interpolation=interpolation,
+        )
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """An RGB image of the same size; the argument is left as it is. The same state of ``rng``, the same image."""
+        names = INCREASING if self.increasing else NOT_INCREASING
+        # Draws come in timm's order, so that one stream of numbers can drive both.
+        for choice in rng.integers(len(names), size=self.num_ops):
+            if self.probability < 1 and rng.random() > self.probability:
+                continue
+            name = names[choice]
+            magnitude = self._draw_magnitude(rng)
+            if name in SIGNED and rng.random() > 0.5:
+                magnitude = -magnitude
+            image = OPERATIONS[name](image, magnitude, self.fill, INTERPOLATIONS[self.interpolation])
+        return image
+
+    def _draw_magnitude(self, rng: np.random.Generator) -> float:
+        if self.magnitude_std == math.inf:
+            return rng.uniform(0, self.magnitude)
+        if self.magnitude_std > 0:
+            return min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), MAX_MAGNITUDE)
+        return self.magnitude

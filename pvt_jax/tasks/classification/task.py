@@ -1,0 +1,115 @@
+"""Image classification."""
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import jax
+import numpy as np
+
+from pvt_jax.config import Config
+from pvt_jax.data import formats, pipeline
+from pvt_jax.data.images import decode
+from pvt_jax.ops.cross_entropy import soft_cross_entropy
+from pvt_jax.tasks.classification import examples, mixing, transforms
+from pvt_jax.tasks.classification.checks import validate_classification
+from pvt_jax.tasks.classification.metrics import classification_metrics, classification_sums
+from pvt_jax.tasks.task import Batch, Sums, Task
+
+
+class Classification(Task):
+    """One label an image. Batches hold ``image`` uint8 [b, h, w, 3] and ``label`` int32 [b]; see ``examples.py``."""
+
+    best_metric = "top1"
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        options = config.transform
+        self._train_transform = transforms.TrainTransform(
+            self.image_size,
+            crop=options.crop,
+            crop_scale=options.crop_scale,
+            crop_ratio=options.crop_ratio,
+            pad=options.pad,
+            flip_probability=options.flip_probability,
+            policy=options.policy,
+        )
+        self._eval_transform = transforms.EvalTransform(self.image_size, options.eval_crop_fraction)
+
+    def validate_data(self, say: Callable[[str], None] | None = None) -> str:
+        """See ``Task``; it takes no time to speak of."""
+        return validate_classification(
+            self.train_source,
+            self.eval_source,
+            self._config.model.num_classes,
+            decode=decode,
+            on_corrupt=self._config.data.on_corrupt,
+        )
+
+    def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
+        """Every evaluation record once, in order."""
+        return pipeline.evaluation_batches(
+            self.eval_source,
+            examples.ClassificationEvaluation(self._eval_transform),
+            batch_size=self.evaluation_batch_size(multiple),
+            block=block,
+            loading=self._loading,
+        )
+
+    def prepare(self, batch: Batch, key: jax.Array) -> Batch:
+        """uint8 images and labels → normalised, erased and mixed images [b, h, w, 3], soft targets [b, num_classes]."""
+        options = self._config.batch_transform
+        erase_key, mix_key = jax.random.split(key)
+        images = self.normalise(batch["image"])
+        if options.erase_probability > 0:
+            images = mixing.random_erase(erase_key, images, options.erase_probability)
+        mix = mixing.draw_mix(
+            mix_key,
+            *self.image_size,
+            mixup_alpha=options.mixup_alpha,
+            cutmix_alpha=options.cutmix_alpha,
+            probability=options.mix_probability,
+            switch_probability=options.switch_probability,
+        )
+        if options.mixup_alpha > 0 or options.cutmix_alpha > 0:
+            images = mixing.mix_images(images, mix)
+        num_classes = self._config.model.num_classes
+        targets = mixing.soft_targets(batch["label"], num_classes, options.label_smoothing, mix.label_weight)
+        return {"image": images, "target": targets}
+
+    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Batch]:
+        """(mean soft cross-entropy, changed collections, no parts) in training mode.
+
+        A frozen backbone is in evaluation mode.
+        """
+        if self._config.optimizer.frozen == "backbone":
+            # The head has no mode of its own.
+            logits, changed = self._apply(variables, batch["image"]), {}
+        else:
+            logits, changed = self._apply(
+                variables, batch["image"], train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+            )
+        return soft_cross_entropy(logits, batch["target"]).mean(), changed, {}
+
+    def evaluate(self, variables: Any, batch: Batch) -> tuple[Sums, Batch]:
+        """(sums of a padded batch, ``logits`` [b, num_classes])."""
+        logits = self._apply(variables, self.normalise(batch["image"]))
+        return classification_sums(logits, batch["label"], batch["mask"]), {"logits": logits}
+
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        """Added sums → ``loss``, ``top1``, ``top5``."""
+        return classification_metrics({name: float(value) for name, value in sums.items()})
+
+    @property
+    def _train_example(self) -> pipeline.TrainExample:
+        return examples.ClassificationTraining(self._train_transform)
+
+    def _open(self, split: formats.Split) -> formats.ClassificationSource:
+        data = self._config.data
+        return formats.open_source(
+            data.source,
+            split=split,
+            name=data.name,
+            root=data.root,
+            train_split=data.train_split or None,
+            eval_split=data.eval_split or None,
+        )

@@ -1,0 +1,184 @@
+"""Crops, flips and RandAugment of a classifier's images, on the host: uint8 RGB in, uint8 RGB out.
+
+Cropping and resizing follow torchvision. Normalisation happens later, in the jitted step.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+from pvt_jax.data.images import Fill, to_rgb
+from pvt_jax.errors import UserError
+from pvt_jax.tasks.classification.randaugment import IMAGENET_MEAN, INTERPOLATIONS, RandAugment
+
+
+def sample_crop(
+    rng: np.random.Generator, height: int, width: int, scale: Sequence[float], ratio: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """A random box (top, left, height, width) inside an image, as torchvision's RandomResizedCrop draws it.
+
+    The area is uniform in ``scale`` (shares of the image), the aspect width / height log-uniform in ``ratio``. If ten
+    draws do not fit, it is the largest central box whose aspect is in ``ratio``.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(scale[0], scale[1])
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_width = round(math.sqrt(area * aspect))
+        crop_height = round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(rng.integers(height - crop_height + 1))
+            left = int(rng.integers(width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    crop_height, crop_width = height, width
+    if width / height < ratio[0]:
+        crop_height = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        crop_width = max(1, round(height * ratio[1]))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Crop, resize, flip, RandAugment: uint8 [H, W, 3], [H, W, 1] or [H, W] → uint8 RGB [h, w, 3].
+
+    Attributes:
+      image_size: (h, w) of the result.
+      crop: "resized" crops a random area and aspect and resizes it (ImageNet); "padded" resizes if the size differs,
+        adds ``pad`` black pixels on each side and crops back at random (CIFAR); "none" resizes, whatever the aspect.
+      crop_scale, crop_ratio: see ``sample_crop``; only for "resized".
+      pad: pixels; only for "padded", which needs it.
+      flip_probability: of a horizontal flip.
+      policy: see ``RandAugment.parse``; empty for none.
+      fill: RGB in 0..255 for what RandAugment uncovers; without a policy nothing is filled.
+      interpolation: "bicubic" or "bilinear", antialiased, also for RandAugment.
+
+    Raises:
+      UserError: a value is out of range, or set for another ``crop`` than the one that reads it.
+    """
+
+    image_size: tuple[int, int]
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.5
+    policy: str = ""
+    fill: Fill = IMAGENET_MEAN
+    interpolation: str = "bicubic"
+    pad: int = 0
+    crop: str = "resized"
+
+    def __post_init__(self) -> None:
+        _check_size(self.image_size, self.interpolation)
+        if self.crop not in ("resized", "padded", "none"):
+            raise UserError(f'crop must be "resized", "padded" or "none", not {self.crop!r}')
+        resized = TrainTransform.crop_scale, TrainTransform.crop_ratio
+        if self.crop != "resized" and (tuple(self.crop_scale), tuple(self.crop_ratio)) != resized:
+            raise UserError(f'crop_scale and crop_ratio are read by crop="resized" only; remove them or {self.crop!r}')
+        if (self.pad > 0) != (self.crop == "padded") or self.pad < 0:
+            raise UserError(f'pad is {self.pad}, crop {self.crop!r}: crop="padded" needs pad >= 1, no other reads it')
+        if not (0 < self.crop_scale[0] <= self.crop_scale[1] <= 1 and 0 < self.crop_ratio[0] <= self.crop_ratio[1]):
+            raise UserError(
+                f"crop_scale {self.crop_scale} must rise within 0..1, crop_ratio {self.crop_ratio} be positive and rise"
+            )
+        if not 0 <= self.flip_probability <= 1:
+            raise UserError(f"flip_probability must be in 0..1, not {self.flip_probability}")
+        _ = self._randaugment  # A policy that cannot be parsed fails here, not in a worker.
+
+    @cached_property
+    def _randaugment(self) -> RandAugment | None:
+        if not self.policy:
+            return None
+        return RandAugment.parse(self.policy, fill=self.fill, interpolation=self.interpolation)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The augmented image, a new array. Raises UserError unless ``image`` is uint8 of one of the shapes above."""
+        cropped = self._crop(_check_array(image), rng)
+        if rng.random() < self.flip_probability:
+            cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        cropped = to_rgb(cropped)
+        if self._randaugment is not None:
+            cropped = self._randaugment(cropped, rng)
+        return np.array(cropped)
+
+    def _crop(self, image: np.ndarray, rng: np.random.Generator) -> Image.Image:
+        height, width = self.image_size
+        resampling = INTERPOLATIONS[self.interpolation]
+        if self.crop == "resized":
+            full_height, full_width = image.shape[:2]
+            box = sample_crop(rng, full_height, full_width, self.crop_scale, self.crop_ratio)
+            top, left, crop_height, crop_width = box
+            # Sliced first: Pillow's resize(box=) is no faster and blends in pixels from outside the box.
+            image = image[top : top + crop_height, left : left + crop_width]
+        resized = _resize(Image.fromarray(image), (width, height), resampling)
+        if self.crop == "padded":
+            top, left = (int(offset) for offset in rng.integers(-self.pad, self.pad + 1, size=2))
+            resized = resized.crop((left, top, left + width, top + height))  # black outside of the image
+        return resized
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Resize, keeping the aspect, then the central crop, with torchvision's rounding: → uint8 RGB [h, w, 3].
+
+    Attributes:
+      image_size: (h, w) of the result.
+      crop_fraction: the share of the resized image's shorter side that is kept. For a square ``image_size`` the shorter
+        side is resized to int(side / crop_fraction), otherwise both sides to at least int(side / crop_fraction).
+      interpolation: "bicubic" or "bilinear", antialiased.
+
+    Raises:
+      UserError: a value is out of range.
+    """
+
+    image_size: tuple[int, int]
+    crop_fraction: float = 224 / 256
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        _check_size(self.image_size, self.interpolation)
+        if not 0 < self.crop_fraction <= 1:
+            raise UserError(f"crop_fraction must be above 0 and at most 1, not {self.crop_fraction}")
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) to which an image of that size is resized before the crop."""
+        least_height, least_width = (int(side / self.crop_fraction) for side in self.image_size)
+        if least_height * width >= least_width * height:
+            return least_height, least_height * width // height
+        return least_width * height // width, least_width
+
+    def __call__(self, image: np.ndarray | Image.Image) -> np.ndarray:
+        """Takes a Pillow image, or uint8 [H, W, 3], [H, W, 1] or [H, W]; raises UserError for another array."""
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(_check_array(image))
+        height, width = self.image_size
+        resized_height, resized_width = self.resized_size(image.height, image.width)
+        image = _resize(image, (resized_width, resized_height), INTERPOLATIONS[self.interpolation])
+        # Python rounds halves to even, and so does torchvision's crop.
+        top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
+        return np.array(to_rgb(image.crop((left, top, left + width, top + height))))
+
+
+def _check_array(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] or, of a grey image, [H, W]: Pillow makes it mode L, a third of the work until it becomes RGB."""
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.dtype != np.uint8 or 0 in image.shape or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3):
+        raise UserError(f"images must be uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {list(image.shape)}")
+    return image
+
+
+def _resize(image: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
+    """To (width, height), antialiased. Palettes cannot be averaged, so anything but grey becomes RGB first."""
+    if image.mode not in ("L", "RGB"):
+        image = to_rgb(image)
+    return image if image.size == size else image.resize(size, resampling)
+
+
+def _check_size(image_size: tuple[int, int], interpolation: str) -> None:
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise UserError(f"image_size must be two sides (h, w) of 1 or more, not {image_size}")
+    if interpolation not in INTERPOLATIONS:
+        raise UserError(f"interpolation must be one of {sorted(INTERPOLATIONS)}, not {interpolation!r}")

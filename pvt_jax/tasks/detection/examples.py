@@ -1,0 +1,90 @@
+"""What the pipeline makes of one record: decoded, transformed, as arrays."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from pvt_jax.data.formats.detection import DetectionSource
+from pvt_jax.data.images import decoded, place
+from pvt_jax.data.objects import Objects
+from pvt_jax.data.pipeline import Batch
+from pvt_jax.errors import UserError
+from pvt_jax.tasks.detection.transforms import DetectionEvalTransform, DetectionTrainTransform
+
+
+@dataclass(frozen=True)
+class DetectionTraining:
+    """``image`` uint8 [h, w, 3], ``size``, ``boxes``, ``labels``, ``valid`` and ``masks``; see the transform.
+
+    Attributes:
+      transform: what is done to an image and its objects.
+      shapes: int [kinds, 2]: height and width to which images of a kind are padded.
+      short_sides: int [kinds]: that of the images of a kind.
+      long_side: the longer side, at most.
+      places: objects of an image, the missing ones padded.
+    """
+
+    transform: DetectionTrainTransform
+    shapes: np.ndarray
+    short_sides: np.ndarray
+    long_side: int
+    places: int
+
+    def __call__(self, source: DetectionSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
+        image, objects = image_and_objects(source, index)
+        height, width = self.shapes[kind].tolist()
+        return self.transform(
+            image,
+            objects,
+            shape=(height, width),
+            short_side=int(self.short_sides[kind]),
+            long_side=self.long_side,
+            places=self.places,
+            rng=rng,
+            decode_masks=partial(source.masks, index) if source.has_masks else None,
+        )
+
+
+@dataclass(frozen=True)
+class DetectionEvaluation:
+    """``image`` uint8 [h, w, 3], padded, its ``size`` and, before it was resized, ``original_size`` int32 [2].
+
+    Attributes:
+      transform: what is done to an image.
+      shapes: int [kinds, 2]: height and width to which images of a kind are padded.
+    """
+
+    transform: DetectionEvalTransform
+    shapes: np.ndarray
+
+    def __call__(self, source: DetectionSource, index: int, kind: int, /) -> Batch:
+        image, _ = image_and_objects(source, index)
+        arrays = self.blank(kind)
+        place(arrays, "image", "size", self.transform(image))
+        arrays["original_size"] = np.array(image.shape[:2], np.int32)
+        return arrays
+
+    def blank(self, kind: int, /) -> Batch:
+        height, width = self.shapes[kind].tolist()
+        # A size that a model takes: what is detected in nothing is nobody's business, but it must be finite.
+        size = np.full(2, 32, np.int32)
+        return {"image": np.zeros((height, width, 3), np.uint8), "size": size, "original_size": size}
+
+
+def image_and_objects(source: DetectionSource, index: int) -> tuple[np.ndarray, Objects]:
+    """uint8 [h, w, 3] and the objects of a record.
+
+    Raises:
+      CorruptImageError: the image cannot be decoded.
+      UserError: its size is not what the annotations say, so that boxes and padded shapes would not fit it.
+    """
+    image, objects = source.record(index)
+    image = decoded(image, source.name(index))
+    height, width = source.sizes()[index].tolist()
+    if image.shape[:2] != (height, width):
+        raise UserError(
+            f"the image {source.name(index)} has {image.shape[0]}×{image.shape[1]} pixels (height × width), and its "
+            f"annotations say {height}×{width}: annotate this file, or correct the annotations"
+        )
+    return image, objects

@@ -1,0 +1,168 @@
+"""Training on images of many sizes at several scales: batches of one padded shape each, in few shapes.
+
+XLA compiles a program a shape, and every padded pixel costs time. So wide and high images are kept apart, as
+mmdetection does, one short side is drawn for a whole batch, and similar shapes are merged.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from pvt_jax.data.buckets import choose_buckets
+from pvt_jax.errors import UserError
+from pvt_jax.tasks.detection.transforms import CROP_RANGE, fit
+
+_MULTIPLE = 32
+_CACHED_EPOCHS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Kinds:
+    """What a batch can be: images of one group at one short side.
+
+    Kind g · len(short sides) + i is group g at short side i. If there are two groups, a third one follows them, for
+    batches that hold images of both.
+
+    Attributes:
+      shapes: (rows, columns) of each kind's padded images, multiples of 32.
+      short_sides: of each kind.
+      long_side: of all.
+      groups: of each record, from 0: wide (and square) images and high ones, or one group if there is only one.
+    """
+
+    shapes: Int[np.ndarray, "k 2"]
+    short_sides: Int[np.ndarray, " k"]
+    long_side: int
+    groups: Int[np.ndarray, " n"]
+
+
+def training_kinds(
+    sizes: Int[np.ndarray, "n 2"],
+    short_sides: Sequence[int],
+    long_side: int,
+    shapes: int,
+    crop: bool,
+    crop_range: tuple[int, int] = CROP_RANGE,
+) -> Kinds:
+    """The kinds of batches for images of these sizes (height, width), resized as ``detection_transforms.fit`` does.
+
+    A kind's shape covers every image of its group at its short side. Shapes are merged until at most ``shapes``
+    different ones are left (see ``choose_buckets``). Batches of both groups have the shapes of wide images, into which
+    the transform fits the high ones: they are one or two an epoch, not worth a compilation and twice the memory.
+
+    Args:
+      sizes: (0, 0) for what is no image: it is put in the first group, and has no say in its shapes.
+      crop: whether images may be cropped before they are resized, to sides in ``crop_range``. Shapes then cover these
+        crops too, those of wide images if they are wide, those of high ones if they are high; what turns the aspect is
+        not worth the padding, and becomes smaller (see ``DetectionTrainTransform``).
+
+    Raises:
+      UserError: there are no images, or a number is out of range.
+    """
+    sizes = np.asarray(sizes)
+    readable = (sizes > 0).all(axis=-1)
+    if not readable.any():
+        raise UserError("there is no image to train on")
+    if not short_sides or min(short_sides) < 1 or long_side < max(short_sides):
+        raise UserError(f"short_sides {tuple(short_sides)} must be 1 or more, and at most long_side, {long_side}")
+    is_high = sizes[:, 0] > sizes[:, 1]
+    high = np.unique(is_high[readable])
+    groups = np.searchsorted(high, is_high).astype(np.int32)
+    needed = []
+    for group in range(len(high)):
+        members = np.unique(sizes[readable & (groups == group)], axis=0).tolist()
+        if crop:
+            members.append(crop_range[::-1] if high[group] else crop_range)
+        for side in short_sides:
+            fitted = np.array([fit(height, width, side, long_side) for height, width in members])
+            needed.append(-(-fitted.max(axis=0) // _MULTIPLE) * _MULTIPLE)
+    weights = np.repeat(np.bincount(groups[readable]), len(short_sides))
+    buckets = choose_buckets(np.array(needed), shapes, weights)
+    padded = buckets.shapes[buckets.of].reshape(len(high), len(short_sides), 2)
+    if len(high) > 1:
+        padded = np.concatenate([padded, padded[:1]])
+    return Kinds(
+        shapes=padded.reshape(-1, 2).astype(np.int32),
+        short_sides=np.tile(np.array(short_sides, np.int32), len(padded)),
+        long_side=long_side,
+        groups=groups,
+    )
+
+
+class Grouped(grain.MapDataset):
+    """An endless order of (record, kind), int32 [2]: whole batches of one kind each, every record once an epoch.
+
+    In every epoch each group's records are shuffled and cut into batches. What is left over of all groups makes batches
+    of its own, the last of which is filled up with records of the epoch; the batches are shuffled, and each gets a
+    scale. Kinds are numbered as in ``Kinds``: group · num_scales + scale, and a batch that holds several groups counts
+    as one more group, behind the last.
+
+    Epoch e depends on the seed and e alone, so element i on the seed and i: a resume needs only the step, and neither
+    hosts nor workers change it. The length is that of an epoch, and any index from 0 on is an element.
+
+    Args:
+      groups: [n], of each record, from 0.
+      num_scales: short sides.
+
+    Raises:
+      UserError: there are no records, or a number is less than 1.
+    """
+
+    def __init__(self, groups: Int[np.ndarray, " n"], batch_size: int, num_scales: int, seed: int):
+        super().__init__()
+        for name, value in (("records", len(groups)), ("batch_size", batch_size), ("num_scales", num_scales)):
+            if value < 1:
+                raise UserError(f"batches need {name} of 1 or more, not {value}")
+        self._groups = np.asarray(groups, np.int32)
+        self._batch_size, self._num_scales, self._seed = batch_size, num_scales, seed
+        self._length = -(-len(groups) // batch_size) * batch_size
+        self._epochs: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        epoch, position = divmod(int(index), self._length)
+        return self._epoch(epoch)[position].copy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the epochs, which workers make for themselves, and the lock, which cannot be sent."""
+        return {name: value for name, value in vars(self).items() if name not in ("_epochs", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _epochs={}, _lock=threading.Lock())
+
+    def _epoch(self, epoch: int) -> Int[np.ndarray, "length 2"]:
+        # One thread makes an epoch while the others wait for it. Two are kept, as reading ahead crosses the border.
+        with self._lock:
+            if epoch not in self._epochs:
+                while len(self._epochs) >= _CACHED_EPOCHS:
+                    del self._epochs[next(iter(self._epochs))]
+                self._epochs[epoch] = self._order(epoch)
+            return self._epochs[epoch]
+
+    def _order(self, epoch: int) -> Int[np.ndarray, "length 2"]:
+        rng = np.random.default_rng([self._seed, epoch])
+        size, count = self._batch_size, int(self._groups.max()) + 1
+        shuffled = [rng.permutation(np.flatnonzero(self._groups == group)) for group in range(count)]
+        whole = [records[: len(records) // size * size] for records in shuffled]
+        left_over = np.concatenate([shuffled[group][len(whole[group]) :] for group in rng.permutation(count)])
+        if missing := -len(left_over) % size:
+            # Of its last group if that has a whole batch: then none is there twice, and none of another shape joins.
+            pool = np.concatenate([whole[self._groups[left_over[-1]]], *whole, left_over])
+            left_over = np.concatenate([left_over, np.resize(pool, missing)])
+        batches = np.concatenate([*whole, left_over]).reshape(-1, size)
+        rng.shuffle(batches)
+        groups = self._groups[batches]
+        group = np.where((groups == groups[:, :1]).all(axis=1), groups[:, 0], count)
+        kinds = group * self._num_scales + rng.integers(self._num_scales, size=len(batches))
+        order = np.stack([batches, np.broadcast_to(kinds[:, None], batches.shape)], axis=-1)
+        return order.reshape(-1, 2).astype(np.int32)

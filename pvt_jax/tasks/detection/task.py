@@ -1,0 +1,246 @@
+"""Object detection and instance segmentation: boxes, and masks where the head has some."""
+
+import json
+from collections.abc import Callable, Generator
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pvt_jax.config import Config
+from pvt_jax.data import buckets, pipeline
+from pvt_jax.data.formats import Split
+from pvt_jax.data.formats.detection import DetectionOptions, DetectionSource, open_detection_source
+from pvt_jax.data.images import decode, decoded
+from pvt_jax.heads.detection_model import MULTIPLE, DetectionModel
+from pvt_jax.ops.boxes import clip_boxes
+from pvt_jax.tasks.detection import examples, grouping
+from pvt_jax.tasks.detection.checks import validate_detection
+from pvt_jax.tasks.detection.instance_masks import paste_mask
+from pvt_jax.tasks.detection.metrics import DetectionResults, coco_metrics
+from pvt_jax.tasks.detection.pictures import Instances, side_by_side
+from pvt_jax.tasks.detection.transforms import DetectionEvalTransform, DetectionTrainTransform, fit
+from pvt_jax.tasks.task import Batch, Results, Sums, Task
+
+_TARGETS = ("boxes", "labels", "valid", "masks")
+
+
+class Detection(Task):
+    """Objects of an image. Batches hold uint8 images and their objects; see ``examples.py``."""
+
+    best_metric = "AP"
+    _model_type = DetectionModel
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        options = config.detection
+        self._train_transform = DetectionTrainTransform(
+            flip_probability=config.transform.flip_probability,
+            crop_probability=options.crop_probability,
+            crop_short_sides=tuple(options.crop_short_sides),
+            crop_range=tuple(options.crop_range),
+            mask_side=options.mask_side if self.model.needs_masks else 0,
+        )
+        test_side = options.test_short_side or max(options.short_sides)
+        self._eval_transform = DetectionEvalTransform(test_side, options.long_side)
+
+    # Data, on the host.
+
+    def validate_data(self, say: Callable[[str], None] | None = None) -> str:
+        """See ``Task``; all annotations are checked, and all images unless ``data.check`` says otherwise."""
+        return validate_detection(
+            self.train_source,
+            self.eval_source,
+            self._config.model.num_classes,
+            needs_masks=self.model.needs_masks,
+            decode=decode,
+            on_corrupt=self._config.data.on_corrupt,
+            check=self._config.data.check,
+            progress=say,
+        )
+
+    def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
+        """Every evaluation record once, in batches of one shape each."""
+        order, kinds = buckets.order_of(self._buckets, self.evaluation_batch_size(multiple), multiple)
+        return pipeline.evaluation_batches(
+            self.eval_source,
+            examples.DetectionEvaluation(self._eval_transform, self._buckets.shapes),
+            batch_size=self.evaluation_batch_size(multiple),
+            order=order,
+            kinds=kinds,
+            block=block,
+            loading=self._loading,
+        )
+
+    def results(self) -> Results:
+        """Detections of all images, for average precision."""
+        return _Results(self.eval_source, self.model.needs_masks)
+
+    def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
+        """The objects and what was detected, side by side."""
+        source = self.eval_source
+        image, objects = source.record(record)
+        image = decoded(image, source.name(record))
+        height, width = image.shape[:2]
+        found = {name: values[prediction["valid"]] for name, values in prediction.items()}
+        masks = truth_masks = None
+        if "masks" in found:
+            pairs = zip(found["masks"], found["boxes"], strict=True)
+            masks = [paste_mask(*pair, height, width) for pair in pairs]
+            truth_masks = [mask.astype(bool) for mask in source.masks(record, objects)]
+        picture = side_by_side(
+            image,
+            Instances(objects.boxes, objects.labels, masks=truth_masks),
+            Instances(found["boxes"], found["labels"], scores=found["scores"], masks=masks),
+            source.class_names,
+        )
+        return f"{record:06d}", picture
+
+    # The model, on the devices.
+
+    def prepare(self, batch: Batch, key: jax.Array) -> Batch:
+        """uint8 images → normalised ones, 0 where they are padded; augmentation is done on the host."""
+        return {**batch, "image": self.normalise_inside(batch["image"], batch["size"])}
+
+    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Batch]:
+        """(sum of the parts of the loss, changed collections, the parts) in training mode."""
+        dropout, sample = jax.random.split(key)
+        parts, changed = self._apply(
+            variables,
+            batch["image"],
+            {name: batch[name] for name in _TARGETS if name in batch},
+            batch["size"],
+            padded=self._trained_padded,
+            train_backbone=self._config.optimizer.frozen != "backbone",
+            method="losses",
+            rngs={"dropout": dropout, "sample": sample},
+            mutable=["batch_stats"],
+        )
+        return sum(parts.values(), jnp.zeros(())), changed, parts
+
+    def evaluate(self, variables: Any, batch: Batch) -> tuple[Sums, Batch]:
+        """(no sums, detections in pixels of the original images); see ``DetectionModel``."""
+        images = self.normalise_inside(batch["image"], batch["size"])
+        found = self._apply(variables, images, batch["size"], padded=self._buckets.waste > 0)
+        ratio = (batch["original_size"] / batch["size"])[:, ::-1]
+        boxes = found["boxes"] * jnp.tile(ratio, 2)[:, None]
+        return {}, {**found, "boxes": clip_boxes(boxes, batch["original_size"][:, None])}
+
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        """Nothing: average precision is no sum; see ``results``."""
+        return {}
+
+    @cached_property
+    def _kinds(self) -> grouping.Kinds:
+        options = self._config.detection
+        return grouping.training_kinds(
+            np.maximum(self.train_source.sizes(), 1),  # Of what is no image it is 0.
+            tuple(options.short_sides),
+            options.long_side,
+            options.train_shapes,
+            crop=options.crop_probability > 0,
+            crop_range=tuple(options.crop_range),
+        )
+
+    @cached_property
+    def _trained_padded(self) -> bool:
+        """Whether an image of a training batch can be smaller than the batch, beyond a multiple of 32."""
+        options = self._config.detection
+        if options.crop_probability > 0 or len(self._kinds.shapes) > len(options.short_sides):
+            return True
+        height, width = np.unique(np.maximum(self.train_source.sizes(), 1), axis=0).T
+        kinds = zip(self._kinds.short_sides.tolist(), self._kinds.shapes.tolist(), strict=True)
+        return any(
+            _rounded_up(fit(rows, columns, short_side, options.long_side)) != tuple(shape)
+            for short_side, shape in kinds
+            for rows, columns in zip(height.tolist(), width.tolist(), strict=True)
+        )
+
+    @property
+    def _order(self) -> pipeline.Order:
+        """Whole batches of one orientation and one size each."""
+        scales = len(self._config.detection.short_sides)
+        return lambda seed: grouping.Grouped(self._kinds.groups, self._config.batch_size, scales, seed)
+
+    @cached_property
+    def _buckets(self) -> buckets.Buckets:
+        """Padded shapes that cover those of all evaluation images."""
+        sizes = np.maximum(self.eval_source.sizes(), 1)
+        shapes = np.array([_rounded_up(self._eval_transform.size(*size)) for size in sizes.tolist()])
+        batches = -(-len(shapes) // self.evaluation_batch_size(1))
+        limit = min(self._config.detection.test_shapes, batches)
+        return buckets.choose_buckets(shapes, limit)
+
+    @property
+    def _train_example(self) -> pipeline.TrainExample:
+        most = max(self.train_source.most_objects(), 1)
+        if limit := self._config.detection.max_objects:
+            most = min(most, limit)
+        return examples.DetectionTraining(
+            self._train_transform,
+            shapes=self._kinds.shapes,
+            short_sides=self._kinds.short_sides,
+            long_side=self._config.detection.long_side,
+            places=most,
+        )
+
+    def _open(self, split: Split) -> DetectionSource:
+        data, options = self._config.data, self._config.detection
+        return open_detection_source(
+            data.source,
+            split=split,
+            name=data.name,
+            root=data.root,
+            train_split=data.train_split or None,
+            eval_split=data.eval_split or None,
+            options=DetectionOptions(
+                num_classes=self._config.model.num_classes,
+                class_names=options.class_names,
+                annotations=options.annotations,
+                image_folder=options.image_folder,
+                with_masks=self.model.needs_masks,
+                keep_empty=options.keep_empty,
+            ),
+        )
+
+
+def _rounded_up(size: tuple[int, int]) -> tuple[int, int]:
+    """Sides of what the backbone sees of an image."""
+    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in size)
+    return height, width
+
+
+class _Results:
+    """Detections by image, as COCO's evaluation takes them."""
+
+    def __init__(self, source: DetectionSource, masks: bool):
+        self._source, self._masks = source, masks
+        self._found = DetectionResults()
+        self._sizes = source.sizes() if masks else None
+
+    def add(self, records: np.ndarray, predictions: dict[str, np.ndarray]) -> None:
+        for row, record in enumerate(records.tolist()):
+            valid = predictions["valid"][row]
+            one = {name: values[row][valid] for name, values in predictions.items()}
+            size = None if self._sizes is None else tuple(self._sizes[record].tolist())
+            image_id = self._source.image_id(record)
+            self._found.add(image_id, one["boxes"], one["scores"], one["labels"], one.get("masks"), size or (0, 0))
+
+    def to_bytes(self) -> bytes:
+        return self._found.to_bytes()
+
+    def merge(self, others: list[bytes]) -> None:
+        for other in others:
+            self._found.merge(DetectionResults.from_bytes(other))
+
+    def metrics(self) -> dict[str, float]:
+        class_names = dict(zip(self._source.category_ids, self._source.class_names, strict=True))
+        return coco_metrics(self._source.ground_truth(), self._listed(), self._masks, class_names)
+
+    def files(self) -> dict[str, bytes]:
+        return {"detections.json": json.dumps(self._listed()).encode()}
+
+    def _listed(self) -> list[dict[str, Any]]:
+        return self._found.results(self._source.category_ids)

@@ -1,0 +1,74 @@
+"""What the pipeline makes of one record: decoded, transformed, as arrays."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pvt_jax.data.formats.segmentation import SegmentationSource
+from pvt_jax.data.images import decoded, place
+from pvt_jax.data.labels import IGNORE
+from pvt_jax.data.pipeline import Batch
+from pvt_jax.errors import UserError
+from pvt_jax.tasks.segmentation.transforms import SegmentationEvalTransform, SegmentationTrainTransform
+
+
+@dataclass(frozen=True)
+class SegmentationTraining:
+    """``image`` uint8 [h, w, 3], ``label_map`` uint8 [h, w] and ``size`` int32 [2], what of them is not padding."""
+
+    transform: SegmentationTrainTransform
+
+    def __call__(self, source: SegmentationSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
+        image, label_map, size = self.transform(*image_and_label_map(source, index), rng)
+        return {"image": image, "label_map": label_map, "size": size}
+
+
+@dataclass(frozen=True)
+class SegmentationEvaluation:
+    """One image at several scales, padded to the shapes of its kind, and its label map as it is, padded.
+
+    ``image{i}`` uint8 [h_i, w_i, 3] and ``size{i}`` int32 [2] for scale i; ``label_map`` uint8 [h, w], 255 where there
+    is none, and ``label_size`` int32 [2].
+
+    Attributes:
+      views: the transform of each scale.
+      shapes: int [kinds, 2 · views + 2]: height and width of the image at each scale, then of the label map.
+    """
+
+    views: tuple[SegmentationEvalTransform, ...]
+    shapes: np.ndarray
+
+    def __call__(self, source: SegmentationSource, index: int, kind: int, /) -> Batch:
+        image, label_map = image_and_label_map(source, index)
+        arrays = self.blank(kind)
+        place(arrays, "label_map", "label_size", label_map)
+        for i, view in enumerate(self.views):
+            place(arrays, f"image{i}", f"size{i}", view(image))
+        return arrays
+
+    def blank(self, kind: int, /) -> Batch:
+        *views, (height, width) = self.shapes[kind].reshape(-1, 2)
+        arrays = {"label_map": np.full((height, width), IGNORE, np.uint8), "label_size": np.zeros(2, np.int32)}
+        for i, (height, width) in enumerate(views):
+            # The least size that a model takes: what it makes of nothing is nobody's business, but it must be finite.
+            arrays |= {f"image{i}": np.zeros((height, width, 3), np.uint8), f"size{i}": np.full(2, 32, np.int32)}
+        return arrays
+
+
+def image_and_label_map(source: SegmentationSource, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [h, w, 3] and uint8 [h, w] of a record.
+
+    Raises:
+      CorruptImageError: one of the two cannot be decoded.
+      UserError: a label is out of range, or the two differ in size.
+    """
+    record = source[index]
+    label_map = source.encoding.decode(record["label_map"], source.label_name(index))
+    image = decoded(record["image"], source.name(index))
+    if image.shape[:2] != label_map.shape:
+        sizes = ("×".join(map(str, array.shape[:2])) for array in (label_map, image))
+        raise UserError(
+            f"the label map {source.label_name(index)} has {next(sizes)} pixels, and its image {source.name(index)} "
+            f"{next(sizes)}: give both one size"
+        )
+    return image, label_map

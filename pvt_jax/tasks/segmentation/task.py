@@ -1,0 +1,181 @@
+"""Semantic segmentation: one class a pixel."""
+
+from collections.abc import Callable, Generator
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pvt_jax.config import Config
+from pvt_jax.data import buckets, pipeline
+from pvt_jax.data.formats import Split
+from pvt_jax.data.formats.segmentation import SegmentationOptions, SegmentationSource, open_segmentation_source
+from pvt_jax.data.images import decode
+from pvt_jax.errors import UserError
+from pvt_jax.heads.segmentation_model import SegmentationModel
+from pvt_jax.tasks.segmentation import examples
+from pvt_jax.tasks.segmentation.checks import validate_segmentation
+from pvt_jax.tasks.segmentation.loss import segmentation_cross_entropy
+from pvt_jax.tasks.segmentation.metrics import confusion_matrix, segmentation_metrics
+from pvt_jax.tasks.segmentation.pictures import side_by_side
+from pvt_jax.tasks.segmentation.pixel_logits import PixelLogits, mirror, pixel_logits, predicted_labels
+from pvt_jax.tasks.segmentation.sliding import check_windows, sliding_logits
+from pvt_jax.tasks.segmentation.transforms import SegmentationEvalTransform, SegmentationTrainTransform
+from pvt_jax.tasks.task import Batch, Sums, Task
+
+# Sides that every model's maps divide evenly, at all four strides.
+_MULTIPLE = 32
+
+
+class Segmentation(Task):
+    """A class for each pixel. Batches hold ``image`` and ``label_map`` uint8; see ``examples.py``."""
+
+    best_metric = "miou"
+    _model_type = SegmentationModel
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        options = config.segmentation
+        self._train_transform = SegmentationTrainTransform(
+            crop_size=tuple(options.crop_size),
+            scale=tuple(options.scale),
+            scale_range=tuple(options.scale_range),
+            largest_share=options.largest_share,
+            flip_probability=config.transform.flip_probability,
+            photometric=options.photometric,
+        )
+        if any(side % _MULTIPLE or not side for side in options.crop_size):
+            raise UserError(f"segmentation.crop_size must be multiples of {_MULTIPLE}, but is {options.crop_size}")
+        if options.test_mode == "slide":
+            check_windows(tuple(options.window), tuple(options.window_stride))
+
+    # Data, on the host.
+
+    def validate_data(self, say: Callable[[str], None] | None = None) -> str:
+        """See ``Task``; all label maps are read, unless ``data.check`` says otherwise."""
+        return validate_segmentation(
+            self.train_source,
+            self.eval_source,
+            self._config.model.num_classes,
+            decode=decode,
+            on_corrupt=self._config.data.on_corrupt,
+            check=self._config.data.check,
+            progress=say,
+        )
+
+    def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
+        """Every evaluation record once, in batches of one shape each."""
+        batch_size = self.evaluation_batch_size(multiple)
+        order, kinds = buckets.order_of(self._buckets, batch_size, multiple)
+        return pipeline.evaluation_batches(
+            self.eval_source,
+            examples.SegmentationEvaluation(self._views, self._buckets.shapes),
+            batch_size=batch_size,
+            order=order,
+            kinds=kinds,
+            block=block,
+            loading=self._loading,
+        )
+
+    def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
+        """The image, its truth and the prediction side by side."""
+        source = self.eval_source
+        image, truth = examples.image_and_label_map(source, record)
+        predicted = prediction["label_map"][: truth.shape[0], : truth.shape[1]]
+        return f"{record:06d}", side_by_side(image, truth, predicted, source.palette, source.class_names)
+
+    # The model, on the devices.
+
+    def prepare(self, batch: Batch, key: jax.Array) -> Batch:
+        """uint8 images → normalised ones, 0 where they are padded; augmentation is done on the host."""
+        images = self.normalise_inside(batch["image"], batch["size"])
+        return {"image": images, "label_map": batch["label_map"]}
+
+    def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Batch]:
+        """(mean cross-entropy of the pixels, changed collections, no parts) in training mode."""
+        logits, changed = self._apply(
+            variables,
+            batch["image"],
+            train=True,
+            train_backbone=self._config.optimizer.frozen != "backbone",
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        losses, counts = segmentation_cross_entropy(logits, batch["label_map"])
+        over_all = self._config.segmentation.loss_average == "all"
+        count = batch["label_map"].size if over_all else jnp.maximum(counts.sum(), 1)
+        return losses.sum() / count, changed, {}
+
+    def evaluate(self, variables: Any, batch: Batch) -> tuple[Sums, Batch]:
+        """(``confusion`` int32 [k, k], ``label_map`` uint8 [b, h, w])."""
+        logits = []
+        for i in range(len(self._views)):
+            size = batch[f"size{i}"]
+            images = self.normalise_inside(batch[f"image{i}"], size)
+            logits.append(self._logits(variables, images, size))
+            if self._config.segmentation.test_flip:
+                logits.append(self._logits(variables, mirror(images, size), size).mirrored())
+        _, height, width = batch["label_map"].shape
+        predicted = predicted_labels(logits, batch["label_size"], (height, width))
+        matrix = confusion_matrix(predicted, batch["label_map"], self._config.model.num_classes, batch["mask"])
+        return {"confusion": matrix}, {"label_map": predicted}
+
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        """Added sums → ``miou``, ``mean_accuracy``, ``pixel_accuracy``, and ``iou/CLASS`` of each class."""
+        return segmentation_metrics(np.asarray(sums["confusion"]).astype(np.int64), self.eval_source.class_names)
+
+    def _logits(self, variables: Any, images: jax.Array, size: jax.Array | None) -> PixelLogits:
+        def apply(images: jax.Array, size: jax.Array | None) -> jax.Array:
+            return self._apply(variables, images, sizes=size)
+
+        options = self._config.segmentation
+        # Where all images fill their shapes nothing needs to be masked.
+        size = size if self._buckets.waste else None
+        if options.test_mode == "whole":
+            return pixel_logits(apply(images, size), size)
+        return sliding_logits(apply, images, size, tuple(options.window), tuple(options.window_stride))
+
+    @cached_property
+    def _views(self) -> tuple[SegmentationEvalTransform, ...]:
+        options = self._config.segmentation
+        return tuple(SegmentationEvalTransform(tuple(options.scale), ratio, _MULTIPLE) for ratio in options.test_ratios)
+
+    @cached_property
+    def _buckets(self) -> buckets.Buckets:
+        """Shapes of views and label map that cover those of all evaluation images."""
+        sizes = np.maximum(self.eval_source.sizes(), 1)  # Of what is no image it is 0.
+        options = self._config.segmentation
+        # Also where a window is larger: what is padded must be told from what is not by ``waste``.
+        views = [[view.size(*size) for view in self._views] for size in sizes.tolist()]
+        shapes = np.concatenate([np.array(views).reshape(len(sizes), -1), sizes], axis=1)
+        # No more shapes than batches: each shape's last batch is filled up with blanks.
+        batches = -(-len(shapes) // self.evaluation_batch_size(1))
+        return buckets.choose_buckets(shapes, min(options.test_shapes, batches))
+
+    @property
+    def _train_example(self) -> pipeline.TrainExample:
+        return examples.SegmentationTraining(self._train_transform)
+
+    def _open(self, split: Split) -> SegmentationSource:
+        data, options = self._config.data, self._config.segmentation
+        return open_segmentation_source(
+            data.source,
+            split=split,
+            name=data.name,
+            root=data.root,
+            train_split=data.train_split or None,
+            eval_split=data.eval_split or None,
+            options=SegmentationOptions(
+                num_classes=self._config.model.num_classes,
+                class_names=options.class_names,
+                palette=options.palette,
+                ignore_labels=options.ignore_labels,
+                reduce_zero_label=options.reduce_zero_label,
+                image_folder=options.image_folder,
+                label_folder=options.label_folder,
+                image_suffix=options.image_suffix,
+                label_suffix=options.label_suffix,
+            ),
+        )

@@ -1,0 +1,251 @@
+"""What tracing a model says without running it: its multiply-accumulates, and what training keeps in memory.
+
+``traced_multiply_accumulates`` reads them off the program that jax makes of ``model.apply``; ``backbones/cost.py`` has
+them from formulas, in the same convention. Neither knows of the other.
+"""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from pvt_jax.ops.cross_entropy import soft_cross_entropy
+
+# These functions multiply element by element what a convolution would.
+_SHIFTED_CONVOLUTIONS = ("depthwise_conv3x3",)
+# They hold a program that runs once, with the equation's inputs in the same order.
+_CALLS = ("jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+# Where these keep the size, they change the shape and move no data.
+_VIEWS = ("reshape", "squeeze", "broadcast_in_dim")
+
+
+class Origin(IntEnum):
+    """What a value was computed from; of several, the largest."""
+
+    CONSTANT = 0
+    PARAMETER = 1
+    IMAGE = 2
+
+
+@dataclasses.dataclass
+class Products:
+    """Multiply-accumulates of one part of a model.
+
+    weights: products with parameters: linear maps and convolutions. attention: of what was computed from the image
+    with itself. resampling: with fixed matrices, as resized position tables and adaptive pooling; counted in no total.
+    """
+
+    weights: int = 0
+    attention: int = 0
+    resampling: int = 0
+
+
+def traced_multiply_accumulates(
+    model: nn.Module, height: int, width: int, batch: int = 1, *, variables: Any = None
+) -> dict[str, Products]:
+    """Products of the classifier by part, named as in ``multiply_accumulates``, for ``batch`` images.
+
+    ``variables``, or their shapes and types, may be given if they are known: to find them takes most of the time.
+
+    Nothing goes by the name of a function but the part: whether a product is one of weights, of attention or of
+    resampling follows from what its factors were computed from.
+
+    Raises:
+      UserError: the model takes no image of this size.
+      NotImplementedError: the program has products in a loop or a branch that may run any number of times.
+    """
+    images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32)
+    variables = abstract_variables(model, height, width) if variables is None else variables
+    program = jax.make_jaxpr(model.apply)(variables, images)
+    origins = [Origin.PARAMETER] * len(jax.tree.leaves(variables)) + [Origin.IMAGE]
+    found: dict[str, Products] = defaultdict(Products)
+    _Counter(found).walk(program.jaxpr, origins, path=(), times=1)
+    return dict(found)
+
+
+def abstract_variables(model: nn.Module, height: int, width: int) -> Any:
+    """Shapes and types of the variables of ``model``."""
+    images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    return jax.eval_shape(lambda key, images: model.init(key, images), jax.random.key(0), images)
+
+
+def parameters_by_part(variables: Any) -> dict[str, int]:
+    """How many parameters each part has; the parts are those of ``multiply_accumulates``."""
+    counts: dict[str, int] = defaultdict(int)
+    # What stands beside the parts belongs to the one that it is used in.
+    columnar = "patch_embed" in variables["params"]
+    beside = {"norm": "head", "pos_embed": "patch_embed", "cls_token": "patch_embed" if columnar else "stage4"}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        name = path[0].key
+        counts[beside.get(name) or _part([name])] += leaf.size
+    return dict(counts)
+
+
+class _Counter:
+    """Walks through a program and adds its products to ``found``."""
+
+    def __init__(self, found: dict[str, Products]):
+        self.found = found
+
+    def walk(
+        self, program: Jaxpr, origins: Sequence[Origin], path: tuple[str, ...], times: int, elementwise: bool = False
+    ) -> list[Origin]:
+        """Origins of the outputs, from those of the inputs; the products of every equation count ``times``.
+
+        ``path`` leads to the program by modules' names. ``elementwise`` counts multiplications as products.
+        """
+        known = dict(zip(program.invars, origins, strict=True))
+
+        def origin(value: Any) -> Origin:
+            return Origin.CONSTANT if isinstance(value, Literal) else known.get(value, Origin.CONSTANT)
+
+        for equation in program.eqns:
+            inputs = [origin(value) for value in equation.invars]
+            here = (*path, *str(equation.source_info.name_stack).split("/"))
+            outputs = [max(inputs, default=Origin.CONSTANT)] * len(equation.outvars)
+            primitive, inner = equation.primitive.name, list(_programs(equation))
+            if primitive in ("dot_general", "conv_general_dilated") or (elementwise and primitive == "mul"):
+                self._add(_part(here), inputs, times * _multiplications(equation))
+            elif primitive == "scan":
+                outputs = self._scan(equation, inner[0], inputs, here, times)
+            elif primitive in _CALLS:
+                shifted = elementwise or inner[0].debug_info.func_name in _SHIFTED_CONVOLUTIONS
+                outputs = self.walk(inner[0], inputs, here, times, shifted)
+            elif any(_Counter._has_products(program) for program in inner):
+                raise NotImplementedError(f"there are matrix products in a {primitive}: they cannot be counted")
+            known.update(zip(equation.outvars, outputs, strict=True))
+        return [origin(value) for value in program.outvars]
+
+    def _scan(
+        self, equation: JaxprEqn, body: Jaxpr, inputs: list[Origin], path: tuple[str, ...], times: int
+    ) -> list[Origin]:
+        constants, carried = equation.params["num_consts"], equation.params["num_carry"]
+        state = slice(constants, constants + carried)
+        while True:
+            # What one round computes the next takes in: until nothing changes, as origins only grow.
+            outputs = _Counter(defaultdict(Products)).walk(body, inputs, path, 1)
+            joined = [max(pair) for pair in zip(inputs[state], outputs[:carried], strict=True)]
+            if joined == inputs[state]:
+                break
+            inputs[state] = joined
+        return self.walk(body, inputs, path, times * equation.params["length"])
+
+    def _add(self, part: str, origins: Sequence[Origin], count: int) -> None:
+        products = self.found[part]
+        if min(origins) == Origin.CONSTANT:
+            products.resampling += count
+        elif min(origins) == Origin.IMAGE:
+            products.attention += count
+        else:
+            products.weights += count
+
+    @staticmethod
+    def _has_products(program: Jaxpr) -> bool:
+        found: dict[str, Products] = defaultdict(Products)
+        _Counter(found).walk(program, [Origin.IMAGE] * len(program.invars), (), 1)
+        return bool(found)
+
+
+def _programs(equation: JaxprEqn) -> Iterator[Jaxpr]:
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item
+
+
+def _multiplications(equation: JaxprEqn) -> int:
+    shapes = [value.aval.shape for value in equation.invars]  # pyright: ignore[reportAttributeAccessIssue]
+    size = math.prod(equation.outvars[0].aval.shape)  # pyright: ignore[reportAttributeAccessIssue]
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return size * math.prod(shapes[0][axis] for axis in contracted)
+    if equation.primitive.name == "conv_general_dilated":
+        assert equation.params["batch_group_count"] == 1, "only gradients of convolutions group the batch"
+        # A kernel has its own group's input channels alone, so groups need no factor.
+        return size * math.prod(shapes[1]) // shapes[1][equation.params["dimension_numbers"].rhs_spec[0]]
+    return size
+
+
+def _part(path: Sequence[str]) -> str:
+    """The part of a model by the names of its modules, outermost first; ``other`` where none is known."""
+    for name in path:
+        if re.fullmatch(r"stem|stage\d|patch_embed|head", name):
+            return name
+        if re.fullmatch(r"block\d+|Block", name):
+            return "blocks"
+        if name == "resize_grid":  # a position table outside of all stages: ViT's
+            return "patch_embed"
+    return "other"
+
+
+def training_memory(model: nn.Module, height: int, width: int, batch: int, *, variables: Any = None) -> dict[str, int]:
+    """Bytes of what a training step on ``batch`` images holds at some time, the optimizer's state aside.
+
+    parameters, batch_stats, gradients; images, in the model's ``dtype``; activations, what automatic differentiation
+    keeps from the forward for the backward pass. The compiler may keep less, as it computes some of it again, and needs
+    room of its own beside it. ``variables`` as above.
+
+    Raises:
+      UserError: the model takes no image or no batch of this size.
+    """
+    dtype = jnp.dtype(getattr(model, "dtype", jnp.float32))
+    variables = abstract_variables(model, height, width) if variables is None else variables
+    params = variables["params"]
+    rest = {collection: tree for collection, tree in variables.items() if collection != "params"}
+    images = jax.ShapeDtypeStruct((batch, height, width, 3), dtype)
+    logits: Any = jax.eval_shape(model.apply, variables, images)
+    targets = jax.ShapeDtypeStruct(logits.shape, jnp.float32)
+
+    def loss(params: Any, rest: Any, images: jax.Array, targets: jax.Array, key: jax.Array) -> jax.Array:
+        rngs = {"dropout": key}
+        logits: Any = model.apply({"params": params, **rest}, images, True, rngs=rngs, mutable=list(rest))[0]
+        return soft_cross_entropy(logits, targets).mean()
+
+    activations = kept_for_backward(loss, params, rest, images, targets, jax.random.key(0))
+    return {
+        "parameters": tree_bytes(params),
+        "batch_stats": tree_bytes(rest),
+        "gradients": tree_bytes(params),
+        "images": tree_bytes(images),
+        "activations": activations,
+    }
+
+
+def kept_for_backward(function: Callable[..., jax.Array], params: Any, *inputs: Any) -> int:
+    """Bytes that ``jax.vjp`` of ``function(params, *inputs)`` by ``params`` keeps, beside params and inputs.
+
+    Each array counts once, whatever the shapes that it is kept in. ``params`` and ``inputs`` may be shapes and types.
+    """
+
+    def backward(params: Any, *inputs: Any) -> Any:
+        return jax.vjp(lambda params: function(params, *inputs), params)[1]
+
+    program = jax.make_jaxpr(backward)(params, *inputs).jaxpr
+    source = {
+        equation.outvars[0]: equation.invars[0]
+        for equation in program.eqns
+        if equation.primitive.name in _VIEWS
+        and tree_bytes(equation.outvars[0].aval) == tree_bytes(equation.invars[0].aval)
+    }
+    kept = set()
+    for value in program.outvars:
+        while not isinstance(value, Literal) and value in source:
+            value = source[value]
+        if not isinstance(value, Literal):
+            kept.add(value)
+    return sum(tree_bytes(value.aval) for value in kept - {*program.invars, *program.constvars})
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree, or of their shapes and types."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

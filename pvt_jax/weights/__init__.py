@@ -1,0 +1,1 @@
+"""Weights of this project and of others: read, checked against a model, written."""

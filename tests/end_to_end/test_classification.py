@@ -1,0 +1,179 @@
+"""Whole runs of a shrunk real config: killed and resumed to the bit, preempted, on many devices, on two processes."""
+
+import os
+import signal
+import socket
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from pvt_jax import main
+from pvt_jax.tasks.classification.task import Classification
+from tests.helpers.command import arguments, finish, records, start
+from tests.helpers.runs import assert_same_end, being_saved, final_state, kill_when, losses, saved_steps, wait_until
+
+STEPS = 24
+
+
+def flags_of(workdir, **overrides):
+    """24 steps with everything random switched on, a checkpoint every other step, an evaluation in the middle."""
+    options = {
+        "steps": str(STEPS),
+        "checkpoint__every_steps": "2",
+        "evaluation__every_epochs": "0.3",
+        "ema_decay": "0.9",
+        "model__drop_path_rate": "0.2",
+        "batch_transform__mixup_alpha": "0.8",
+        "batch_transform__cutmix_alpha": "1.0",
+        "batch_transform__erase_probability": "0.25",
+        "transform__policy": "rand-m9-mstd0.5-inc1",
+        **overrides,
+    }
+    return arguments(workdir, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The workdir of the run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    out, _ = finish(start(flags_of(workdir)))
+    assert out.startswith(f"done: step {STEPS}")
+    return workdir
+
+
+def test_the_run_learns(whole):
+    assert set(final_state(whole, STEPS)) == {"params", "ema_params", "opt_state"}
+    found = losses(whole)
+    assert len(found) == STEPS and np.isfinite(found).all()
+    evaluations = records(whole, "eval")
+    assert evaluations[-1]["step"] == STEPS and {"top1", "ema_top1", "loss"} <= set(evaluations[-1])
+    assert evaluations[-1]["loss"] < evaluations[0]["loss"]
+
+
+def test_killed_three_times_and_resumed_to_the_bit(whole, tmp_path):
+    """Once between saves, once while a checkpoint is being written, once near the end."""
+    workdir = tmp_path / "run"
+    moments = (
+        lambda: (saved_steps(workdir) or [0])[-1] >= 4,
+        lambda: being_saved(workdir) and (saved_steps(workdir) or [0])[-1] >= 8,
+        lambda: (saved_steps(workdir) or [0])[-1] >= 18,
+    )
+    for moment in moments:
+        kill_when(moment, start(flags_of(workdir)))
+    before = saved_steps(workdir)[-1]
+    _, err = finish(start(flags_of(workdir)))
+    assert f"resuming after step {before}" in err
+    assert_same_end(workdir, whole, STEPS)
+
+
+def test_preempted_saves_and_exits_143(whole, tmp_path):
+    workdir = tmp_path / "run"
+    flags = flags_of(workdir, checkpoint__every_steps="1000")
+    process = start(flags)
+    wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(records(workdir)) >= 3, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = finish(process, code=143)
+    step = saved_steps(workdir)[-1]
+    assert f"stopped by SIGTERM and saved at step {step}" in out and "Traceback" not in err
+    finish(start(flags))
+    assert_same_end(workdir, whole, STEPS)
+
+
+def test_preempted_in_the_last_evaluation_makes_up_for_it(tmp_path, monkeypatch):
+    """The time left goes to saving; the same command then evaluates, and logs it once."""
+    flags = flags_of(tmp_path / "run", steps="2", evaluation__every_epochs="100")
+    evaluation_batches = Classification.evaluation_batches
+
+    def preempted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluation_batches(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "evaluation_batches", preempted)
+        assert main.main(flags) == 143
+    assert records(tmp_path / "run", "eval") == [] and saved_steps(tmp_path / "run") == [2]
+    assert main.main(flags) == 0
+    assert [record["step"] for record in records(tmp_path / "run", "eval")] == [2]
+
+
+def test_eight_devices_equal_one(whole, tmp_path):
+    finish(start(flags_of(tmp_path / "run"), JAX_NUM_CPU_DEVICES="8"))
+    np.testing.assert_allclose(losses(tmp_path / "run")[:20], losses(whole)[:20], rtol=1e-4)
+    assert records(tmp_path / "run", "eval")[-1]["top1"] == pytest.approx(records(whole, "eval")[-1]["top1"], abs=0.6)
+
+
+def test_sharded_over_devices_and_resumed_on_one(whole, tmp_path):
+    """Parameters sharded by 4, on 8 devices, for the first half; the second half on one device."""
+    workdir = tmp_path / "run"
+    flags = flags_of(workdir, checkpoint__every_steps="1000")
+    process = start([*flags, "--config.mesh.fsdp=4"], JAX_NUM_CPU_DEVICES="8")
+    wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(records(workdir)) >= 12, process)
+    process.send_signal(signal.SIGTERM)
+    finish(process, code=143)
+    finish(start(flags))
+    np.testing.assert_allclose(losses(workdir)[:20], losses(whole)[:20], rtol=1e-4)
+
+
+def test_two_processes_equal_one(whole, tmp_path):
+    """And both stop at the same step when one of them is told to, and go on to the same end."""
+    workdir = tmp_path / "run"
+
+    def launch():
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        each = [f"--coordinator_address={address}", "--num_processes=2"]
+        return [start([*flags_of(workdir), *each, f"--process_id={number}"]) for number in range(2)]
+
+    processes = launch()
+    wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(records(workdir)) >= 3, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    for process in processes:
+        finish(process, code=143)
+    step = saved_steps(workdir)[-1]
+    processes = launch()
+    outputs = [finish(process) for process in processes]
+    assert f"resuming after step {step}" in outputs[0][1]
+    assert outputs[0][0].splitlines()[-1].startswith("done:")
+    assert "done:" not in outputs[1][0] and "step" not in outputs[1][1], "one process speaks for all"
+    np.testing.assert_allclose(losses(workdir)[:20], losses(whole)[:20], rtol=1e-4)
+    assert [record["step"] for record in records(workdir)] == list(range(1, STEPS + 1))
+
+
+def test_worker_processes_change_nothing(whole, tmp_path):
+    """Also that the command, unlike the tests, has to get absl's flags parsed by itself."""
+    finish(start(flags_of(tmp_path / "run", data__workers="2", steps=str(STEPS))))
+    assert_same_end(tmp_path / "run", whole, STEPS)
+
+
+def test_a_run_that_diverges_stops_and_says_so(tmp_path):
+    workdir = tmp_path / "run"
+    overrides = {"optimizer__learning_rate": "1e30", "optimizer__clip_norm": "0.0", "max_skipped_in_a_row": "3"}
+    _, err = finish(start(flags_of(workdir, ema_decay="0.0", **overrides)), code=2)
+    last = err.splitlines()[-1]
+    assert last.startswith("error: the gradient was not finite in 3 updates in a row") and "clip_norm" in last
+    step = saved_steps(workdir)[-1]
+    params = ocp.load_checkpointables(str(workdir / "checkpoints" / str(step)), {"params": None})["params"]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_a_full_disk_keeps_what_was_saved(tmp_path):
+    """A file system of nine megabytes: room for a few checkpoints of this model, no more."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system: {mounted.stderr.decode().strip()}")
+    try:
+        flags = flags_of(small / "run", checkpoint__keep="20")
+        _, err = finish(start(flags), code=2)
+        assert err.splitlines()[-1].startswith("error: ") and "no space left" in err.splitlines()[-1].lower()
+        assert "Traceback" not in err
+        whole_steps = saved_steps(small / "run")
+        assert whole_steps
+        (small / "run" / "checkpoints" / str(whole_steps[-1]) / "params").stat()
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)

@@ -1,0 +1,156 @@
+"""What is refused before the first step, and how it is told."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pvt_jax.data.formats import ClassificationRecord, open_source
+from pvt_jax.data.images import decode, decode_pil
+from pvt_jax.errors import UserError
+from pvt_jax.tasks.classification.checks import validate_classification
+
+
+def png(grey: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (grey,) * 3).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+GOOD = png()
+CORRUPT = b"no image"
+
+
+class Source:
+    """A source in memory; ``known`` says whether it knows its labels without reading records."""
+
+    def __init__(self, labels, *, classes="abc", images: list | None = None, known=True):
+        self._labels = np.asarray(labels, np.int64)
+        self._images = images or [GOOD] * len(labels)
+        self.labels = self._labels if known else None
+        self.class_names = tuple(classes)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> ClassificationRecord:
+        return {"image": self._images[index], "label": int(self._labels[index])}
+
+    def name(self, index: int) -> str:
+        return f"memory record {index}"
+
+    def __str__(self):
+        return "memory"
+
+
+FINE = Source([0, 1, 2, 0])
+
+
+def message(train=FINE, evaluation=FINE, num_classes=3, **arguments) -> str:
+    with pytest.raises(UserError) as caught:
+        validate_classification(train, evaluation, num_classes, **{"decode": decode, **arguments})
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("decoder", [decode, decode_pil])
+def test_summary(decoder):
+    train = Source([0, 1] * 1500)
+    assert (
+        validate_classification(train, FINE, 3, decode=decoder)
+        == "3,000 training and 4 evaluation images of 3 classes, from memory"
+    )
+
+
+def test_summary_of_digits():
+    train, held_out = open_source("digits", split="train"), open_source("digits", split="eval")
+    assert (
+        validate_classification(train, held_out, 10, decode=decode)
+        == "1,438 training and 359 evaluation images of 10 classes, from scikit-learn's digits"
+    )
+
+
+def test_number_of_classes():
+    line = message(num_classes=10)
+    assert line == "the data set has 3 classes but model.num_classes is 10: set --config.model.num_classes=3"
+    one = Source([0], classes="a")
+    assert "has 1 class but" in message(one, one, 10)
+
+
+def test_empty_halves():
+    assert "the training data has no images" in message(Source([]))
+    assert "the evaluation data has no images" in message(evaluation=Source([]))
+
+
+def test_different_classes():
+    line = message(evaluation=Source([0], classes="abd"))
+    assert "only the training data has c; only the evaluation data has d" in line
+    assert "another order" in message(evaluation=Source([0], classes="acb"))
+    assert "e and 15 more" in message(Source([0], classes="abcdefghijklmnopqrst"), Source([0], classes="u"))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_label_outside(known):
+    line = message(evaluation=Source([0, 2, 7, 1], known=known))
+    assert "label 7 of memory record 2 is outside 0…2" in line
+    assert "the evaluation labels run from 0 to 7 and 1 of 4 are outside" in line
+    assert "1-based" not in line
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_labels_that_look_1_based(known):
+    line = message(Source([1, 2, 3], known=known))
+    assert "label 3 of memory record 2" in line and "they look 1-based: subtract 1" in line
+
+
+def test_unlabelled_split():
+    line = message(evaluation=Source([-1, -1], known=False))
+    assert "label -1 of memory record 0" in line and "choose a split with labels" in line
+
+
+@given(st.lists(st.integers(-3, 6), min_size=1, max_size=20))
+def test_every_label_outside_is_found(labels):
+    if all(0 <= label < 3 for label in labels):
+        validate_classification(Source(labels), FINE, 3, decode=decode)
+    else:
+        first = next(i for i, label in enumerate(labels) if not 0 <= label < 3)
+        assert f"label {labels[first]} of memory record {first} is outside" in message(Source(labels))
+
+
+def test_some_images_corrupt():
+    train = Source([0, 1, 2], images=[GOOD, CORRUPT, GOOD])
+    line = message(train)
+    assert "1 of 3 training images tried cannot be decoded" in line and "memory record 1" in line
+    assert "on_corrupt" in line
+    assert validate_classification(train, FINE, 3, decode=decode, on_corrupt="skip").startswith("3 training")
+
+
+@pytest.mark.parametrize("on_corrupt", ["error", "skip"])
+def test_all_images_corrupt(on_corrupt):
+    line = message(evaluation=Source([0, 1], images=[CORRUPT, b""]), on_corrupt=on_corrupt)
+    assert "none of the 2 evaluation images tried can be decoded" in line and "memory record 0" in line
+
+
+def test_probes_are_spread_and_few():
+    asked = []
+
+    def note(data, name):
+        asked.append(name)
+
+    validate_classification(Source([0] * 1001), FINE, 3, probes=5, decode=note)
+    assert asked[:5] == [f"memory record {index}" for index in (0, 250, 500, 750, 1000)]
+    assert len(asked) == 5 + 4
+
+
+def test_arrays_are_checked_not_decoded():
+    good, grey, floats = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3))
+    validate_classification(Source([0], images=[good]), FINE, 3, decode=decode)
+    assert "memory record 0 is uint8 [4, 4]" in message(Source([0], images=[grey]))
+    assert "float64 [4, 4, 3]" in message(Source([0], images=[floats]))
+
+
+def test_unknown_on_corrupt():
+    assert "'error' or 'skip'" in message(on_corrupt="ignore")
