@@ -196,7 +196,7 @@ ONE = "must be a whole number above 0, but is"
             (
                 name,
                 {"spp_levels": (1, 0)},
-                "model.spp_levels must be whole numbers above 0, as (1, 2, 4), but is (1, 0)",
+                "model.spp_levels must be whole numbers above 0, e.g. (1, 2, 4), but is (1, 0)",
             )
             for name in TOYS
         ),

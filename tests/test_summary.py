@@ -197,7 +197,7 @@ def test_sizes_that_the_model_refuses(capsys):
     line = refused(capsys, "pvt_tiny", "--image_size", "64", "31")
     assert "an image of 64×31 is too small" in line and "at least 32" in line
     line = refused(capsys, "resnet18", "--image_size", "32", "--batch_size", "1")
-    assert "batch norm cannot train on one value a channel" in line
+    assert "batch norm cannot train on one value per channel" in line
 
 
 def test_a_bad_flag_is_answered_before_jax_is_imported():

@@ -1,4 +1,4 @@
-"""The linear classifier on what a backbone knows of the whole image."""
+"""The linear classifier on a backbone's class token or pooled last feature map."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from pvt_jax.nn.pyramid_pooling import spatial_pyramid_pooling
 
 
 class ClassificationHead(nn.Module):
-    """Class scores [b, num_classes], float32 whatever the backbone's dtype, from its last map [b, h, w, c].
+    """Logits [b, num_classes], float32 whatever the backbone's dtype, from its last feature map [b, h, w, c].
 
-    One linear map of the class token, or of the mean over the map where the backbone has no such token, or, with
-    ``spp_levels`` such as (1, 2, 4), of the maxima over that pyramid of cells (spatial pyramid pooling).
+    A linear layer on the class token, or on global average pooling for a backbone without one, or, with ``spp_levels``
+    such as (1, 2, 4), on spatial pyramid max pooling.
     """
 
     num_classes: int
@@ -27,7 +27,7 @@ class ClassificationHead(nn.Module):
             raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
         levels = list(self.spp_levels) if isinstance(self.spp_levels, Sequence) else [None]
         if not all(isinstance(level, int) and level > 0 for level in levels):
-            raise UserError(f"model.spp_levels must be whole numbers above 0, as (1, 2, 4), but is {self.spp_levels}")
+            raise UserError(f"model.spp_levels must be whole numbers above 0, e.g. (1, 2, 4), but is {self.spp_levels}")
         if levels:
             feature = spatial_pyramid_pooling(maps, self.spp_levels)
         else:

@@ -1,6 +1,6 @@
 """Feature pyramid network, "Feature Pyramid Networks for Object Detection" (arXiv 1612.03144, section 3).
 
-In the form of mmdetection, which the PVT papers use: no activations, and extra levels by task.
+This is mmdetection's form, which the PVT papers use: no activations, and extra levels that depend on the detector.
 """
 
 from typing import Literal
@@ -18,17 +18,17 @@ xavier_uniform = nn.initializers.xavier_uniform()
 
 
 class FeaturePyramid(nn.Module):
-    """Maps ``c2`` … ``c5`` of a backbone → ``p2`` … ``p5`` of ``channels`` each, of the same sizes.
+    """A backbone's ``c2`` … ``c5`` → ``p2`` … ``p5`` of ``channels`` each, at the same resolutions.
 
-    Each map goes through a linear map of its own, then from coarse to fine each is enlarged and added to the next; a
-    3×3 convolution smooths the sums.
+    Each map goes through a lateral 1×1 convolution, the top-down path adds the upsampled coarser level, and a 3×3
+    convolution smooths each sum.
 
     Attributes:
-      channels: of every map that it gives.
+      channels: of every output.
       first_level: the finest level, 2 or 3; finer maps of the backbone are not used.
-      extra_levels: coarser maps beyond p5, each of half the size: "max_pool" gives ``p6``, every other position of p5
-        (Mask R-CNN); "convolution" ``p6``, of c5, and ``p7``, of p6, by 3×3 convolutions (RetinaNet).
-      dtype: type of the computation and of the maps; parameters stay float32.
+      extra_levels: coarser levels beyond p5, each of half the size. "max_pool": ``p6`` is p5 subsampled by 2 (Mask
+        R-CNN). "convolution": 3×3 convolutions give ``p6`` from c5 and ``p7`` from p6 (RetinaNet).
+      dtype: of the computation and the outputs; parameters stay float32.
     """
 
     channels: int = 256
@@ -40,7 +40,7 @@ class FeaturePyramid(nn.Module):
     def __call__(
         self, maps: dict[str, Float[Array, "b _h _w _c"]], sizes: Int[Array, "b 2"] | None = None
     ) -> dict[str, Float[Array, "b _h _w _d"]]:
-        """The pyramid; ``sizes`` are those of ``Backbone.features``, and the maps are 0 beyond them, as theirs are."""
+        """The pyramid. With ``sizes``, as in ``Backbone.features``, outputs are 0 in the padding."""
         _check_channels(self.channels)
         levels = range(self.first_level, 6)
         sums: dict[int, Array] = {}
@@ -59,14 +59,14 @@ class FeaturePyramid(nn.Module):
 
 
 class SingleMap(nn.Module):
-    """One map of a backbone → one of ``channels``, the way of ViT-FRCNN (arXiv 2012.09958, section 3).
+    """One feature map of a backbone → one of ``channels``, as in ViT-FRCNN (arXiv 2012.09958, section 3).
 
-    A ViT has one resolution, and its detector looks at that alone: a linear map, then a 3×3 convolution.
+    A ViT has a single resolution, so its detector has a single level: a 1×1 convolution, then a 3×3 one.
 
     Attributes:
-      channels: of the map that it gives.
-      level: which map; 4 is at stride 16, a ViT's own with patches of 16.
-      dtype: type of the computation and of the map; parameters stay float32.
+      channels: of the output.
+      level: which map to use; 4 has stride 16, the stride of a ViT with patch size 16.
+      dtype: of the computation and the output; parameters stay float32.
     """
 
     channels: int = 256
@@ -77,7 +77,7 @@ class SingleMap(nn.Module):
     def __call__(
         self, maps: dict[str, Float[Array, "b _h _w _c"]], sizes: Int[Array, "b 2"] | None = None
     ) -> dict[str, Float[Array, "b _h _w _d"]]:
-        """The map by its name, as ``p4``; ``sizes`` are those of ``Backbone.features``."""
+        """The output under its name, such as ``p4``; ``sizes`` as in ``Backbone.features``."""
         _check_channels(self.channels)
         x = _lateral(maps[f"c{self.level}"], self.level, self.channels, self.dtype)
         return {f"p{self.level}": _output(x, self.level, self.channels, self.dtype, sizes)}
@@ -99,7 +99,7 @@ def _output(
     convolution = nn.Conv(
         channels, (3, 3), stride, padding=1, dtype=dtype, kernel_init=xavier_uniform, name=f"output_p{level}"
     )
-    # A convolution must find zeros beyond an image's end, where the biases have left other values.
+    # The convolution must see zero padding at the image's border, where biases have left other values.
     x = zero_outside(x, _at(level - 1 if stride == 2 else level, sizes))
     return zero_outside(convolution(x), _at(level, sizes))
 
@@ -110,16 +110,16 @@ def _check_channels(channels: int) -> None:
 
 
 def _at(level: int, sizes: Int[Array, "b 2"] | None) -> Int[Array, "b 2"] | None:
-    """Sizes of the maps of a level. A stride of 2 beyond c5 rounds odd sides up."""
+    """Valid sizes at a level; the strided convolutions beyond c5 round odd sides up."""
     return None if sizes is None else -(-sizes // 2**level)
 
 
 def enlarged(maps: Float[Array, "b h w c"], target: tuple[int, ...]) -> Float[Array, "b h2 w2 c"]:
-    """``maps`` resampled to ``target`` (rows, columns) by the nearest position, as PyTorch's ``interpolate`` does."""
+    """``maps`` upsampled to ``target`` (rows, columns) by nearest neighbour, as PyTorch's ``interpolate`` does."""
     for axis, side in enumerate(target, start=1):
         source = maps.shape[axis]
         if side == 2 * source:
-            # The gradient of a repetition is a sum, that of a gather a scatter.
+            # The gradient of repeat is a sum; that of a gather is a scatter, which is slower.
             maps = jnp.repeat(maps, 2, axis)
         elif side != source:
             maps = jnp.take(maps, np.arange(side) * source // side, axis, mode="clip")

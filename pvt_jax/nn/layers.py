@@ -1,7 +1,7 @@
 """Layers that the transformers share; each follows one equation of the PVT papers (arXiv 2102.12122, 2106.13797).
 
-Names of dimensions in shapes: b batch, h and w rows and columns of a map, n query tokens, m key tokens, c channels.
-Every layer stores float32 parameters and computes in ``dtype``; softmax and normalisation statistics are float32.
+Shapes: b batch, h and w rows and columns of a feature map, n query tokens, m key tokens, c channels.
+Parameters are float32 and layers compute in ``dtype``; softmax and normalisation statistics are float32.
 """
 
 import math
@@ -21,7 +21,7 @@ from pvt_jax.ops.depthwise import depthwise_conv3x3
 from pvt_jax.ops.pooling import adaptive_average_pool
 from pvt_jax.ops.resize import resize_grid, resize_padded
 
-# The references call truncated normals with bounds of ±2 absolute, 100 standard deviations away: no truncation.
+# The references truncate at ±2 in absolute terms, 100 standard deviations away, so nothing is truncated.
 normal_002 = nn.initializers.normal(0.02)
 
 
@@ -41,23 +41,23 @@ def normal_fan_out(fan_out: int) -> Callable:
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Exact GELU. Written with erf: ``jax.nn.gelu(approximate=False)`` goes through erfc, which is far slower."""
+    """Exact GELU by erf: ``jax.nn.gelu(approximate=False)`` uses erfc, which is far slower."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 def matmul(x: Float[Array, "*rows c"], kernel: Float[Array, "c d"]) -> Float[Array, "*rows d"]:
-    """``x @ kernel`` over the last axis, with all others as one: a tenth of a train step faster on CPU."""
+    """``x @ kernel`` with all leading axes flattened, which makes a training step a tenth faster on CPU."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def stochastic_depth_scales(
     key: PRNGKeyArray, max_rate: float, depth: int, batch: int
 ) -> Float[Array, "depth 2 batch"]:
-    """Multipliers of every residual branch of a network: 0 where a sample drops it, 1 / keep elsewhere.
+    """Factors for every residual branch of a network: 0 where a sample drops the branch, else 1 / (keep probability).
 
-    Rates grow linearly from 0 at the first block to ``max_rate`` at the last ("Deep Networks with Stochastic Depth",
-    arXiv 1603.09382); the attention and the feed-forward branch of a block draw separately. Drawn for the whole
-    network at once, so that the draw does not depend on how the blocks are run (one by one, scanned, recomputed).
+    Drop rates grow linearly from 0 at the first block to ``max_rate`` at the last ("Deep Networks with Stochastic
+    Depth", arXiv 1603.09382); a block's attention and feed-forward branches draw independently. All draws are made at
+    once, so they do not depend on how blocks are run (unrolled, scanned, rematerialised).
     """
     keep = 1.0 - jnp.linspace(0.0, max_rate, depth)[:, None, None]
     return jax.random.bernoulli(key, keep, (depth, 2, batch)) / keep
@@ -70,10 +70,10 @@ def resize_position_embedding(
     method: Literal["bilinear", "bicubic"] = "bilinear",
     sizes: Int[Array, "b 2"] | None = None,
 ) -> Float[Array, "_b m c"]:
-    """Position embeddings of a ``source`` grid (rows, columns), resampled to a ``target`` grid.
+    """Position embeddings of a ``source`` grid (rows, columns), interpolated to a ``target`` grid.
 
-    As the references: half-pixel centres, no antialiasing; bilinear in PVT, bicubic in ViT. One for all samples, or,
-    with ``sizes``, for each sample those of the part of the target that is image.
+    As in the references: half-pixel centres, no antialiasing; bilinear in PVT, bicubic in ViT. With ``sizes`` each
+    sample's table is interpolated to its own valid region; without, one table serves all samples.
     """
     grid = table.reshape(1, *source, table.shape[-1])
     if sizes is None:
@@ -85,10 +85,10 @@ def resize_position_embedding(
 
 
 class Dense(nn.Module):
-    """activation(x W + b) with W from N(0, 0.02) and b = 0: the parameters of ``nn.Dense``.
+    """activation(x W + b), with the parameters of ``nn.Dense``; W starts from N(0, 0.02²), b from 0.
 
-    The backward pass computes bias and activation again from the matmul's result, in place of storing what the
-    activation's gradient needs: less memory, and faster on CPU.
+    The backward pass recomputes bias and activation from the matmul's output instead of storing the activation's
+    residuals: less memory, and faster on CPU.
     """
 
     dim: int
@@ -107,17 +107,17 @@ class Dense(nn.Module):
 
 
 class PatchProjection(nn.Module):
-    """Linear map of non-overlapping square patches: a convolution whose kernel equals its stride, without padding.
+    """Projection of non-overlapping square patches: a convolution whose kernel equals its stride, without padding.
 
     [b, h, w, c] → [b, h // patch, w // patch, dim]; rows and columns beyond the last whole patch are dropped, as in
-    the reference. The kernel is stored as a convolution's, [patch, patch, c, dim]; reshape + matmul computes it,
-    which is faster than the convolution on CPU and the same arithmetic.
+    the reference. The kernel has a convolution's shape, [patch, patch, c, dim]; reshape + matmul is the same
+    arithmetic and faster on CPU.
     """
 
     dim: int
     patch: int
     dtype: DTypeLike = jnp.float32
-    # PVT v1 and ViT keep PyTorch's default for weight and bias; PVT v2 does not.
+    # PVT v1 and ViT keep PyTorch's default initialisation; PVT v2 does not.
     fan_out_init: bool = False
 
     @nn.compact
@@ -136,10 +136,10 @@ class PatchProjection(nn.Module):
 
 
 class OverlappingPatchProjection(nn.Module):
-    """Linear map of overlapping patches: a convolution with zero padding of half its kernel (PVT v2, section 3.2).
+    """Overlapping patch embedding: a convolution with zero padding of half its kernel (PVT v2, section 3.2).
 
-    [b, h, w, c] → [b, ⌈h / stride⌉, ⌈w / stride⌉, dim] for the odd kernels above the stride that PVT v2 uses.
-    ``sizes`` of the input: see ``padding.py``.
+    [b, h, w, c] → [b, ⌈h / stride⌉, ⌈w / stride⌉, dim] for PVT v2's odd kernels larger than the stride. ``sizes``
+    are the input's: see ``padding.py``.
     """
 
     dim: int
@@ -162,7 +162,7 @@ class OverlappingPatchProjection(nn.Module):
 
 
 class DepthwiseConvolution(nn.Module):
-    """activation(depthwise 3×3 convolution of x + bias), zero padding 1: PVT v2's position information.
+    """activation(depthwise 3×3 convolution + bias), zero padding 1: PVT v2's source of position information.
 
     ``sizes``: see ``padding.py``.
     """
@@ -182,10 +182,10 @@ class DepthwiseConvolution(nn.Module):
 
 @struct.dataclass
 class AttentionMap:
-    """Attention weights of one block, [b, heads, n queries, m keys], each row summing to 1; float32.
+    """Attention weights of one block, [b, heads, n queries, m keys], float32; each row sums to 1.
 
-    Queries and keys are the positions of ``query_grid`` and ``key_grid`` (rows, columns), row by row, after
-    ``extra_tokens`` class tokens that come first among the queries; among the keys too where both grids are equal.
+    Queries and keys are the positions of ``query_grid`` and ``key_grid`` (rows, columns) in row-major order.
+    ``extra_tokens`` class tokens precede the queries, and the keys too where both grids are equal.
     """
 
     weights: Float[Array, "b h n m"]
@@ -195,16 +195,16 @@ class AttentionMap:
 
 
 class SpatialReductionAttention(nn.Module):
-    """Multi-head attention whose keys and values come from a map reduced by ``sr_ratio`` (paper, section 3.3).
+    """Multi-head attention with keys and values from a feature map reduced by ``sr_ratio`` (PVT v1, section 3.3).
 
     SRA(x) = Concat(head_0 … head_N) W_O, head_j = Attention(Q W_Q, SR(K) W_K, SR(V) W_V),
-    SR(x) = Norm(Reshape(x, sr_ratio) W_S). The cost falls by sr_ratio². With ratio 1 this is ordinary self-attention
-    and ``x`` may hold a class token before the map's tokens.
+    SR(x) = Norm(Reshape(x, sr_ratio) W_S). The cost falls by sr_ratio². Ratio 1 is ordinary self-attention, and then
+    ``x`` may hold a class token before the map's tokens.
 
-    With ``pooled_side`` it is the linear SRA of PVT v2 (section 3.1): the map is averaged to that side whatever its
-    size, SR(x) = GELU(Norm(AveragePool(x) W_S)), and the cost grows linearly with the image's area.
+    ``pooled_side`` makes it PVT v2's linear SRA (section 3.1): average pooling to a fixed side,
+    SR(x) = GELU(Norm(AveragePool(x) W_S)), so that the cost is linear in the image's area.
 
-    With ``sizes`` (see ``padding.py``) no query attends to padding.
+    With ``sizes`` (see ``padding.py``) padding is masked: no query attends to it.
     """
 
     dim: int
@@ -226,15 +226,15 @@ class SpatialReductionAttention(nn.Module):
 
         query = heads(Dense(self.dim, self.dtype, name="q")(x) * head_dim**-0.5)
         source, key_grid = self._reduced(x, grid, sizes)
-        # One matrix gives keys and values; the reference's output order is all keys, then all values.
+        # One fused projection, in the reference's order: all keys, then all values.
         key, value = map(heads, jnp.split(Dense(2 * self.dim, self.dtype, name="kv")(source), 2, axis=-1))
 
-        # Softmax, its division left until after the sum over values: n × d quotients instead of n × m.
+        # Softmax that divides after the sum over values: n × d divisions instead of n × m.
         with jax.named_scope("attention"):
             logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
             if sizes is not None and not self.pooled_side:
                 valid = inside(sizes // self.sr_ratio, key_grid).reshape(b, key_grid[0] * key_grid[1])
-                # A class token comes first, and is always there.
+                # A class token comes first and is never masked.
                 valid = jnp.pad(valid, ((0, 0), (source.shape[1] - valid.shape[1], 0)), constant_values=True)
                 logits = jnp.where(valid[:, None, None], logits, jnp.finfo(logits.dtype).min)
             weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
@@ -248,7 +248,7 @@ class SpatialReductionAttention(nn.Module):
     def _reduced(
         self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None
     ) -> tuple[Float[Array, "b m c"], tuple[int, int]]:
-        """What keys and values are computed from, and the rows and columns of its map."""
+        """The tokens that keys and values are computed from, and their grid (rows, columns)."""
         pooled, ratio = self.pooled_side, 1 if self.pooled_side else self.sr_ratio
         if not pooled and ratio == 1:
             return x, grid
@@ -262,10 +262,10 @@ class SpatialReductionAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a GELU between: the position-wise network of a transformer block.
+    """Two linear layers with a GELU between: the position-wise feed-forward network of a transformer block.
 
-    ``depthwise`` puts a 3×3 depthwise convolution before the GELU (PVT v2, section 3.3); ``rectified`` a ReLU before
-    that (its variants with linear SRA). ``sizes``: see ``padding.py``.
+    ``depthwise`` adds a 3×3 depthwise convolution before the GELU (PVT v2, section 3.3), and ``rectified`` a ReLU
+    before that convolution (PVT v2's linear SRA variants). ``sizes``: see ``padding.py``.
     """
 
     dim: int

@@ -8,24 +8,23 @@ from jaxtyping import Array, Float
 
 from pvt_jax.errors import UserError
 
-# PyTorch's defaults, which every reference keeps. Its momentum is the weight of the new value, Flax's of the old.
+# PyTorch's defaults, which every reference keeps. Its momentum weighs the new value, Flax's the old one.
 MOMENTUM = 0.1
 EPSILON = 1e-5
 
 
 class BatchNorm(nn.Module):
-    """(x - mean) / √(var + ε) · scale + bias by channel, in training and evaluation as PyTorch's ``BatchNorm2d``.
+    """(x - mean) / √(var + ε) · scale + bias per channel, in training and evaluation as PyTorch's ``BatchNorm2d``.
 
-    Training normalises with the mean and the biased variance of the batch, and moves the running mean and the running
-    *unbiased* variance a tenth of the way to them; Flax's own layer takes the biased one there too. Both are float32
-    whatever ``dtype``, the type of the result.
+    Training normalises with the batch's mean and biased variance, and moves the running mean and the running
+    *unbiased* variance a tenth of the way towards the batch's; Flax's own layer keeps the biased one. Statistics are
+    float32; ``dtype`` is that of the result.
 
-    The batch is all that ``x`` holds. Under ``jit`` that is the global batch (with gradient accumulation one part of
-    it), however it is sharded over devices: the statistics are synchronised (SyncBN) by construction, and do not depend
-    on the number of devices.
+    Under ``jit``, ``x`` is the global batch (with gradient accumulation, one microbatch) however it is sharded, so
+    statistics are synchronised (SyncBN) by construction and do not depend on the number of devices.
 
-    Variables: params ``scale`` and ``bias`` [c]; batch_stats ``mean`` and ``var`` [c], and ``count``, an int32 scalar:
-    the updates so far (PyTorch's ``num_batches_tracked``).
+    Variables: params ``scale`` and ``bias`` [c]; batch_stats ``mean`` and ``var`` [c], and ``count``, the int32 number
+    of updates (PyTorch's ``num_batches_tracked``).
     """
 
     dtype: DTypeLike = jnp.float32
@@ -34,10 +33,10 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Float[Array, "*rows c"], use_running_average: bool) -> Float[Array, "*rows c"]:
         """Normalised ``x``, in ``dtype``.
 
-        With ``use_running_average`` nothing changes; without it ``apply`` needs ``mutable=["batch_stats"]``.
+        Without ``use_running_average`` the statistics are updated: ``apply`` needs ``mutable=["batch_stats"]``.
 
         Raises:
-          UserError: batch_stats must change and cannot, or a channel has a single value, which has no variance.
+          UserError: batch_stats are not mutable in training, or a channel has a single value, hence no variance.
         """
         dim = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (dim,))
@@ -50,8 +49,8 @@ class BatchNorm(nn.Module):
         if use_running_average:
             centred, var = x - running_mean.value, running_var.value
         else:
-            # Two passes: squares of what is far from 0 would cancel. What rounding leaves of the mean after the first
-            # is removed by the second, through which alone gradients go: a pass over the map less than through both.
+            # Two passes, as E[x²] - mean² would cancel far from 0. The second removes what rounding left of the mean,
+            # and gradients flow through it alone, which saves a pass over the map.
             axes = tuple(range(x.ndim - 1))
             rough_mean = jax.lax.stop_gradient(x.mean(axes))
             centred = x - rough_mean
@@ -67,13 +66,13 @@ class BatchNorm(nn.Module):
 
     def _values_of_a_channel(self, shape: tuple[int, ...]) -> int:
         if not self.is_mutable_collection("batch_stats"):
-            raise UserError('training changes the batch statistics: call apply with mutable=["batch_stats"]')
+            raise UserError('training updates the batch norm statistics: call apply with mutable=["batch_stats"]')
         values = 1
         for size in shape[:-1]:
             values *= size
         if values < 2:
             raise UserError(
-                f"batch norm cannot train on one value a channel, a map of {'×'.join(map(str, shape))}: give larger "
-                "batches or images"
+                f"batch norm cannot train on one value per channel, a feature map of {'×'.join(map(str, shape))}: use "
+                "larger batches or images"
             )
         return values

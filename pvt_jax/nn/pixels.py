@@ -1,4 +1,4 @@
-"""What the heads that give every pixel class scores have in common."""
+"""What the semantic segmentation heads share."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,9 +11,9 @@ from pvt_jax.ops.resize import resize_grid, resize_padded
 
 
 class PixelClassifier(nn.Module):
-    """Dropout, then a linear map of each position: class scores [b, h, w, num_classes], float32 whatever ``dtype``.
+    """Dropout, then a 1×1 convolution: logits [b, h, w, num_classes], float32 whatever ``dtype``.
 
-    ``whole_channels`` drops a channel of a sample everywhere or nowhere. Weights start from N(0, ``deviation``²).
+    ``whole_channels`` drops whole channels (PyTorch's ``Dropout2d``). Weights start from N(0, ``deviation``²).
     """
 
     num_classes: int
@@ -37,13 +37,13 @@ class PixelClassifier(nn.Module):
 
 
 def check_channels(channels: int) -> None:
-    """Raise UserError for a head's number of channels that is none."""
+    """Raise UserError unless ``channels``, a head's width, is a positive integer."""
     if not isinstance(channels, int) or channels < 1:
         raise UserError(f"head.channels must be a whole number above 0, but is {channels}")
 
 
 def grid_of(maps: Float[Array, "b h w c"]) -> tuple[int, int]:
-    """Rows and columns."""
+    """Rows and columns of feature maps."""
     return maps.shape[1], maps.shape[2]
 
 
@@ -54,9 +54,10 @@ def resampled(
     level: int,
     target_level: int,
 ) -> Float[Array, "b h2 w2 c"]:
-    """Bilinear, to ``target`` (rows, columns); of padded images of these ``sizes`` each one's true part to its own.
+    """``maps`` resized bilinearly to ``target`` (rows, columns).
 
-    With ``sizes`` the maps have strides 2^``level`` and 2^``target_level``, and the result is 0 beyond the true parts.
+    With ``sizes`` (see ``padding.py``) each image's valid region, at stride 2^``level``, is resized to its valid region
+    at stride 2^``target_level``; the rest is 0.
     """
     if sizes is None:
         return resize_grid(maps, target)

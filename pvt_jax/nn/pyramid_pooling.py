@@ -2,8 +2,8 @@
 
 Pooling is that of "Spatial Pyramid Pooling in Deep Convolutional Networks" (arXiv 1406.4729, section 2.2). Matching is
 "Beyond Bags of Features: Spatial Pyramid Matching" (Lazebnik, Schmid and Ponce, CVPR 2006, section 3): ``visual_words``
-of many features, ``word_histograms`` of every image, ``pyramid_match_kernel`` between images. Levels are sides of
-grids: (1, 2, 4) is the whole map, its quarters and its sixteenths. All functions can be jitted and have static shapes.
+from many features, ``word_histograms`` of each image, ``pyramid_match_kernel`` between images. Levels are grid sides:
+(1, 2, 4) is the whole map, its quarters and its sixteenths. All functions can be jitted and have static shapes.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from pvt_jax.errors import UserError
 
-# Numbers that ``pyramid_match_kernel`` compares at a time.
+# Elements that ``pyramid_match_kernel`` compares at a time.
 _BLOCK_SIZE = 2**24
 
 
 def spatial_pyramid_pooling(
     maps: Float[Array, "b h w c"], levels: Sequence[int], reduce: Literal["max", "mean"] = "max"
 ) -> Float[Array, "b d"]:
-    """Maximum or mean over the cells of grids of ``levels`` × ``levels``: a vector whatever the size of the map.
+    """Maximum or mean over the cells of l × l grids, l in ``levels``: a vector of fixed length for maps of any size.
 
-    Cell i spans floor(i h / l) to ceil((i + 1) h / l), so cells may overlap, and none is empty where the map has fewer
-    positions than the grid; as PyTorch's adaptive pooling. The order is level, row, column, channel, and the length
+    As in PyTorch's adaptive pooling, cell i spans floor(i h / l) to ceil((i + 1) h / l): cells may overlap, and none
+    is empty even where the map is smaller than the grid. The order is level, row, column, channel; the length
     c · Σ l².
 
     Raises:
@@ -43,10 +43,10 @@ def spatial_pyramid_pooling(
 def visual_words(
     features: Float[Array, "n c"], num_words: int, key: PRNGKeyArray, iterations: int = 20
 ) -> Float[Array, "k c"]:
-    """The dictionary of ``num_words`` typical features, float32: k-means, seeded as k-means++ (Arthur, Vassilvitskii).
+    """The dictionary of ``num_words`` visual words, float32: k-means, seeded by k-means++ (Arthur, Vassilvitskii).
 
-    ``features`` are a sample of all images' local features. A word nearest to none moves to the feature that is
-    farthest from its own word. The same key gives the same words. Takes n · k numbers of memory.
+    ``features`` are sampled from the local features of all images. A word of an empty cluster moves to the feature
+    farthest from its word. The same key gives the same words. Memory is O(n · k).
 
     Raises:
       UserError: there are fewer features than words.
@@ -58,7 +58,7 @@ def visual_words(
 
     def update(_: Any, words: Float[Array, "k c"]) -> Float[Array, "k c"]:
         nearest = _nearest_word(features, words)
-        # Sums by matmul: adding at indices has no fixed order on every device, and rounding would depend on it.
+        # Sums by matmul: a scatter-add has no fixed order on some devices, and rounding would depend on it.
         member = jax.nn.one_hot(nearest, num_words, axis=0)
         sizes = member.sum(1)
         means = jnp.matmul(member, features, precision="highest") / jnp.maximum(sizes, 1.0)[:, None]
@@ -73,12 +73,12 @@ def visual_words(
 def word_histograms(
     maps: Float[Array, "b h w c"], words: Float[Array, "k c"], levels: Sequence[int] = (1, 2, 4)
 ) -> Float[Array, "b d"]:
-    """How often each visual word occurs in each cell of the pyramid, weighted by level: float32, d = k · Σ l².
+    """Histograms of visual words in each cell of the pyramid, weighted by level: float32, d = k · Σ l².
 
     Each position counts for its nearest word, in one cell of each level: cell i spans floor(i h / l) to
-    floor((i + 1) h / l). Counts are shares of the h · w positions. Of levels 0 … L, in the order given and meant to
-    double, level 0 weighs 1 / 2^L and level l 1 / 2^(L - l + 1) (equation 3 of the paper), 1 in all. The order is
-    level, row, column, word.
+    floor((i + 1) h / l). Counts are fractions of the h · w positions. ``levels`` should double; level 0 weighs
+    1 / 2^L and level l of 1 … L weighs 1 / 2^(L - l + 1) (equation 3 of the paper), so the weights sum to 1. The
+    order is level, row, column, word.
 
     Raises:
       UserError: there are no levels, or one is not above 0.
@@ -96,7 +96,7 @@ def word_histograms(
 
 
 def pyramid_match_kernel(a: Float[Array, "m d"], b: Float[Array, "n d"]) -> Float[Array, "m n"]:
-    """Similarity of images by their ``word_histograms``: Σ min(a_i, b_j), the intersection; 1 for an image and itself.
+    """Histogram intersection Σ min(a_i, b_j) of images' ``word_histograms``; 1 for an image and itself.
 
     Rows of ``a`` are taken in blocks, so that memory does not grow with m · n · d.
     """
@@ -110,7 +110,7 @@ def _over_cells(
     columns: Sequence[tuple[int, int]],
     reduction: Callable[..., Array],
 ) -> Float[Array, "b d"]:
-    """``reduction`` of every cell, whose rows and columns are spans; first over rows, then over columns."""
+    """``reduction`` of each cell, given the spans of rows and columns; first over rows, then over columns."""
     bands = jnp.stack([reduction(maps[:, start:stop], axis=1) for start, stop in rows], axis=1)
     cells = jnp.stack([reduction(bands[:, :, start:stop], axis=2) for start, stop in columns], axis=2)
     return cells.reshape(maps.shape[0], -1)
@@ -130,8 +130,8 @@ def _check_levels(levels: Sequence[int]) -> None:
 
 
 def _nearest_word(features: Float[Array, "n c"], words: Float[Array, "k c"]) -> Int[Array, "n"]:
-    """Index of the nearest word; of equals, the first."""
-    # |x - w|² less |x|², which all words share. About the centre of the words, so that no large numbers cancel.
+    """Index of the nearest word; the first on ties."""
+    # |x - w|² without |x|², which all words share; relative to the words' centre, so that no large numbers cancel.
     centre = words.mean(0)
     features, words = features - centre, words - centre
     products = jnp.matmul(features, words.T, precision="highest")
@@ -139,7 +139,7 @@ def _nearest_word(features: Float[Array, "n c"], words: Float[Array, "k c"]) -> 
 
 
 def _seeds(features: Float[Array, "n c"], num_words: int, key: PRNGKeyArray) -> Float[Array, "k c"]:
-    """k-means++: the first at random, each other with a chance in proportion to its squared distance to those drawn."""
+    """k-means++: the first at random, each next with probability ∝ its squared distance to the nearest one drawn."""
     first, *_ = keys = jax.random.split(key, num_words)
     start = features[jax.random.randint(first, (), 0, features.shape[0])]
 

@@ -1,4 +1,4 @@
-"""Anchors, as mmdetection's ``AnchorGenerator`` lays them out: location by location, there by ratio, then by scale."""
+"""Anchors in the order of mmdetection's ``AnchorGenerator``: by location, then by ratio, then by scale."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ def octave_scales(base: float | int = 4, per_octave: int = 3) -> tuple[float, ..
 
 
 def base_anchors(stride: int, scales: Sequence[float | int], ratios: Sequence[float | int]) -> Float[np.ndarray, "a 4"]:
-    """The anchors of one location as (x1, y1, x2, y2) around (0, 0), in pixels: by ratio, then by scale. float32.
+    """The anchors of one location: (x1, y1, x2, y2) around (0, 0) in pixels, by ratio, then by scale; float32.
 
-    Each has the area (stride · scale)²; a ratio is height / width.
+    Each has area (stride · scale)²; a ratio is height / width.
     """
     root = np.sqrt(np.asarray(ratios, np.float64))[:, None]
     side = stride * np.asarray(scales, np.float64)
@@ -26,9 +26,9 @@ def base_anchors(stride: int, scales: Sequence[float | int], ratios: Sequence[fl
 def grid_anchors(
     base: Float[np.ndarray, "a 4"], grid: tuple[int, int], stride: int
 ) -> Float[Array, "{grid[0]}*{grid[1]}*a 4"]:
-    """``base`` moved to each location of a map of ``grid`` (rows, columns): row by row, all anchors of a location.
+    """``base`` shifted to each location of a map of ``grid`` (rows, columns), in row-major order.
 
-    Locations are multiples of the stride: the first is the image's corner, not the centre of its first cell.
+    Locations are multiples of the stride: the first is the image's corner, not the centre of the first cell.
     """
     rows, columns = (jnp.arange(count, dtype=jnp.float32) * stride for count in grid)
     y, x = jnp.meshgrid(rows, columns, indexing="ij")
@@ -38,6 +38,6 @@ def grid_anchors(
 def inside_region(
     grid: tuple[int, int], num_anchors: int, stride: int, region: Int[Array, "2"]
 ) -> Bool[Array, "{grid[0]}*{grid[1]}*{num_anchors}"]:
-    """Which anchors of ``grid_anchors`` stand within ``region`` (height, width) pixels: the rest see padding alone."""
+    """Which anchors of ``grid_anchors`` are centred in the valid ``region`` (height, width) of pixels."""
     rows, columns = (jnp.arange(count) * stride < region[axis] for axis, count in enumerate(grid))
     return jnp.repeat((rows[:, None] & columns).ravel(), num_anchors)

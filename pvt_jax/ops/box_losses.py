@@ -1,4 +1,4 @@
-"""Losses of boxes and of their classes: one value a box, float32, with finite gradients."""
+"""Box regression and classification losses: one float32 value per box, with finite gradients."""
 
 import functools
 
@@ -14,8 +14,8 @@ def sigmoid_focal(
 ) -> Float[Array, "*b"]:
     """Focal loss, "Focal Loss for Dense Object Detection" (arXiv 1708.02002, equation 5), summed over the classes.
 
-    ``labels`` are classes, or -1: background. The backward pass computes all anew from the logits: of the size of these
-    there is nothing else but their gradient. It can be differentiated in reverse mode.
+    ``labels`` are classes; -1 is background. The backward pass recomputes everything from the logits, so no other
+    array of their size is stored. Reverse mode only.
     """
     return _focal(logits, labels, alpha, gamma)
 
@@ -41,25 +41,25 @@ _focal.defvjp(_focal_forward, _focal_backward)
 
 
 def _focal_parts(logits: Array, labels: Array, alpha: float, gamma: float) -> tuple[Array, Array, Array, Array]:
-    """Of each class: whether it is the label's, α (1 - p)^γ, -log p, and 1 - p; p is that of the right answer."""
+    """For each class: is it the label, α_t (1 - p_t)^γ, -log p_t, 1 - p_t; p_t is the probability of the truth."""
     logits = logits.astype(jnp.float32)
     own = labels[..., None] == jnp.arange(logits.shape[-1])
     logits = jnp.where(own, -logits, logits)
     loss = jax.nn.softplus(logits)
-    # Powers by logarithms: 1 - p itself may have been rounded to 0.
+    # Powers by logarithms, as 1 - p_t itself may round to 0.
     wrong = logits - loss
     return own, jnp.where(own, alpha, 1.0 - alpha) * jnp.exp(gamma * wrong), loss, jnp.exp(wrong)
 
 
 def l1(predicted: Float[Array, "*b 4"], target: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
-    """Σ |predicted - target| over the four numbers of a box."""
+    """Σ |predicted - target| over the four coordinates of a box."""
     distance = predicted.astype(jnp.float32) - target.astype(jnp.float32)
-    # Where there is none, the gradient is 0, as PyTorch's; that of jnp.abs is 1.
+    # At distance 0 the gradient is 0, as in PyTorch; that of jnp.abs is 1.
     return jnp.sum(distance * jax.lax.stop_gradient(jnp.sign(distance)), axis=-1)
 
 
 def giou(predicted: Float[Array, "*b 4"], target: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
-    """1 - generalised IoU (Rezatofighi et al., CVPR 2019) of boxes (x1, y1, x2, y2): 0 … 2."""
+    """1 - generalised IoU (Rezatofighi et al., CVPR 2019) of boxes (x1, y1, x2, y2): from 0 to 2."""
     return 1.0 - paired_giou(predicted, target)
 
 
@@ -70,6 +70,6 @@ def softmax_cross_entropy(logits: Float[Array, "*b k"], labels: Int[Array, "*b"]
 
 
 def binary_cross_entropy(logits: Float[Array, "*b"], targets: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """-t log σ(x) - (1 - t) log(1 - σ(x)) of each number x and its target t."""
+    """-t log σ(x) - (1 - t) log(1 - σ(x)) of each logit x and its target t."""
     logits = logits.astype(jnp.float32)
     return jax.nn.softplus(logits) - logits * targets

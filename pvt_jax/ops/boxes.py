@@ -6,22 +6,22 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-# Fast R-CNN's bound: a box grows or shrinks by at most this factor a side, which keeps exp finite.
+# Fast R-CNN's bound on the log scaling of a side, which keeps exp finite.
 _LARGEST_CHANGE = math.log(1000 / 16)
-# Sides that count as no shorter, in pixels: padded boxes are 0, and their deltas have to be finite.
+# Lower bound of sides in pixels: padded boxes are all 0, and their deltas must be finite.
 _SHORTEST = 1e-6
-# Areas that count as none: the square of what divides has to be a float32.
+# Areas up to this count as 0: gradients divide by their squares, which must not underflow in float32.
 _SMALLEST_AREA = 1e-18
 
 
 def areas(boxes: Num[Array, "*b 4"]) -> Float[Array, "*b"]:
-    """Square pixels; 0 for a box turned inside out."""
+    """Areas in square pixels; 0 for a box with x2 < x1 or y2 < y1."""
     boxes = boxes.astype(jnp.float32)
     return _area(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
 
 
 def pairwise_iou(a: Num[Array, "*b n 4"], b: Num[Array, "*b m 4"]) -> Float[Array, "*b n m"]:
-    """Intersection over union of each of n boxes with each of m; 0 where the union is empty."""
+    """IoU of each of n boxes with each of m; 0 where the union is empty."""
     intersection, union = _overlap(a[..., :, None, :], b[..., None, :, :])
     return _ratio(intersection, union)
 
@@ -32,10 +32,10 @@ def pairwise_giou(a: Num[Array, "*b n 4"], b: Num[Array, "*b m 4"]) -> Float[Arr
 
 
 def paired_giou(a: Num[Array, "*#b 4"], b: Num[Array, "*#b 4"]) -> Float[Array, "*#b"]:
-    """Generalised IoU, -1 … 1, of boxes that broadcast (Rezatofighi et al., CVPR 2019, algorithm 1).
+    """Generalised IoU, -1 to 1, of boxes that broadcast (Rezatofighi et al., CVPR 2019, algorithm 1).
 
-    IoU less the share of the smallest box around both that neither covers. Its gradient is finite for any two boxes:
-    shares of what has no area are 0.
+    This is IoU minus the fraction of the enclosing box that neither covers. Gradients are finite for any two boxes:
+    fractions of empty boxes are 0.
     """
     intersection, union = _overlap(a, b)
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
@@ -48,9 +48,9 @@ def paired_giou(a: Num[Array, "*#b 4"], b: Num[Array, "*#b 4"]) -> Float[Array, 
 def encode_deltas(
     anchors: Num[Array, "*#b 4"], boxes: Num[Array, "*#b 4"], std: Sequence[float | int] = (1, 1, 1, 1)
 ) -> Float[Array, "*#b 4"]:
-    """What takes anchors to boxes: (dx, dy, dw, dh) of R-CNN (Girshick et al., CVPR 2014, appendix C), divided by std.
+    """R-CNN's (dx, dy, dw, dh) from anchors to boxes (Girshick et al., CVPR 2014, appendix C), divided by ``std``.
 
-    Finite whatever the boxes: sides below 1e-6 pixels count as that.
+    Always finite: sides are clipped to at least 1e-6 pixels.
     """
     centre, side = _centre_and_side(anchors)
     target_centre, target_side = _centre_and_side(boxes)
@@ -62,7 +62,7 @@ def encode_deltas(
 def decode_deltas(
     anchors: Num[Array, "*#b 4"], deltas: Float[Array, "*#b 4"], std: Sequence[float | int] = (1, 1, 1, 1)
 ) -> Float[Array, "*#b 4"]:
-    """The inverse of ``encode_deltas``; dw and dh are clipped at ± ln(1000 / 16). Boxes may leave the image."""
+    """The inverse of ``encode_deltas``; dw and dh are clipped to ± ln(1000 / 16). Boxes may leave the image."""
     deltas = deltas.astype(jnp.float32) * jnp.array(std, jnp.float32)
     centre, side = _centre_and_side(anchors)
     centre = centre + deltas[..., :2] * side
@@ -71,7 +71,7 @@ def decode_deltas(
 
 
 def clip_boxes(boxes: Num[Array, "*#b 4"], size: Num[Array, "*#b 2"]) -> Float[Array, "*#b 4"]:
-    """Boxes cut to an image of ``size`` (height, width), or each to its own: leading axes broadcast.
+    """Boxes clipped to an image of ``size`` (height, width); leading axes broadcast.
 
     For boxes [b, n, 4] of b images pass ``sizes[:, None]``.
     """
@@ -103,7 +103,7 @@ def _centre_and_side(boxes: Array) -> tuple[Array, Array]:
 def _overlap(a: Array, b: Array) -> tuple[Array, Array]:
     """Areas of intersection and union."""
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    # Coordinate by coordinate: pairs of corners would be written out, single numbers are fused.
+    # One coordinate at a time: XLA fuses these, but would write pairs of corners to memory.
     width = jnp.minimum(a[..., 2], b[..., 2]) - jnp.maximum(a[..., 0], b[..., 0])
     height = jnp.minimum(a[..., 3], b[..., 3]) - jnp.maximum(a[..., 1], b[..., 1])
     intersection = _area(width, height)
@@ -111,6 +111,6 @@ def _overlap(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    # The inner choice keeps the gradient finite, the outer one the value.
+    # The inner where keeps the gradient finite, the outer one the value.
     exists = whole > _SMALLEST_AREA
     return jnp.where(exists, part / jnp.where(exists, whole, 1.0), 0.0)

@@ -1,4 +1,4 @@
-"""Depthwise 3×3 convolution as shifted multiply-adds, with its own gradient."""
+"""Depthwise 3×3 convolution as shifted multiply-adds, with a custom gradient."""
 
 import functools
 
@@ -11,11 +11,11 @@ _TAPS = tuple((i, j) for i in range(3) for j in range(3))
 
 @jax.custom_vjp
 def depthwise_conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"]) -> Float[Array, "b h w c"]:
-    """Each channel convolved with its own 3×3 kernel; stride 1, zero padding 1. Both arguments have one dtype.
+    """Depthwise convolution with stride 1 and zero padding 1; ``x`` and ``kernel`` have one dtype.
 
-    Nine shifted multiply-adds: XLA's grouped convolution is ten times slower on CPU. The automatic gradient of nine
-    slices would be nine padded sums; here the input's is the same correlation with the kernel flipped, and the
-    kernel's is nine products summed over batch and space, in float32. Reverse mode only: ``jax.jvp`` of it fails.
+    Nine shifted multiply-adds: XLA's grouped convolution is ten times slower on CPU. Autodiff would turn nine slices
+    into nine padded sums; here the input's gradient is the same correlation with the kernel flipped, and the kernel's
+    is nine products summed over batch and space, in float32. Reverse mode only: ``jax.jvp`` fails.
     """
     return _correlate(x, kernel)
 
@@ -42,7 +42,7 @@ def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, A
 
 
 def _products(x: Array, gradient: Array) -> Array:
-    """Sums over batch and space of the gradient times the shifted input: [9, c], float32."""
+    """Gradient times shifted input, summed over batch and space: [9, c], float32."""
     height, width = x.shape[1:3]
     padded = _padded(x)
     return jnp.stack(
@@ -51,9 +51,9 @@ def _products(x: Array, gradient: Array) -> Array:
 
 
 def _products_by_image(x: Array, gradient: Array) -> Array:
-    """As ``_products``. XLA on CPU writes all nine products out before it sums them, which takes ten times as long as
-    nine running sums over the images do; on other devices a loop over the batch would leave them idle. Of a batch
-    sharded over CPU devices each computes the whole sum: right, but no faster than one.
+    """As ``_products``, by nine running sums over the images, ten times as fast on CPU, where XLA writes all nine
+    products to memory before it sums them. Other devices would idle in a loop over the batch. With a batch sharded
+    over CPU devices each device computes the whole sum: correct, but no faster than one.
     """
     _, height, width, channels = x.shape
 

@@ -1,4 +1,4 @@
-"""Non-maximum suppression with static shapes: greedy, exactly, but by matrices."""
+"""Greedy non-maximum suppression, exact, by matrices of static shape."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.ops.boxes import pairwise_iou
 
-# Boxes that are decided at a time.
+# Boxes decided at a time.
 _TILE = 256
 
 
@@ -19,21 +19,21 @@ def nms(
     labels: Int[Array, " n"] | None = None,
     valid: Bool[Array, " n"] | None = None,
 ) -> tuple[Int[Array, " {max_outputs}"], Bool[Array, " {max_outputs}"]]:
-    """The boxes that greedy suppression keeps, by descending score, of equal scores the one of lower index first.
+    """Greedy NMS: the kept boxes by descending score; of equal scores the lower index comes first.
 
-    A box falls to a kept one before it whose IoU with it is above ``threshold`` and whose label is the same; boxes
-    without area never do. No gradient flows.
+    A box is suppressed by a kept box of the same label whose IoU with it is above ``threshold``; boxes without area
+    never are. No gradient flows.
 
-    Boxes are decided in tiles, best scores first: a tile loses what overlaps a box kept so far, then what is kept of
-    it is the fixed point of "no box kept before me overlaps me". Each round settles one more link of every chain of
-    overlaps, so a few rounds suffice, and the result is that of the greedy loop. It ends once ``max_outputs`` are kept.
+    Boxes are decided in tiles by descending score. A tile first drops boxes that overlap one kept so far; the rest are
+    kept at the fixed point of "no kept box before me overlaps me". Each round settles one more link of every chain of
+    overlaps, so a few rounds give exactly the greedy result. It stops once ``max_outputs`` boxes are kept.
 
     Args:
-      labels: None: any box may fall to any other.
-      valid: the boxes that count; None: all.
+      labels: class of each box, for per-class NMS; None: class-agnostic.
+      valid: the boxes to consider; None: all.
 
     Returns:
-      Indices of kept boxes, 0 where there are no more, and which of the indices are kept boxes.
+      Indices of kept boxes, padded with 0, and a mask of those that are real.
     """
     count = len(boxes)
     if count == 0:
@@ -72,7 +72,7 @@ def nms(
 
 
 def _keep(candidates: Bool[Array, " t"], overlaps: Bool[Array, "t t"]) -> Bool[Array, " t"]:
-    """Candidates that overlap no kept one before them; row i holds the boxes before i that it overlaps."""
+    """The candidates that no earlier kept one overlaps; row i of ``overlaps`` marks the boxes before i."""
 
     def settle(state: tuple[Array, Array]) -> tuple[Array, Array]:
         kept, _ = state

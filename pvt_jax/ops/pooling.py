@@ -1,4 +1,4 @@
-"""Adaptive pooling by two matrices, one a side."""
+"""Adaptive pooling by two matrices, one per axis."""
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,14 @@ def adaptive_average_pool(
 ) -> Float[Array, "b {side} {side} c"]:
     """Mean over ``side`` × ``side`` bins; bin i spans floor(i h / side) to ceil((i + 1) h / side), so bins may overlap.
 
-    As PyTorch's ``adaptive_avg_pool2d``, by two fixed matrices built from the shape: two matmuls, no window of
-    changing size, so it runs on every device and exports.
+    As PyTorch's ``adaptive_avg_pool2d``, but by two matmuls with fixed matrices instead of windows of varying size, so
+    that it runs on every device and exports.
 
-    ``sizes`` are the rows and columns of each map that are not padding, and may be traced; None: all of them. What
-    lies beyond is left out, but must be finite.
+    ``sizes`` are the (rows, columns) of each map's valid region and may be traced; None: no padding. Padding is
+    discarded, but must be finite.
     """
     with jax.named_scope("adaptive_average_pool"):
-        # In bfloat16 the parts of a mean would not add up to 1.
+        # In bfloat16 the weights of a mean would not sum to 1.
         if sizes is None:
             rows, columns = (jnp.asarray(averaging_matrix(size, side), jnp.float32) for size in x.shape[1:3])
             products = "yh,bhwc,xw->byxc"
@@ -30,7 +30,7 @@ def adaptive_average_pool(
 
 
 def averaging_matrix(size: int, bins: int) -> Float[np.ndarray, "bins size"]:
-    """Row i holds 1 / width over the positions of bin i. float64."""
+    """Row i holds 1 / (length of bin i) over the positions of bin i; float64."""
     matrix = np.zeros((bins, size))
     for i in range(bins):
         start, stop = i * size // bins, -(-(i + 1) * size // bins)
@@ -39,7 +39,7 @@ def averaging_matrix(size: int, bins: int) -> Float[np.ndarray, "bins size"]:
 
 
 def padded_averaging_matrix(size: Int[Array, " b"], length: int, bins: int) -> Float[Array, "b {bins} {length}"]:
-    """The matrix of ``averaging_matrix`` for each of the sizes up to ``length``, 0 beyond them. float32."""
+    """``averaging_matrix`` of each size, padded with 0 to ``length``; float32."""
     i, size = jnp.arange(bins)[:, None], size[:, None, None]
     start, stop = i * size // bins, -(-(i + 1) * size // bins)
     positions = jnp.arange(length)

@@ -1,6 +1,6 @@
-"""Resampling of maps by two matrices, one a side: matmuls on every device.
+"""Resizing of feature maps by two matrices, one per axis: matmuls on every device.
 
-``resize_grid`` builds them from the shapes; ``resize_padded`` from sizes that the program computes with, one a sample.
+``resize_grid`` builds them from static shapes, ``resize_padded`` from traced sizes, one per sample.
 """
 
 from typing import Any, Literal
@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, Int
 def resize_grid(
     grid: Float[Array, "*b h w c"], target: tuple[int, int], method: Literal["bilinear", "bicubic"] = "bilinear"
 ) -> Float[Array, "*b h2 w2 c"]:
-    """Maps resampled to ``target`` (rows, columns), in their own dtype; computed in float32.
+    """Maps resized to ``target`` (rows, columns), in their own dtype; computed in float32.
 
-    As PyTorch's ``interpolate(align_corners=False, antialias=False)``: half-pixel centres, borders repeated, bicubic
-    with a = -0.75. ``jax.image.resize`` smooths when it shrinks, and its bicubic has a = -0.5.
+    As PyTorch's ``interpolate(align_corners=False, antialias=False)``: half-pixel centres, repeated borders, bicubic
+    with a = -0.75. ``jax.image.resize`` instead antialiases when it shrinks, and its bicubic has a = -0.5.
     """
     height, width = grid.shape[-3:-1]
     if (height, width) == target:
@@ -34,7 +34,7 @@ def resize_grid(
 
 
 def interpolation_matrix(source: int, target: int, method: Literal["bilinear", "bicubic"]) -> Float[np.ndarray, "t s"]:
-    """Weights of ``source`` positions in each of ``target`` positions along one side; each row sums to 1. float64."""
+    """Weights [target, source] of interpolation along one axis, float64; each row sums to 1."""
     matrix = np.zeros((target, source))
     for i in range(target):
         centre = (i + 0.5) * source / target - 0.5
@@ -53,12 +53,11 @@ def resize_padded(
     target: tuple[int, int],
     method: Literal["bilinear", "bicubic", "triangle"] = "bilinear",
 ) -> Float[Array, "b h2 w2 c"]:
-    """The true region of every map resampled to a size of its own, in maps of ``target`` (rows, columns).
+    """Each map's valid region resized to its own size, in maps of ``target`` (rows, columns).
 
-    In the upper left ``target_sizes`` (rows, columns) of each result stands what ``resize_grid`` makes of the upper
-    left ``source_sizes`` of the map, and beyond it zeros. The sizes may be traced: one program serves them all.
-
-    What lies beyond a source must be finite. See ``padded_interpolation_matrix`` for the methods.
+    The upper left ``target_sizes`` (rows, columns) of each result equal ``resize_grid`` of the upper left
+    ``source_sizes`` of the map; the rest is 0. Sizes may be traced: one program serves them all. Source padding is
+    discarded, but must be finite. See ``padded_interpolation_matrix`` for the methods.
     """
     with jax.named_scope("resize_padded"):
         rows, columns = (
@@ -77,16 +76,16 @@ def padded_interpolation_matrix(
     target: int,
     method: Literal["bilinear", "bicubic", "triangle"] = "bilinear",
 ) -> Float[Array, "b {target} {source}"]:
-    """Weights of ``source`` positions in each of ``target`` positions along one side, of which a sample has its sizes.
+    """Weights [b, target, source] of interpolation along one axis, for valid regions of each sample's own sizes.
 
-    Rows within the target's size sum to 1 over positions within the source's, the other rows are 0. "bilinear" and
-    "bicubic" are those of ``interpolation_matrix``; "triangle" averages when it shrinks, as ``jax.image.resize`` of
-    method "linear" does. float32, each weight within 1e-6: centres are computed in whole numbers, which is exact for
-    sides up to 32767. In float32 the centre of pixel 2000 would be off by 1e-4.
+    Rows within the target size sum to 1 over positions within the source size; other rows are 0. "bilinear" and
+    "bicubic" are those of ``interpolation_matrix``; "triangle" antialiases when it shrinks, as ``jax.image.resize``
+    with "linear" does. float32, each weight within 1e-6: centres are computed in integers, exact for sides up to
+    32767. In float32 the centre of pixel 2000 would be off by 1e-4.
     """
     size = jnp.maximum(source_size, 1)[:, None, None]
     new_size = jnp.maximum(target_size, 1)[:, None, None]
-    # Beyond the target the last row again, so that every number stays finite and small.
+    # Padding rows repeat the last row, so that every number stays finite and small.
     t, s = jnp.minimum(jnp.arange(target)[:, None], new_size - 1), jnp.arange(source)
     # 2 new_size times the centre (t + ½) size / new_size - ½.
     centre = (2 * t + 1) * size - new_size
@@ -109,7 +108,7 @@ def _linear(distance: Any) -> Any:
     return 1.0 - distance
 
 
-# Keys' convolution kernel, IEEE Trans. ASSP 29(6), 1981, with PyTorch's a: for distances to 1, and from 1 to 2.
+# Keys' cubic convolution kernel, IEEE Trans. ASSP 29(6), 1981, with PyTorch's a: distances up to 1, and from 1 to 2.
 _A = -0.75
 
 
@@ -121,7 +120,7 @@ def _cubic_far(x: Any) -> Any:
     return _A * (x - 1) * (x - 2) ** 2
 
 
-# From the position left of a centre: the neighbours that count, and their weight by their distance to the centre.
+# Neighbours, relative to the position left of a centre, and their weight as a function of the distance to it.
 _TAPS = {
     "bilinear": {0: _linear, 1: _linear},
     "bicubic": {-1: _cubic_far, 0: _cubic_near, 1: _cubic_near, 2: _cubic_far},

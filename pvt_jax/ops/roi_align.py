@@ -1,9 +1,9 @@
-"""RoIAlign: features of boxes by bilinear sampling, from one map or from the level of a pyramid that fits each box.
+"""RoIAlign: features of boxes by bilinear sampling, from one feature map or from each box's level of a pyramid.
 
 He et al., Mask R-CNN, section 3, as torchvision and mmdetection compute it (``aligned=True``). A bin is the mean of a
-grid of samples, so the bins of a box are Σ_yx rows[p, y] columns[q, x] features[y, x]. What a box touches of the map is
-cut into windows of one size, and a loop multiplies many windows at a time by the two matrices: a box costs what it
-covers, whatever the others do, and nothing has the size of boxes × map.
+grid of samples, so the bins of a box are Σ_yx rows[p, y] columns[q, x] features[y, x]. The part of the map that a box
+touches is cut into windows of one size, and a loop multiplies many windows at a time by the two matrices: the cost of
+a box grows with its area, and no array has the size of boxes × map.
 """
 
 import functools
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int
 
-# Positions a side of a window, and windows that are multiplied at once for each image.
+# Side of a window in positions, and windows multiplied at a time for each image.
 _WINDOW = 16
 _CHUNK = 32
-# Samples that may touch a position when they are more than half a position apart: 4, and one more to either side.
+# Samples more than half a position apart that may touch a position: 4, and one spare on either side.
 _NEAREST = 6
 
 # A TPU would multiply float32 in bfloat16 by default.
@@ -30,15 +30,15 @@ def roi_align(
 ) -> Float[Array, "r {output} {output} c"]:
     """Features of ``output`` × ``output`` bins of each box, in the map's dtype; computed in float32.
 
-    Samples further than one position outside of the map are 0, nearer ones repeat its border. With adaptive sampling a
-    box without a positive width and height has no samples, and is 0. No gradient flows to the boxes.
+    Samples more than one position outside the map are 0, nearer ones repeat its border. With adaptive sampling a box
+    without positive width and height has no samples, and its features are 0. No gradient flows to the boxes.
 
     Args:
-      features: one map, finite everywhere.
-      boxes: (x1, y1, x2, y2) in pixels of the image.
-      output: bins a side.
-      scale: positions of the map per pixel of the image, 1 / stride.
-      sampling: samples a side of each bin; 0: as many as keep them at most one position apart.
+      features: one feature map, finite everywhere.
+      boxes: (x1, y1, x2, y2) in image pixels.
+      output: bins per side.
+      scale: 1 / stride of the map.
+      sampling: samples per side of each bin; 0 is adaptive: the fewest that are at most one position apart.
     """
     with jax.named_scope("roi_align"):
         levels = jnp.zeros(len(boxes), jnp.int32)
@@ -54,15 +54,15 @@ def multilevel_roi_align(
     finest_scale: float = 56.0,
     valid: Bool[Array, " r"] | None = None,
 ) -> Float[Array, "r {output} {output} c"]:
-    """``roi_align`` of each box on that map of a pyramid that fits its size; 0 where a box is not ``valid``.
+    """``roi_align`` of each box on the pyramid level for its size; 0 where a box is not ``valid``.
 
     Lin et al., Feature Pyramid Networks, equation 1, as mmdetection's ``SingleRoIExtractor``: level
-    ⌊log2(√area / finest_scale + 1e-6)⌋, or the nearest that there is.
+    ⌊log2(√area / finest_scale + 1e-6)⌋, clipped to the levels that exist.
     """
     with jax.named_scope("multilevel_roi_align"):
         sides = jnp.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
         ratio = jnp.sqrt(sides[:, 0] * sides[:, 1]) / finest_scale + 1e-6
-        # Compared with the powers of two, where a logarithm might round to the wrong side.
+        # Comparisons with powers of two are exact; a logarithm might round to the wrong side.
         levels = jnp.sum(ratio[:, None] >= 2.0 ** jnp.arange(1, len(maps)), axis=-1, dtype=jnp.int32)
         if valid is not None:
             levels = jnp.where(valid, levels, -1)
@@ -71,7 +71,7 @@ def multilevel_roi_align(
 
 
 class _Settings(NamedTuple):
-    """What a program is compiled for; ``scales`` and ``grids`` (rows, columns) are those of each map."""
+    """Static arguments; ``scales`` and ``grids`` (rows, columns) have one entry per map."""
 
     output: int
     scales: tuple[float, ...]
@@ -82,7 +82,7 @@ class _Settings(NamedTuple):
 def _on_levels(
     maps: tuple[Array, ...], boxes: Array, levels: Array, output: int, scales: tuple[float, ...], sampling: int
 ) -> Array:
-    """Every box on the map of its number in ``levels``; 0 for a number that no map has."""
+    """Each box on the map that ``levels`` names; 0 for a level that does not exist."""
     if not len(boxes):
         return jnp.zeros((0, output, output, maps[0].shape[-1]), maps[0].dtype)
     grids = tuple((one.shape[0], one.shape[1]) for one in maps)
@@ -114,9 +114,9 @@ def _lead(arrays: Any) -> Any:
 
 
 def _over_batch(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of arrays that all lead with a batch axis, which under ``vmap`` gets a longer batch.
+    """``function`` of arrays that all have a leading batch axis, which ``vmap`` extends instead of adding one.
 
-    Left to itself, ``vmap`` would copy what a loop carries in every round, to keep that of images that are done.
+    The automatic ``vmap`` of its loop would copy the carry in every iteration, to freeze that of finished images.
     """
     function = custom_vmap(function)
 
@@ -152,7 +152,7 @@ def _pool(settings: _Settings, maps: tuple[Array, ...], boxes: Array, levels: Ar
 
 
 def _spread(settings: _Settings, gradient: Array, boxes: Array, levels: Array) -> tuple[Array, ...]:
-    """The transpose of ``_pool``: gradients [b, h, w, c] of the maps, from those of all boxes."""
+    """The transpose of ``_pool``: gradients [b, h, w, c] of the maps from those of the pooled features."""
     batch, channels = len(gradient), gradient.shape[-1]
 
     def of_image(chunk: _Chunk, features: Array, gradient: Array) -> Array:
@@ -179,7 +179,7 @@ def _by_chunks(
     total: Array,
     source: Array,
 ) -> Array:
-    """``total`` [b, …] after ``of_image`` has added to it what each chunk of windows takes from ``source`` [b, …]."""
+    """``total`` [b, …] after ``of_image`` has added each chunk's contribution from ``source`` [b, …]."""
     grid = settings.grids[level]
     plan = jax.vmap(functools.partial(_plan, settings, settings.scales[level], grid))(boxes, levels == level)
 
@@ -187,19 +187,19 @@ def _by_chunks(
         chunks = jax.vmap(functools.partial(_chunk, settings, grid, number))(plan)
         return jax.vmap(of_image)(chunks, total, source)
 
-    # Chunks of the image that has most.
+    # As many rounds as the image with the most windows needs.
     return jax.lax.fori_loop(0, -(-jnp.max(plan.ends) // _CHUNK), add, total)
 
 
 class _Axis(NamedTuple):
-    """Boxes along one side of a map, in its positions.
+    """Boxes along one axis of a map, in units of its positions.
 
     Attributes:
-      start: position of the lower end of each; position 0 is the centre of the first cell.
-      length: to the upper end.
-      samples: of each bin.
-      first: first position that a sample touches.
-      windows: how many it takes to cover all that are touched.
+      start: the lower edge; position 0 is the centre of the first cell.
+      length: from the lower to the upper edge.
+      samples: per bin.
+      first: the first position that a sample touches.
+      windows: number that covers all positions touched.
     """
 
     start: Float[Array, " r"]
@@ -210,7 +210,7 @@ class _Axis(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What to multiply for the boxes of one image on one map. ``ends`` counts the windows of a box and all before."""
+    """The windows of one image's boxes on one map. ``ends`` is the cumulative number of windows."""
 
     rows: _Axis
     columns: _Axis
@@ -229,12 +229,12 @@ def _axis(settings: _Settings, low: Array, high: Array, side: int) -> _Axis:
     if sampling:
         samples = jnp.full_like(length, sampling)
     else:
-        # XLA multiplies by a rounded 1 / output, which puts ⌈21 / 7⌉ at 4.
+        # XLA multiplies by a rounded 1 / output, which makes ⌈21 / 7⌉ = 4.
         samples = jnp.ceil(length / output)
         samples = samples - ((samples - 1) * output >= length) + (samples * output < length)
     bounds = jnp.stack([jnp.zeros_like(length), output * samples - 1])
     near, far = start + length * (2 * bounds + 1) / (2 * output * jnp.maximum(samples, 1))
-    # A box turned inside out has samples if their number is given.
+    # A box with x2 < x1 or y2 < y1 still has samples if their number is fixed.
     near, far = jnp.minimum(near, far), jnp.maximum(near, far)
     first = jnp.clip(jnp.floor(near), 0, side - 1).astype(jnp.int32)
     last = jnp.clip(jnp.floor(far) + 1, 0, side - 1).astype(jnp.int32)
@@ -244,7 +244,7 @@ def _axis(settings: _Settings, low: Array, high: Array, side: int) -> _Axis:
 
 
 class _Chunk(NamedTuple):
-    """Windows of one round: their boxes, first (row, column), and weights of rows and columns in the bins."""
+    """The windows of one round: their boxes, top left (row, column), and weights of rows and columns in the bins."""
 
     boxes: Int[Array, " k"]
     corners: Int[Array, "k 2"]
@@ -253,12 +253,12 @@ class _Chunk(NamedTuple):
 
 
 def _chunk(settings: _Settings, grid: tuple[int, int], number: Array, plan: _Plan) -> _Chunk:
-    """The windows number · _CHUNK … of all windows of all boxes; their weights are 0 where there are no more."""
+    """Windows number · _CHUNK and the next of all boxes; weights are 0 beyond the last."""
     place = number * _CHUNK + jnp.arange(_CHUNK)
     boxes = jnp.searchsorted(plan.ends, place, side="right", method="compare_all")
     boxes = jnp.minimum(boxes, len(plan.ends) - 1)
     rows, columns = (jax.tree.map(lambda x: x[boxes], axis) for axis in (plan.rows, plan.columns))
-    # Counted from the last window of the box to the first.
+    # Counts down from the box's last window to its first.
     place_in_box = plan.ends[boxes] - 1 - place
     used = place_in_box >= 0
     across = jnp.maximum(columns.windows, 1)
@@ -269,7 +269,7 @@ def _chunk(settings: _Settings, grid: tuple[int, int], number: Array, plan: _Pla
 
 
 def _for_each_row(chunk: _Chunk) -> Float[Array, "k output output x"]:
-    """The weights of columns, again for each row of bins: products of one box at a time leave no transposes to do."""
+    """Column weights, repeated for each row of bins: the batched matmul then needs no transpose."""
     return jnp.broadcast_to(chunk.columns[:, None], (*chunk.rows.shape[:2], *chunk.columns.shape[1:]))
 
 
@@ -285,12 +285,12 @@ def _weights(settings: _Settings, axis: _Axis, window: Array, side: int) -> tupl
     if settings.sampling:
         number = jnp.arange(settings.sampling, dtype=jnp.float32)
     else:
-        # The first sample of the bin at position - 1 or after it, and its neighbours.
+        # The bin's first sample at or after position - 1, and its neighbours.
         nearest = ((position - 1 - start) * parts / jnp.maximum(extent, 1e-6) - 1) / 2 - bins * samples
         number = jnp.maximum(jnp.ceil(nearest) - 1, 0) + jnp.arange(_NEAREST, dtype=jnp.float32)
     at = start + extent * (2 * (bins * samples + number) + 1) / parts
     counts = (number < samples) & (at >= -1) & (at <= side)
     weight = jnp.maximum(1.0 - jnp.abs(jnp.clip(at, 0, side - 1) - position), 0.0)
     weights = jnp.sum(jnp.where(counts, weight, 0.0), axis=-1) / jnp.maximum(samples[..., 0], 1)
-    # A window at the end of a side is moved back onto the map, over positions of the window before.
+    # The last window of an axis is shifted back onto the map; it skips positions that the one before covers.
     return origin, jnp.where(position[..., 0] >= begin[:, None, None], weights, 0.0)

@@ -485,5 +485,5 @@ def test_tree_bytes():
 def test_sizes_that_a_model_refuses():
     with pytest.raises(UserError, match="too small"):
         traced_multiply_accumulates(toy("pvt_tiny"), 31, 64)
-    with pytest.raises(UserError, match="one value a channel"):
+    with pytest.raises(UserError, match="one value per channel"):
         training_memory(toy("resnet18"), 32, 32, 1)

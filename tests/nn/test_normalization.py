@@ -161,7 +161,7 @@ def test_training_needs_mutable_statistics():
 
 
 def test_one_value_has_no_variance():
-    with pytest.raises(UserError, match=r"cannot train on one value a channel, a map of 1×1×1×2: give larger"):
+    with pytest.raises(UserError, match=r"cannot train on one value per channel, a feature map of 1×1×1×2: use larger"):
         train(variables(2), values((1, 1, 1, 2)))
 
 

@@ -192,6 +192,6 @@ def test_costs_that_are_not_finite_end(value):
 
 
 def test_more_objects_than_queries_are_named():
-    with pytest.raises(UserError, match="7 objects an image need as many queries, but the head has 5: set head.num_qu"):
+    with pytest.raises(UserError, match="7 objects per image need as many queries, but the head has 5: set head.num_q"):
         match(np.zeros((5, 7), np.float32), np.ones(7, bool))
     assert match(np.zeros((5, 0), np.float32), np.ones(0, bool)).shape == (0,)
