@@ -13,8 +13,8 @@ Metric: AP on the validation images. Time: not measured; shorter sides are 640 p
 
 from ml_collections import ConfigDict
 
-from pvt_jax.data.formats.detection import DetectionOptions
 from pvt_jax.data.formats.detection_folder import inspect_folder, split_head
+from pvt_jax.data.options import DetectionOptions
 from pvt_jax.errors import UserError
 
 _HEADS = ("retinanet", "mask_rcnn", "faster_rcnn")

@@ -1,8 +1,6 @@
 """Sizes of images from the first bytes of their files, for whole data sets."""
 
 import io
-import os
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -45,9 +43,3 @@ def image_sizes(count: int, file: Callable[[int], str | bytes]) -> np.ndarray:
     with ThreadPoolExecutor(THREADS) as pool:
         sizes = list(pool.map(lambda index: image_header(file(index))[0], range(count)))
     return np.array(sizes, np.int32).reshape(-1, 2)
-
-
-def printable(path: str) -> str:
-    """Returns ``path`` as text of one line for any terminal and log: no UTF-8 and control characters are escaped."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: found[0].encode("unicode_escape").decode(), text)

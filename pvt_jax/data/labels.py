@@ -10,11 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pvt_jax.data.options import IGNORE, Colour
 from pvt_jax.errors import CorruptImageError, UserError
-
-IGNORE = 255
-
-Colour = tuple[int, int, int]
 
 # What PNG can store in one grey pixel.
 _STORABLE = 1 << 16

@@ -1,6 +1,5 @@
 """The objects of an image: boxes, classes, and masks that are decoded when they are asked for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,29 +76,3 @@ def run_lengths(mask: Mask, size: tuple[int, int]) -> dict[str, Any]:
         found = coco_masks.encode(np.zeros(size, np.uint8, order="F"))
     counts = found["counts"]
     return {"size": [height, width], "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
-
-
-def box_areas(boxes: np.ndarray) -> np.ndarray:
-    """Areas float64 [n] of boxes [n, 4]."""
-    sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
-    return sides[:, 0] * sides[:, 1]
-
-
-def as_annotations(
-    objects: Objects, size: tuple[int, int], image_id: int | str, category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Returns the objects of an image of ``size`` as annotations of COCO, without ids of their own."""
-    annotations = []
-    for n in range(len(objects)):
-        left, top, right, bottom = objects.boxes[n].astype(np.float64).tolist()
-        annotation = {
-            "image_id": image_id,
-            "category_id": category_ids[objects.labels[n]],
-            "bbox": [left, top, right - left, bottom - top],
-            "area": float(objects.areas[n]),
-            "iscrowd": int(objects.crowd[n]),
-        }
-        if objects.masks is not None and (mask := objects.masks[n]) is not None:
-            annotation["segmentation"] = run_lengths(mask, size)
-        annotations.append(annotation)
-    return annotations

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pvt_jax.data import pipeline
-from pvt_jax.data.formats import open_source
+from pvt_jax.data.formats import LABELLED_IMAGES, open_source
+from pvt_jax.data.records import Request
 from pvt_jax.errors import CorruptImageError
 from pvt_jax.tasks.classification import transforms
 from pvt_jax.tasks.classification.examples import ClassificationEvaluation, ClassificationTraining
@@ -100,7 +101,7 @@ def test_hosts_take_contiguous_blocks_of_the_same_batches():
 
 
 def test_worker_processes_change_nothing():
-    source = open_source("digits", split="train")
+    source = open_source(LABELLED_IMAGES, "digits", Request("train"))
     transform = transforms.TrainTransform(SIDE, policy="rand-m9-mstd0.5-inc1")
     taken = []
     for workers in (0, 2):
@@ -221,6 +222,6 @@ def test_a_corrupt_file_is_named_from_a_worker_process(tmp_path):
             Image.new("RGB", (20, 20), (number * 50, 0, 0)).save(folder / f"{number}.png")
     bad = tmp_path / "train" / "b" / "1.png"
     bad.write_bytes(bad.read_bytes()[:40])
-    source = open_source("folder", split="train", root=str(tmp_path))
+    source = open_source(LABELLED_IMAGES, "folder", Request("train", root=str(tmp_path)))
     with pytest.raises(CorruptImageError, match=str(bad)):
         training(source, 3, batch_size=2, loading=pipeline.Loading(workers=1, threads=1))

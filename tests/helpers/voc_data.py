@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pvt_jax.data.formats.detection import DetectionOptions, open_detection_source
+from pvt_jax.data.formats import OBJECTS, open_source
+from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from tests.helpers.detection_data import save, voc_xml
 
@@ -14,7 +16,7 @@ from tests.helpers.detection_data import save, voc_xml
 def opened(root: Path | str, split: Any = "train", num_classes: int = 2, **rest: Any) -> Any:
     splits = {key: rest.pop(key) for key in ("train_split", "eval_split") if key in rest}
     options = DetectionOptions(num_classes, **rest)
-    return open_detection_source("voc", split=split, root=str(root), options=options, **splits)
+    return open_source(OBJECTS, "voc", Request(split, root=str(root), options=options, **splits))
 
 
 def message(root: Path | str, *arguments: Any, **rest: Any) -> str:

@@ -1,116 +1,65 @@
-"""Random-access image classification sources, read without TensorFlow.
+"""The registry of data formats: for each, the kinds of records that it reads and the function that opens them.
 
-A source is what ``grain.MapDataset.source`` takes: ``len(source)`` and ``source[index]``. It stays small when
-pickled, so that Grain can send it to its worker processes, and every record can be named in an error message.
+A new format is a module in this folder and a row of ``FORMATS``. A task with records of its own kind passes a table of
+its own to ``open_source``.
 """
 
-import difflib
-from collections.abc import Callable, Iterable
-from typing import Literal, Protocol, TypedDict, runtime_checkable
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
 
-import numpy as np
-
+from pvt_jax.data.records import SPLIT_WORDS, Request
+from pvt_jax.data.text import did_you_mean
 from pvt_jax.errors import UserError
 
-Split = Literal["train", "eval"]
+LABELLED_IMAGES, LABEL_MAPS, OBJECTS = "labelled images", "label maps", "objects"
 
-
-class ClassificationRecord(TypedDict):
-    """One example: ``image`` is an encoded file or uint8 [H, W, 3]; ``label`` indexes the source's ``class_names``."""
-
-    image: bytes | np.ndarray
-    label: int
-
-
-@runtime_checkable
-class ClassificationSource(Protocol):
-    """A picklable sequence of labelled images. ``str(source)`` says where the data comes from, in a few words."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Class names; label k is ``class_names[k]``. Training and evaluation of one data set have the same tuple."""
-        ...
-
-    @property
-    def labels(self) -> np.ndarray | None:
-        """All labels, integer [len(self)], where they are known without reading the records; else None."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> ClassificationRecord: ...
-
-    def name(self, index: int, /) -> str:
-        """Returns what a person needs to find record ``index``: a path, or "cifar10/train record 17"."""
-        ...
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns " (did you mean 'x'?)" for the known name nearest to ``name``, or "" when none is near."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
-
-
-def _open_digits(
-    split: Split, name: str, root: str, train_split: str | None, eval_split: str | None
-) -> ClassificationSource:
-    from pvt_jax.data.formats.digits.images import DigitsSource
-
-    if train_split or eval_split:
-        raise UserError("the digits source has one fixed split: leave train_split and eval_split unset")
-    return DigitsSource(split)
-
-
-def _open_folder(
-    split: Split, name: str, root: str, train_split: str | None, eval_split: str | None
-) -> ClassificationSource:
-    from pvt_jax.data.formats.folder import open_folder
-
-    return open_folder(root, split, train_folder=train_split or "train", eval_folder=eval_split)
-
-
-def _open_tfds(
-    split: Split, name: str, root: str, train_split: str | None, eval_split: str | None
-) -> ClassificationSource:
-    from pvt_jax.data.formats.tfds.records import open_tfds
-
-    return open_tfds(name, split, root=root, train_split=train_split or "train", eval_split=eval_split)
-
-
-# Each opener imports its module when called: scikit-learn and TFDS take a second or more.
-_OPENERS: dict[str, Callable[..., ClassificationSource]] = {
-    "digits": _open_digits,
-    "folder": _open_folder,
-    "tfds": _open_tfds,
+# Format → kind of records → "module:function" that opens them. The module is imported when it is needed: scikit-learn
+# and TFDS take a second or more.
+Openers = Mapping[str, Mapping[str, str]]
+_HERE = __name__
+FORMATS: Openers = {
+    "digits": {LABELLED_IMAGES: f"{_HERE}.digits.images:open_digits"},
+    "digit_scenes": {
+        LABEL_MAPS: f"{_HERE}.digits.scenes:open_digit_scenes",
+        OBJECTS: f"{_HERE}.digits.objects:open_digit_objects",
+    },
+    "folder": {LABELLED_IMAGES: f"{_HERE}.folder:open_folder"},
+    "label_folder": {LABEL_MAPS: f"{_HERE}.label_folder:open_label_folder"},
+    "ade20k": {LABEL_MAPS: f"{_HERE}.ade20k:open_ade20k"},
+    "cityscapes": {LABEL_MAPS: f"{_HERE}.cityscapes:open_cityscapes"},
+    "coco": {OBJECTS: f"{_HERE}.coco.source:open_coco"},
+    "voc": {OBJECTS: f"{_HERE}.voc.source:open_voc"},
+    "tfds": {
+        LABELLED_IMAGES: f"{_HERE}.tfds.records:open_tfds",
+        LABEL_MAPS: f"{_HERE}.tfds.segmentation:open_tfds_segmentation",
+        OBJECTS: f"{_HERE}.tfds.detection:open_tfds_detection",
+    },
 }
 
 
-def open_source(
-    source: str,
-    *,
-    split: Split,
-    name: str = "",
-    root: str = "",
-    train_split: str | None = None,
-    eval_split: str | None = None,
-) -> ClassificationSource:
-    """Opens one half of a classification data set.
+def open_source(kind: str, source: str, request: Request, formats: Openers = FORMATS) -> Any:
+    """Opens the training or the evaluation data of a data set.
 
     Args:
-        source: "digits" (reads no other argument), "folder" (reads ``root``) or "tfds" (reads ``name`` and ``root``).
-        split: which half, "train" or "eval".
-        name: the TFDS name, such as "imagenet2012" or "cifar10".
-        root: folder: what holds train/ and val/. tfds: its data_dir, "" for the one TFDS uses by default.
-        train_split, eval_split: folder: names below ``root``. tfds: TFDS splits, such as "train[:90%]".
-            None takes "train", and the first of the usual evaluation names that exists.
+        kind: which records are wanted, such as ``OBJECTS``.
+        source: the name of a format.
+        request: which data set, and what is known of it.
+        formats: the openers of each format.
+
+    Returns:
+        A source of ``records.py``: for ``LABELLED_IMAGES`` a ClassificationSource, for ``LABEL_MAPS`` a
+        SegmentationSource, for ``OBJECTS`` a DetectionSource.
 
     Raises:
-        UserError: an unknown source, or data that is missing or laid out in another way.
+        UserError: an unknown source, or data that is missing, incomplete, wrong or laid out in another way.
     """
-    if source not in _OPENERS:
+    openers = {name: row[kind] for name, row in formats.items() if kind in row}
+    if source not in openers:
         raise UserError(
-            f"unknown data source '{source}'{did_you_mean(source, _OPENERS)}; the sources are: {', '.join(_OPENERS)}"
+            f"unknown source '{source}' of {kind}{did_you_mean(source, openers)}; there are: {', '.join(openers)}"
         )
-    if split not in ("train", "eval"):
-        raise UserError(f"split is '{split}', but a source has 'train' and 'eval'")
-    return _OPENERS[source](split, name, root, train_split, eval_split)
+    if request.split not in SPLIT_WORDS:
+        raise UserError(f"split is '{request.split}', but a source has 'train' and 'eval'")
+    module, _, function = openers[source].partition(":")
+    return getattr(import_module(module), function)(request)

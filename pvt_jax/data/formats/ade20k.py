@@ -6,28 +6,30 @@ and class k is k + 1; to train on "other", too, open the folder as "label_folder
 
 import os
 
-from pvt_jax.data.formats import Split
+from pvt_jax.data.files import find_root
 from pvt_jax.data.formats.class_names import NAMES_FILES
-from pvt_jax.data.formats.folder import find_root
 from pvt_jax.data.formats.label_folder import LabelFolderSource, Layout, open_layout
-from pvt_jax.data.formats.segmentation import SegmentationOptions, Splits, find_labels
+from pvt_jax.data.formats.label_sets import find_labels
+from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.records import Request, Split
 from pvt_jax.errors import UserError
 
 NUM_CLASSES = 150
 _FOLDER = "ADEChallengeData2016"
-_SPLITS: Splits = {"train": "training", "eval": "validation"}
+_SPLITS: dict[Split, str] = {"train": "training", "eval": "validation"}
 
 
-def open_ade20k(root: str, split: Split, splits: Splits, options: SegmentationOptions) -> LabelFolderSource:
+def open_ade20k(request: Request) -> LabelFolderSource:
     """Opens a half of ADE20K; ``root`` is ADEChallengeData2016 or what holds it.
 
     Raises:
         UserError: as ``open_label_folder``; also a model without 150 classes.
     """
-    root = find_root(root, "ade20k", f"{_FOLDER}, or that folder")
+    options: SegmentationOptions = request.options
+    root = find_root(request.root, "ade20k", f"{_FOLDER}, or that folder")
     if os.path.isdir(os.path.join(root, _FOLDER)):
         root = os.path.join(root, _FOLDER)
-    layout = Layout("images/{split}", "annotations/{split}").of(splits[split] or _SPLITS[split])
+    layout = Layout("images/{split}", "annotations/{split}").of(request.split_name or _SPLITS[request.split])
     if not layout.is_in(root):
         raise UserError(
             f"no {layout} in {root}: unpack ADEChallengeData2016.zip (http://sceneparsing.csail.mit.edu) and set "

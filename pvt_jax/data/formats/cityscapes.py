@@ -6,10 +6,11 @@ Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding" (
 import os
 from dataclasses import replace
 
-from pvt_jax.data.formats import Split
-from pvt_jax.data.formats.folder import find_root, scan_images
+from pvt_jax.data.files import find_root, scan_images
 from pvt_jax.data.formats.label_folder import LabelFolderSource, Layout, open_layout
-from pvt_jax.data.formats.segmentation import LabelSet, SegmentationOptions, Splits, find_labels
+from pvt_jax.data.formats.label_sets import LabelSet, find_labels
+from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.records import Request, Split
 from pvt_jax.errors import UserError
 
 # Class, its id in *_labelIds.png, and its colour; the number of the row is its id in *_labelTrainIds.png.
@@ -38,17 +39,17 @@ CLASSES = (
 _NUM_IDS = 34
 _IMAGE_SUFFIX = "_leftImg8bit"
 _TRAIN_IDS, _IDS = "_gtFine_labelTrainIds", "_gtFine_labelIds"
-_SPLITS: Splits = {"train": "train", "eval": "val"}
+_SPLITS: dict[Split, str] = {"train": "train", "eval": "val"}
 
 
-def open_cityscapes(root: str, split: Split, splits: Splits, options: SegmentationOptions) -> LabelFolderSource:
+def open_cityscapes(request: Request) -> LabelFolderSource:
     """Opens a half of Cityscapes; ``root`` holds leftImg8bit and gtFine. Without *_labelTrainIds.png, ids are mapped.
 
     Raises:
         UserError: as ``open_label_folder``; also a model without 19 classes, or the split test.
     """
-    root = find_root(root, "cityscapes", "leftImg8bit and gtFine")
-    name = splits[split] or _SPLITS[split]
+    root = find_root(request.root, "cityscapes", "leftImg8bit and gtFine")
+    name = request.split_name or _SPLITS[request.split]
     if name == "test":
         raise UserError("Cityscapes keeps the labels of its split test to itself: set eval_split to val")
     layout = Layout("leftImg8bit/{split}", "gtFine/{split}").of(name)
@@ -59,7 +60,7 @@ def open_cityscapes(root: str, split: Split, splits: Splits, options: Segmentati
         )
     files = scan_images(os.path.join(root, layout.labels))
     is_mapped = not any(os.path.splitext(path)[0].endswith(_TRAIN_IDS) for path in files)
-    labels = cityscapes_labels(options, by_id=is_mapped)
+    labels = cityscapes_labels(request.options, by_id=is_mapped)
     return open_layout(root, layout, labels, _IMAGE_SUFFIX, _IDS if is_mapped else _TRAIN_IDS)
 
 

@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections.abc import Sequence
 
-from pvt_jax.data.headers import printable
+from pvt_jax.data.text import did_you_mean, escaped, listed
 from pvt_jax.errors import UserError
 
 # Where people put the names of classes, beside the folders of images; the first belongs to ADE20K.
@@ -28,7 +29,7 @@ def names_file(root: str) -> str | None:
     """Returns the path of the file of class names in ``root`` ("~" is expanded), or None; UserError if it is none."""
     folder = os.path.expanduser(root)
     if not os.path.isdir(folder):
-        raise UserError(f"{printable(root)} is no folder: give the one that holds your images and label maps")
+        raise UserError(f"{escaped(root)} is no folder: give the one that holds your images and label maps")
     paths = (os.path.join(folder, name) for name in NAMES_FILES)
     return next((path for path in paths if os.path.isfile(path)), None)
 
@@ -45,10 +46,10 @@ def read_names(path: str) -> tuple[str, ...]:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
             lines = [line.strip() for line in file if line.strip()]
     except OSError as error:
-        raise UserError(f"cannot read {printable(path)} ({error.strerror}): check its permissions") from error
+        raise UserError(f"cannot read {escaped(path)} ({error.strerror}): check its permissions") from error
     if not lines:
         raise UserError(
-            f"{printable(path)} is empty: write the name of a class on each line, in the order of their numbers"
+            f"{escaped(path)} is empty: write the name of a class on each line, in the order of their numbers"
         )
     if os.path.basename(path) == NAMES_FILES[0]:
         rows = [line.split("\t") for line in lines if line[0].isdigit()]
@@ -59,3 +60,26 @@ def read_names(path: str) -> tuple[str, ...]:
         if [number for number, _ in found] in (list(range(len(found))), list(range(1, len(found) + 1))):
             return tuple(name for _, name in found)
     return tuple(lines)
+
+
+def check_classes(where: str, names: Sequence[str], num_classes: int, chosen: Sequence[str]) -> None:
+    """Raises UserError unless there are as many ``names`` as the model has classes, each its own."""
+    known = "detection.class_names" if chosen else where
+    if same := [name for label, name in enumerate(names) if name in names[:label]]:
+        raise UserError(f"{known} has '{same[0]}' twice: give each class a name of its own")
+    if len(names) != num_classes:
+        raise UserError(
+            f"{known} has {len(names):,} class{'es' * (len(names) != 1)} but model.num_classes is {num_classes}: set "
+            f"--config.model.num_classes={len(names)}"
+        )
+
+
+def choose_classes(where: str, names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Returns the places of the ``wanted`` among ``names``, all of them if none is wanted; UserError for an unknown."""
+    for name in map(str, wanted):
+        if name not in names:
+            raise UserError(
+                f"detection.class_names has '{name}', which {where} has not{did_you_mean(name, names)}: it has "
+                f"{listed(names, 20)}"
+            )
+    return [names.index(str(name)) for name in wanted] or list(range(len(names)))

@@ -4,12 +4,13 @@ import os
 from collections.abc import Sequence
 from itertools import islice
 
+from pvt_jax.data.files import find_root
 from pvt_jax.data.formats.coco.layout import find_annotations
 from pvt_jax.data.formats.coco.source import class_names_of_coco
-from pvt_jax.data.formats.detection import DetectionOptions, Splits
-from pvt_jax.data.formats.folder import find_root, listed
 from pvt_jax.data.formats.voc.source import class_names_of_voc
-from pvt_jax.data.headers import printable
+from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.records import Request
+from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
 
 # Entries of a folder that are looked at for a file of a kind; a data set shows it sooner.
@@ -29,7 +30,7 @@ def split_head(argument: str, heads: Sequence[str]) -> tuple[str, str]:
         return folder, head.strip()
     if os.path.isdir(os.path.expanduser(folder)):
         raise UserError(
-            f"unknown head '{printable(head.strip())}' after the folder {printable(folder)}: there may stand "
+            f"unknown head '{escaped(head.strip())}' after the folder {escaped(folder)}: there may stand "
             f"{', '.join(heads)}, or nothing"
         )
     return argument, heads[0]
@@ -50,40 +51,40 @@ def inspect_folder(
         UserError: it has neither format, or not in a layout that is known and that the options do not describe.
     """
     readers = {"coco": class_names_of_coco, "voc": class_names_of_voc}
-    splits: Splits = {"train": train_split, "eval": ""}
     options = options or DetectionOptions(num_classes=0)
     root = find_root(folder, "coco or voc", "images and their annotations")
+    request = Request("train", root=root, train_split=train_split, options=options)
     if source:
         if source not in readers:
             raise UserError(f"data.source is '{source}', but a folder is read by coco or voc: leave it out")
-        return source, readers[source](root, splits, options)
+        return source, readers[source](request)
     json, xml = _holds(root, ".json"), _holds(root, ".xml")
     if not json and not xml:
         has = listed(sorted(name for name in os.listdir(root) if not name.startswith("."))) or "nothing"
         raise UserError(
-            f"{printable(folder)} has neither annotations in COCO's JSON format nor Pascal VOC's XML files: it holds "
-            f"{printable(has)}; export your labels in one of the two"
+            f"{escaped(folder)} has neither annotations in COCO's JSON format nor Pascal VOC's XML files: it holds "
+            f"{escaped(has)}; export your labels in one of the two"
         )
     if not json:
-        return "voc", class_names_of_voc(root, splits, options)
+        return "voc", class_names_of_voc(request)
     try:
-        return "coco", class_names_of_coco(root, splits, options)
+        return "coco", class_names_of_coco(request)
     except UserError as error:
         # JSON files lie about for many reasons, and so do XML files.
         if not xml or options.annotations.lower().endswith(".json"):
             raise
         try:
-            return "voc", class_names_of_voc(root, splits, options)
+            return "voc", class_names_of_voc(request)
         except UserError:
-            if not _has_coco_file(root, splits, options):
+            if not _has_coco_file(request):
                 raise
         raise error
 
 
-def _has_coco_file(root: str, splits: Splits, options: DetectionOptions) -> bool:
+def _has_coco_file(request: Request) -> bool:
     """Whether a file is where annotations of COCO's format would be, whatever is in it."""
     try:
-        find_annotations(root, "train", splits, options.annotations)
+        find_annotations(request.root, request)
     except UserError:
         return False
     return True

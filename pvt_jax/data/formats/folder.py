@@ -7,14 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pvt_jax.data.formats import ClassificationRecord, Split, did_you_mean
-from pvt_jax.data.headers import printable
+from pvt_jax.data.files import EXTENSIONS, is_image, list_folder, names_in, read_file, scan_images
+from pvt_jax.data.records import ClassificationRecord, Request
+from pvt_jax.data.text import did_you_mean, listed
 from pvt_jax.errors import UserError
 
-EXTENSIONS = frozenset(("jpg", "jpeg", "png", "bmp", "webp"))
 EVAL_FOLDERS = ("val", "validation", "test")
-# What archives and notebooks leave behind; other hidden names are ignored too.
-_IGNORED = frozenset(("__MACOSX", ".ipynb_checkpoints"))
 # Network file systems answer one listing slowly and many at once quickly.
 _SCAN_THREADS = 8
 
@@ -59,16 +57,7 @@ class FolderSource:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> ClassificationRecord:
-        path = self.name(index)
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise UserError(
-                f"cannot read {path} ({error.strerror}), which was there when the run started: "
-                f"put it back, or start again to list the folder anew"
-            ) from error
-        return {"image": data, "label": int(self._labels[index])}
+        return {"image": read_file(self.name(index)), "label": int(self._labels[index])}
 
     def name(self, index: int) -> str:
         """Returns the path of the file of record ``index``."""
@@ -83,24 +72,17 @@ class FolderSource:
         return os.path.dirname(self._folder)
 
 
-def open_folder(
-    root: str, split: Split, *, train_folder: str = "train", eval_folder: str | None = None
-) -> FolderSource:
+def open_folder(request: Request) -> FolderSource:
     """Opens the training or the evaluation folder of ``root``; labels follow the sorted names of the training classes.
-
-    Args:
-        root: the folder that holds both; "~" is expanded.
-        split: "train" or "eval".
-        train_folder: name of the training folder below ``root``; it names the classes of both halves.
-        eval_folder: name of the evaluation folder; None takes the first of val, validation and test that exists.
 
     Raises:
         UserError: a folder that is missing, empty, unreadable or laid out in another way.
     """
+    root, train_folder, eval_folder = request.root, request.train_split or "train", request.eval_split
     class_names = list_classes(root, train_folder)
     root = os.path.abspath(os.path.expanduser(root))
     below = list_folder(root)[1]
-    if split == "train":
+    if request.split == "train":
         return FolderSource(os.path.join(root, train_folder), class_names)
 
     candidates = (eval_folder,) if eval_folder else EVAL_FOLDERS
@@ -141,7 +123,7 @@ def _class_folders(folder: str) -> list[str]:
     """Returns the names of the class folders in ``folder``; raises UserError when there are none."""
     files, folders = list_folder(folder)
     if not folders:
-        images = sum(_is_image(name) for name in files)
+        images = sum(is_image(name) for name in files)
         what = f"{images:,} images lie directly in it" if images else "it has no images either"
         raise UserError(
             f"no class folders in {folder}: {what}; put the images of each class in a folder of its own, "
@@ -154,50 +136,6 @@ def scan_class(folder: str) -> tuple[bytes, np.ndarray]:
     """Lists the images below ``folder``, sorted: their relative paths in one byte string, and the length of each."""
     encoded = [os.fsencode(path) for path in scan_images(folder)]
     return b"".join(encoded), np.asarray([len(path) for path in encoded], np.int64)
-
-
-def scan(folder: str, nested: bool = True) -> list[str]:
-    """Returns the paths of the files in ``folder``, sorted and relative to it; if ``nested``, of all below it."""
-    paths: list[str] = []
-    pending = [""]
-    linked = {os.path.realpath(folder)}
-    while pending:
-        prefix = pending.pop()
-        files, folders = list_folder(os.path.join(folder, prefix))
-        paths += [os.path.join(prefix, name) for name in files]
-        for path in [os.path.join(prefix, name) for name in folders] if nested else ():
-            if os.path.islink(os.path.join(folder, path)):
-                # Each target once: links may lead back to where they stand.
-                target = os.path.realpath(os.path.join(folder, path))
-                if target in linked:
-                    continue
-                linked.add(target)
-            pending.append(path)
-    return sorted(paths)
-
-
-def scan_images(folder: str) -> list[str]:
-    """Returns the paths of all images below ``folder``, sorted and relative to it."""
-    return [path for path in scan(folder) if _is_image(os.path.basename(path))]
-
-
-def find_root(root: str, source: str, what: str) -> str:
-    """Returns the absolute path of ``root``; raises UserError where there is no such folder."""
-    if not root:
-        raise UserError(f"the {source} source needs data.root: the folder that holds {what}")
-    root = os.path.abspath(os.path.expanduser(root))
-    if not os.path.isdir(root):
-        state = "is a file, not a folder" if os.path.exists(root) else "does not exist"
-        raise UserError(f"the data folder {printable(root)} {state}: set data.root to the folder that holds {what}")
-    return root
-
-
-def names_in(folder: str) -> list[str]:
-    """Returns the names in a folder; none if it cannot be listed."""
-    try:
-        return os.listdir(folder)
-    except (OSError, ValueError):
-        return []
 
 
 def in_other_case(
@@ -221,37 +159,9 @@ def in_other_case(
     return found if is_there(os.path.join(root, found)) else ""
 
 
-def list_folder(folder: str) -> tuple[list[str], list[str]]:
-    """Returns the names of the files and of the folders in ``folder``, without those to ignore, in no order."""
-    files: list[str] = []
-    folders: list[str] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name in _IGNORED:
-                    continue
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif entry.is_file():
-                    files.append(entry.name)
-    except OSError as error:
-        raise UserError(f"cannot list the folder {folder} ({error.strerror}): check its permissions") from error
-    return files, folders
-
-
-def _is_image(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in EXTENSIONS and "." in name
-
-
 def _missing_folder(root: str, name: str, below: Sequence[str]) -> str:
     found = f"{root} holds {listed(sorted(below))}" if below else f"{root} holds no folder"
     return (
         f"no {name} folder in {root}: expected {os.path.join(root, 'train', '<class>', '*.jpg')} and "
         f"{os.path.join(root, 'val', '<class>', '*.jpg')}; {found}"
     )
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Returns the first names as a list for a message, and how many more there are."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")

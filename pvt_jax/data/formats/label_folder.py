@@ -15,11 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pvt_jax.data.formats import Split
+from pvt_jax.data.files import find_root, list_folder, read_file, scan_images
 from pvt_jax.data.formats.class_names import VOC_CLASSES
-from pvt_jax.data.formats.folder import EVAL_FOLDERS, find_root, list_folder, listed, scan_images
-from pvt_jax.data.formats.segmentation import LabelSet, SegmentationOptions, SegmentationRecord, Splits, find_labels
-from pvt_jax.data.headers import image_sizes, printable
+from pvt_jax.data.formats.folder import EVAL_FOLDERS
+from pvt_jax.data.formats.label_sets import LabelSet, find_labels
+from pvt_jax.data.headers import image_sizes
+from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.records import Request, SegmentationRecord
+from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
 
 _LOSSY = ("jpg", "jpeg", "webp")
@@ -88,19 +91,19 @@ class LabelFolderSource:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> SegmentationRecord:
-        return {"image": _read(self._path(index)), "label_map": self.label_map(index)}
+        return {"image": read_file(self._path(index)), "label_map": self.label_map(index)}
 
     def label_map(self, index: int) -> bytes:
         """Returns the file of a label map, without reading the image."""
-        return _read(self._label_path(index))
+        return read_file(self._label_path(index))
 
     def name(self, index: int) -> str:
         """Returns the path of the image of record ``index``."""
-        return printable(self._path(index))
+        return escaped(self._path(index))
 
     def label_name(self, index: int) -> str:
         """Returns the path of its label map."""
-        return printable(self._label_path(index))
+        return escaped(self._label_path(index))
 
     def sizes(self) -> np.ndarray:
         if self._sizes is None:
@@ -108,7 +111,7 @@ class LabelFolderSource:
         return self._sizes
 
     def __str__(self) -> str:
-        return printable(self._root)
+        return escaped(self._root)
 
     def _path(self, index: int) -> str:
         return os.path.join(self._image_folder, self._pair(index)[0])
@@ -123,15 +126,16 @@ class LabelFolderSource:
         return self._pairs[index]
 
 
-def open_label_folder(root: str, split: Split, splits: Splits, options: SegmentationOptions) -> LabelFolderSource:
+def open_label_folder(request: Request) -> LabelFolderSource:
     """Opens one half of the images and label maps in ``root`` ("~" is expanded).
 
     Raises:
         UserError: a folder that is missing, empty, unreadable or laid out in another way; images without label maps,
             label maps without images; another number of classes than the model has.
     """
-    root = find_root(root, "label_folder", "images and label maps")
-    layout = _find_layout(root, split, splits, options)
+    options: SegmentationOptions = request.options
+    root = find_root(request.root, "label_folder", "images and label maps")
+    layout = _find_layout(root, request)
     is_voc = layout.labels.startswith("SegmentationClass") and options.num_classes == len(VOC_CLASSES)
     labels = find_labels(options, root, known_as="Pascal VOC", names=VOC_CLASSES if is_voc else ())
     return open_layout(root, layout, labels, options.image_suffix, options.label_suffix)
@@ -158,21 +162,22 @@ def open_layout(
     _check_all_paired(stems, found, "images", "label map", image_folder, label_folder)
     if lossy := [stem for stem in stems if found[stem].rpartition(".")[2].lower() in _LOSSY]:
         raise UserError(
-            f"{len(lossy):,} label maps in {printable(label_folder)} are compressed with loss, such as "
-            f"{printable(found[lossy[0]])}, which changes labels: save label maps as PNG"
+            f"{len(lossy):,} label maps in {escaped(label_folder)} are compressed with loss, such as "
+            f"{escaped(found[lossy[0]])}, which changes labels: save label maps as PNG"
         )
     pairs = [(images[stem], found[stem]) for stem in stems]
     return LabelFolderSource(root, image_folder, label_folder, pairs, labels)
 
 
-def _find_layout(root: str, split: Split, splits: Splits, options: SegmentationOptions) -> Layout:
+def _find_layout(root: str, request: Request) -> Layout:
     """Returns where the images and label maps of ``split`` are, with its name in place of {split}."""
+    options = request.options
     candidates = _candidates(root, options)
-    names = _split_names(split, splits)
+    names = _split_names(request)
     places = [candidate.of(name) for candidate in candidates for name in names]
     if found := next((place for place in places if place.is_in(root)), None):
         return found
-    half, key = {"train": ("training", "train_split"), "eval": ("evaluation", "eval_split")}[split]
+    half, key = {"train": ("training", "train_split"), "eval": ("evaluation", "eval_split")}[request.split]
     below = sorted(list_folder(root)[1])
     looked_for = ", ".join(map(str, candidates)) if options.image_folder else _LAYOUTS_IN_WORDS
     verb = "correct" if options.image_folder else "set"
@@ -182,7 +187,7 @@ def _find_layout(root: str, split: Split, splits: Splits, options: SegmentationO
     if len(nested) == 1:
         way_out = f"did you mean --config.data.root={os.path.join(root, nested[0])}?"
     raise UserError(
-        printable(
+        escaped(
             f"no {half} images and label maps in {root}: looked for {looked_for}, with {' or '.join(names)} for "
             f"{{split}}; it holds {listed(below) or 'no folder'}; {way_out}"
         )
@@ -204,10 +209,10 @@ def _candidates(root: str, options: SegmentationOptions) -> Sequence[Layout]:
     return [Layout(images, labels)] if "{split}" in images else [Layout(images, labels, stems) for stems in _LISTS]
 
 
-def _split_names(split: Split, splits: Splits) -> Sequence[str]:
-    if splits[split]:
-        return (splits[split],)
-    return ("train", "training") if split == "train" else EVAL_FOLDERS
+def _split_names(request: Request) -> Sequence[str]:
+    if request.split_name:
+        return (request.split_name,)
+    return ("train", "training") if request.split == "train" else EVAL_FOLDERS
 
 
 def _ends_in(suffix: str) -> Callable[[str], bool]:
@@ -225,14 +230,14 @@ def _by_stem(folder: str, paths: Sequence[str], suffix: str, what: str, key: str
         stem = os.path.splitext(path)[0].removesuffix(suffix)
         if stem in found:
             raise UserError(
-                f"{printable(os.path.join(folder, path))} and {printable(found[stem])} have the same stem: remove one "
+                f"{escaped(os.path.join(folder, path))} and {escaped(found[stem])} have the same stem: remove one "
                 f"of the two {what}, or set segmentation.{key}"
             )
         found[stem] = path
     if not found:
         ending = f" whose stems end in '{suffix}'" if suffix else ""
         others = f"; it has {len(paths):,} others, such as {paths[0]}: correct segmentation.{key}" if paths else ""
-        raise UserError(printable(f"no {what}{ending} in {folder}{others or ': put them there, as PNG or JPEG files'}"))
+        raise UserError(escaped(f"no {what}{ending} in {folder}{others or ': put them there, as PNG or JPEG files'}"))
     return found
 
 
@@ -255,7 +260,7 @@ def _check_all_paired(
             f"segmentation.image_suffix and label_suffix to their ends"
         )
     raise UserError(
-        printable(
+        escaped(
             f"{len(alone):,} of {len(stems):,} {what} in {folder} have no {missing} of the same stem in "
             f"{other_folder}, such as '{alone[0]}': {way_out}"
         )
@@ -273,25 +278,12 @@ def _read_stems(path: str, images: dict[str, str]) -> list[str]:
         stem = next((stem for stem in known if stem in images), None)
         if stem is None:
             raise UserError(
-                printable(
+                escaped(
                     f"{path} names '{line}', but there is no such image: write the path of each image below its "
                     f"folder, without its extension, such as '{next(iter(images))}'"
                 )
             )
         stems.append(stem)
     if not stems:
-        raise UserError(f"{printable(path)} is empty: write the path of each image below its folder, a line each")
+        raise UserError(f"{escaped(path)} is empty: write the path of each image below its folder, a line each")
     return stems
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except PermissionError as error:
-        raise UserError(f"cannot read {printable(path)} ({error.strerror}): check its permissions") from error
-    except OSError as error:
-        raise UserError(
-            f"cannot read {printable(path)} ({error.strerror}), which was there when the run started: put it back, or "
-            f"start again to list the folder anew"
-        ) from error

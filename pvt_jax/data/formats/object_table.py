@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.formats.detection import describe_ground_truth, read_file
-from pvt_jax.data.formats.folder import listed
-from pvt_jax.data.headers import printable
+from pvt_jax.data.files import read_file
+from pvt_jax.data.formats.ground_truth import describe_ground_truth
 from pvt_jax.data.objects import LEAST_SIDE, Objects, decode_mask
+from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
 
 # Pixels. What numbers in a file are rounded by, or counted from 0 and not from 1, is no box that reaches out.
@@ -122,7 +122,7 @@ def _refuse(raw: RawObjects, bounds: np.ndarray, first: Callable[[int], str], wh
     def say(wrong: np.ndarray, what: str, way_out: str) -> None:
         number = int(np.flatnonzero(wrong)[0])
         raise UserError(
-            printable(
+            escaped(
                 f"{where}: {int(wrong.sum()):,} of {len(boxes):,} boxes {what}, the first is {first(number)}: {way_out}"
             )
         )
@@ -154,7 +154,7 @@ def keep_labelled(table: ObjectTable, where: str, half: str, keep_empty: bool) -
     if not counts.any():
         crowd = int(table.objects.crowd.sum())
         raise UserError(
-            printable(
+            escaped(
                 f"{where}: none of the {len(counts):,} {half} images has an object"
                 f"{f', only {crowd:,} crowd regions or difficult ones' * bool(crowd)}"
                 f"{f' ({listed(table.notes)})' * bool(table.notes)}: annotate some, or choose "
@@ -251,7 +251,7 @@ class TabledSource:
         return describe_ground_truth(self)
 
     def __str__(self) -> str:
-        return printable(self._where)
+        return escaped(self._where)
 
     def _number(self, index: int) -> int:
         index = operator.index(index)
@@ -285,4 +285,4 @@ class FilesSource(TabledSource):
 
     def name(self, index: int) -> str:
         """Returns the path of the image of record ``index``."""
-        return printable(self.path(index))
+        return escaped(self.path(index))

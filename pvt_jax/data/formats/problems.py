@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pvt_jax.data.headers import printable
+from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
 
 
@@ -22,4 +22,4 @@ class Problems:
         for (what, way_out), (count, first) in self.found.items():
             others = len(self.found) - 1
             more = f" ({others} other kind{'s' * (others != 1)} of problems beside)" * bool(others)
-            raise UserError(printable(f"{self.where}: {count:,} {what}, the first is {first}: {way_out}{more}"))
+            raise UserError(escaped(f"{self.where}: {count:,} {what}, the first is {first}: {way_out}{more}"))

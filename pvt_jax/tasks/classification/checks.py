@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pvt_jax.data.formats import ClassificationSource
 from pvt_jax.data.images import check_source_array
+from pvt_jax.data.records import ClassificationSource
 from pvt_jax.errors import CorruptImageError, UserError
 from pvt_jax.tasks.checks import check_same_classes
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pvt_jax.data.formats import ClassificationSource
 from pvt_jax.data.images import decode_pil, decoded
 from pvt_jax.data.pipeline import Batch
+from pvt_jax.data.records import ClassificationSource
 from pvt_jax.tasks.classification.transforms import EvalTransform, TrainTransform
 
 

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 
 from pvt_jax.config import Config
-from pvt_jax.data import formats, pipeline
+from pvt_jax.data import pipeline
+from pvt_jax.data.formats import LABELLED_IMAGES, open_source
 from pvt_jax.data.images import decode
+from pvt_jax.data.records import ClassificationSource, Request, Split
 from pvt_jax.ops.cross_entropy import soft_cross_entropy
 from pvt_jax.tasks.classification import examples, mixing, transforms
 from pvt_jax.tasks.classification.checks import validate_classification
@@ -103,13 +105,7 @@ class Classification(Task):
     def _train_example(self) -> pipeline.TrainExample:
         return examples.ClassificationTraining(self._train_transform)
 
-    def _open(self, split: formats.Split) -> formats.ClassificationSource:
+    def _open(self, split: Split) -> ClassificationSource:
         data = self._config.data
-        return formats.open_source(
-            data.source,
-            split=split,
-            name=data.name,
-            root=data.root,
-            train_split=data.train_split or None,
-            eval_split=data.eval_split or None,
-        )
+        request = Request(split, data.name, data.root, data.train_split, data.eval_split)
+        return open_source(LABELLED_IMAGES, data.source, request)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.formats.detection import DetectionSource, HasFiles, printable_name
-from pvt_jax.data.formats.folder import listed
 from pvt_jax.data.headers import THREADS, size_and_orientation
 from pvt_jax.data.images import check_source_array
+from pvt_jax.data.records import DetectionSource, HasFiles
+from pvt_jax.data.text import escaped_name, listed
 from pvt_jax.errors import CorruptImageError, UserError
 from pvt_jax.tasks.checks import check_halves
 
@@ -60,7 +60,7 @@ def validate_detection(
         notes += [f"{half}: {', '.join(found)}"] * bool(found)
     if both := _in_both(train, evaluation):
         notes.append(f"{both:,} image{'s' * (both != 1)} of the evaluation are trained on, too")
-    names = listed([printable_name(name) for name in train.class_names], _NAMED)
+    names = listed([escaped_name(name) for name in train.class_names], _NAMED)
     return (
         f"{len(train):,} training and {len(evaluation):,} evaluation images with objects of {count:,} "
         f"class{'es' * (count != 1)} ({names}), from {train}{''.join(f'; {note}' for note in notes)}"

@@ -5,10 +5,10 @@ from functools import partial
 
 import numpy as np
 
-from pvt_jax.data.formats.detection import DetectionSource
 from pvt_jax.data.images import decoded, place
 from pvt_jax.data.objects import Objects
 from pvt_jax.data.pipeline import Batch
+from pvt_jax.data.records import DetectionSource
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.detection.transforms import DetectionEvalTransform, DetectionTrainTransform
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from pvt_jax.config import Config
 from pvt_jax.data import buckets, pipeline
-from pvt_jax.data.formats import Split
-from pvt_jax.data.formats.detection import DetectionOptions, DetectionSource, open_detection_source
+from pvt_jax.data.formats import OBJECTS, open_source
 from pvt_jax.data.images import decode, decoded
+from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.records import DetectionSource, Request, Split
 from pvt_jax.heads.detection_model import MULTIPLE, DetectionModel
 from pvt_jax.ops.boxes import clip_boxes
 from pvt_jax.tasks.detection import examples, grouping
@@ -188,22 +189,16 @@ class Detection(Task):
 
     def _open(self, split: Split) -> DetectionSource:
         data, options = self._config.data, self._config.detection
-        return open_detection_source(
-            data.source,
-            split=split,
-            name=data.name,
-            root=data.root,
-            train_split=data.train_split or None,
-            eval_split=data.eval_split or None,
-            options=DetectionOptions(
-                num_classes=self._config.model.num_classes,
-                class_names=options.class_names,
-                annotations=options.annotations,
-                image_folder=options.image_folder,
-                with_masks=self.model.needs_masks,
-                keep_empty=options.keep_empty,
-            ),
+        found = DetectionOptions(
+            num_classes=self._config.model.num_classes,
+            class_names=options.class_names,
+            annotations=options.annotations,
+            image_folder=options.image_folder,
+            with_masks=self.model.needs_masks,
+            keep_empty=options.keep_empty,
         )
+        request = Request(split, data.name, data.root, data.train_split, data.eval_split, found)
+        return open_source(OBJECTS, data.source, request)
 
 
 def _rounded_up(size: tuple[int, int]) -> tuple[int, int]:

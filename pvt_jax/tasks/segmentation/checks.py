@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.formats.folder import listed
-from pvt_jax.data.formats.segmentation import ReadsLabels, SegmentationSource
 from pvt_jax.data.headers import THREADS, image_header
 from pvt_jax.data.images import check_source_array
 from pvt_jax.data.labels import IGNORE, Contents, worst
+from pvt_jax.data.records import ReadsLabels, SegmentationSource
+from pvt_jax.data.text import listed
 from pvt_jax.errors import CorruptImageError, UserError
 from pvt_jax.tasks.checks import check_halves
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from pvt_jax.config import Config
 from pvt_jax.data import buckets, pipeline
-from pvt_jax.data.formats import Split
-from pvt_jax.data.formats.segmentation import SegmentationOptions, SegmentationSource, open_segmentation_source
+from pvt_jax.data.formats import LABEL_MAPS, open_source
 from pvt_jax.data.images import decode
+from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.records import Request, SegmentationSource, Split
 from pvt_jax.errors import UserError
 from pvt_jax.heads.segmentation_model import SegmentationModel
 from pvt_jax.tasks.segmentation import examples
@@ -160,22 +161,16 @@ class Segmentation(Task):
 
     def _open(self, split: Split) -> SegmentationSource:
         data, options = self._config.data, self._config.segmentation
-        return open_segmentation_source(
-            data.source,
-            split=split,
-            name=data.name,
-            root=data.root,
-            train_split=data.train_split or None,
-            eval_split=data.eval_split or None,
-            options=SegmentationOptions(
-                num_classes=self._config.model.num_classes,
-                class_names=options.class_names,
-                palette=options.palette,
-                ignore_labels=options.ignore_labels,
-                reduce_zero_label=options.reduce_zero_label,
-                image_folder=options.image_folder,
-                label_folder=options.label_folder,
-                image_suffix=options.image_suffix,
-                label_suffix=options.label_suffix,
-            ),
+        found = SegmentationOptions(
+            num_classes=self._config.model.num_classes,
+            class_names=options.class_names,
+            palette=options.palette,
+            ignore_labels=options.ignore_labels,
+            reduce_zero_label=options.reduce_zero_label,
+            image_folder=options.image_folder,
+            label_folder=options.label_folder,
+            image_suffix=options.image_suffix,
+            label_suffix=options.label_suffix,
         )
+        request = Request(split, data.name, data.root, data.train_split, data.eval_split, found)
+        return open_source(LABEL_MAPS, data.source, request)

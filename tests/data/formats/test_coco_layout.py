@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pvt_jax.data.formats.coco.layout import find_annotations, find_images
+from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 
 LAYOUTS = {
@@ -28,12 +31,15 @@ LAYOUTS = {
         ("Annotations/Instances_Val2017.json", "Images/Val2017"),
     ),
 }
-NO_SPLITS = {"train": "", "eval": ""}
 
 
 def touch(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"")
+
+
+def found(root: Path, split: Any = "train", **options: str) -> tuple[str, str]:
+    return find_annotations(str(root), Request(split, options=DetectionOptions(0, **options)))  # type: ignore
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -42,7 +48,7 @@ def test_layouts(tmp_path, layout):
         touch(tmp_path / annotations)
         touch(tmp_path / folder / "1.jpg")
     for split, (annotations, folder) in zip(("train", "eval"), LAYOUTS[layout], strict=True):
-        path, name = find_annotations(str(tmp_path), split, NO_SPLITS)
+        path, name = found(tmp_path, split)
         assert path == str(tmp_path / annotations)
         assert find_images(str(tmp_path), path, name, ["1.jpg"]) == (str(tmp_path / folder), ["1.jpg"])
 
@@ -52,23 +58,23 @@ def test_a_name_as_it_stands_comes_before_another_case(tmp_path):
         touch(tmp_path / folder / "_annotations.coco.json")
     if len(os.listdir(tmp_path)) == 1:
         pytest.skip("this file system has one name for both")
-    assert find_annotations(str(tmp_path), "train", NO_SPLITS)[0] == str(tmp_path / "train/_annotations.coco.json")
+    assert found(tmp_path)[0] == str(tmp_path / "train/_annotations.coco.json")
     # Of two that are as near none is taken.
     (tmp_path / "train").rename(tmp_path / "TRAIN")
     with pytest.raises(UserError, match="no training annotations in .*; it holds TRAIN/, Train/; "):
-        find_annotations(str(tmp_path), "train", NO_SPLITS)
+        found(tmp_path)
 
 
 def test_class_names_of_label_studio_are_no_annotations(tmp_path):
     for name in ("labels.json", "result.json"):
         touch(tmp_path / "train" / name)
-    assert find_annotations(str(tmp_path), "train", NO_SPLITS)[0] == str(tmp_path / "train/result.json")
+    assert found(tmp_path)[0] == str(tmp_path / "train/result.json")
 
 
 def test_a_file_named_for_its_half_comes_before_another_case(tmp_path):
     for name in ("Train/labels.json", "my_train.json"):
         touch(tmp_path / name)
-    assert find_annotations(str(tmp_path), "train", NO_SPLITS)[0] == str(tmp_path / "my_train.json")
+    assert found(tmp_path)[0] == str(tmp_path / "my_train.json")
 
 
 def test_what_the_config_says_is_taken_as_it_stands(tmp_path):
@@ -76,7 +82,7 @@ def test_what_the_config_says_is_taken_as_it_stands(tmp_path):
     if os.path.exists(tmp_path / "labels"):
         pytest.skip("this file system has one name for both")
     with pytest.raises(UserError, match=r"looked for labels/\{split\}.json, with"):
-        find_annotations(str(tmp_path), "train", NO_SPLITS, "labels/{split}.json")
+        found(tmp_path, annotations="labels/{split}.json")
 
 
 def find(root: Path, names: list[str], files: list[str], **rest: str) -> tuple[str, list[str]]:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from pvt_jax.data.formats import open_source
+from pvt_jax.data.formats import LABELLED_IMAGES, open_source
 from pvt_jax.data.formats.digits import scenes as digit_scenes
 from pvt_jax.data.formats.digits.scenes import DigitScenesSource, digit_scene
-from pvt_jax.data.formats.segmentation import SegmentationSource
+from pvt_jax.data.records import Request, SegmentationSource
 from pvt_jax.errors import UserError
 
 SPLITS = ("train", "eval")
@@ -56,7 +56,7 @@ class TestRepeats:
     def test_in_another_process_and_order(self, scenes):
         code = (
             "import hashlib\n"
-            "from pvt_jax.data.sources.digit_scenes import DigitScenesSource\n"
+            "from pvt_jax.data.formats.digits.scenes import DigitScenesSource\n"
             "source = DigitScenesSource('eval')\n"
             "for index in (7, 3, 0):\n"
             "    record = source[index]\n"
@@ -106,7 +106,7 @@ class TestSplits:
 
     @pytest.mark.parametrize("split", SPLITS)
     def test_digits_are_those_of_the_split(self, split):
-        source = open_source("digits", split=split)
+        source = open_source(LABELLED_IMAGES, "digits", Request(split))
         glyphs, members = digit_scenes._glyphs(split)
         assert len(glyphs) == len(source)
         # 8×8 pixels and a margin of one, 8×8 points in each: those in the middle are near the originals.

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pvt_jax.data.formats import label_folder
+from pvt_jax.data import files
+from pvt_jax.data.formats import LABEL_MAPS, open_source
 from pvt_jax.data.formats.cityscapes import CLASSES
 from pvt_jax.data.formats.class_names import names_file, read_names, split_count
-from pvt_jax.data.formats.segmentation import SegmentationOptions, SegmentationSource, open_segmentation_source
 from pvt_jax.data.labels import LabelEncoding, distinct_colours
+from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.records import Request, SegmentationSource
 from pvt_jax.errors import UserError
 
 
@@ -39,8 +41,7 @@ def write(root: Path, *paths: str, value: int = 0):
 def opened(root: Path | str, split: str = "train", source: str = "label_folder", num_classes: int = 3, **rest) -> Any:
     splits = {key: rest.pop(key) for key in ("train_split", "eval_split", "name") if key in rest}
     options = SegmentationOptions(num_classes=num_classes, **rest)
-    arguments: Any = {"split": split, "root": str(root), **splits}
-    return open_segmentation_source(source, options=options, **arguments)
+    return open_source(LABEL_MAPS, source, Request(split, root=str(root), options=options, **splits))  # type: ignore
 
 
 def message(root: Path | str, *arguments, **rest) -> str:
@@ -288,7 +289,7 @@ class TestPairs:
     def test_file_that_vanished(self, root):
         source = opened(root)
         (root / "labels/train/a.png").unlink()
-        with pytest.raises(UserError, match="a.png .No such file.*was there when the run started"):
+        with pytest.raises(UserError, match="a.png .No such file.*: put it back, or start again"):
             source[0]
 
     def test_file_that_may_not_be_read(self, root, monkeypatch):
@@ -297,7 +298,7 @@ class TestPairs:
         def refuse(path, mode):
             raise PermissionError(13, "Permission denied", path)
 
-        monkeypatch.setattr(label_folder, "open", refuse, raising=False)
+        monkeypatch.setattr(files, "open", refuse, raising=False)
         with pytest.raises(UserError, match="^cannot read .*a.png .Permission denied.: check its permissions$"):
             source.label_map(0)
 
@@ -557,4 +558,4 @@ class TestTfds:
 
     def test_how_to_prepare_cityscapes(self, tmp_path):
         line = message(tmp_path, source="tfds", name="cityscapes", num_classes=19)
-        assert "tfds cityscapes --manual_dir=FOLDER_WITH_THE_TWO_ZIPS --data_dir=" in line
+        assert "pvt_jax.prepare cityscapes --manual_dir=FOLDER_WITH_THE_TWO_ZIPS --data_dir=" in line

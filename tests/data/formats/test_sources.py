@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pvt_jax.data.formats import ClassificationSource, open_source
+from pvt_jax.data.formats import LABELLED_IMAGES, open_source
+from pvt_jax.data.records import ClassificationSource, Request
 from pvt_jax.errors import UserError
 
 
@@ -33,8 +34,8 @@ def write(path, data: bytes = b"image"):
     path.write_bytes(data)
 
 
-def opened(source: str, **arguments) -> Any:
-    return open_source(source, **arguments)
+def opened(source: str, split: Any = "train", **arguments: str) -> Any:
+    return open_source(LABELLED_IMAGES, source, Request(split, **arguments))
 
 
 def message(**arguments) -> str:
@@ -56,7 +57,8 @@ class TestOpenSource:
     def test_opens_without_jax_and_without_the_other_sources(self):
         code = (
             "import sys, pvt_jax; before = 'jax' in sys.modules\n"
-            "from pvt_jax.data.sources import open_source; open_source('digits', split='train')\n"
+            "from pvt_jax.data import formats, records\n"
+            "formats.open_source(formats.LABELLED_IMAGES, 'digits', records.Request('train'))\n"
             "assert ('jax' in sys.modules) == before and 'tensorflow_datasets' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
@@ -289,10 +291,10 @@ def imagenet_tars(tmp_path_factory):
 @pytest.fixture(scope="session")
 def imagenet(imagenet_tars, tmp_path_factory):
     """A data_dir with that ImageNet, prepared once with the command that the error message gives."""
-    from pvt_jax.data.formats.tfds import records as tfds
+    from pvt_jax import prepare
 
     root = tmp_path_factory.mktemp("tfds")
-    assert tfds.main(["imagenet2012", f"--manual_dir={imagenet_tars}", f"--data_dir={root}"]) == 0
+    assert prepare.main(["imagenet2012", f"--manual_dir={imagenet_tars}", f"--data_dir={root}"]) == 0
     assert "tensorflow" not in sys.modules
     return root
 
@@ -388,24 +390,24 @@ class TestTfds:
 
 class TestPrepare:
     def test_missing_tars(self, tmp_path, capsys):
-        from pvt_jax.data.formats.tfds import records as tfds
+        from pvt_jax import prepare
 
-        assert tfds.main(["imagenet2012", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}"]) == 2
+        assert prepare.main(["imagenet2012", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}"]) == 2
         error = capsys.readouterr().err
         assert str(tmp_path / "ILSVRC2012_img_train.tar") in error and "image-net.org" in error
         assert error.count("\n") == 1
 
     def test_broken_tar(self, imagenet_tars, tmp_path):
-        from pvt_jax.data.formats.tfds import records as tfds
+        from pvt_jax.data.formats.tfds.prepare import prepare
 
         shutil.copytree(imagenet_tars, tmp_path, dirs_exist_ok=True)
         train = tmp_path / "ILSVRC2012_img_train.tar"
         train.write_bytes(train.read_bytes()[:3000])
         with pytest.raises(UserError, match="incomplete"):
-            tfds.prepare("imagenet2012", root=str(tmp_path / "out"), manual_dir=str(tmp_path))
+            prepare("imagenet2012", root=str(tmp_path / "out"), manual_dir=str(tmp_path))
 
     def test_class_that_imagenet_has_not(self, imagenet_tars, tmp_path):
-        from pvt_jax.data.formats.tfds import records as tfds
+        from pvt_jax.data.formats.tfds.prepare import prepare
 
         shutil.copytree(imagenet_tars, tmp_path, dirs_exist_ok=True)
         inner = io.BytesIO()
@@ -414,12 +416,12 @@ class TestPrepare:
         with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w") as train:
             add(train, "n00000000.tar", inner.getvalue())
         with pytest.raises(UserError, match="n00000000"):
-            tfds.prepare("imagenet2012", root=str(tmp_path / "out"), manual_dir=str(tmp_path))
+            prepare("imagenet2012", root=str(tmp_path / "out"), manual_dir=str(tmp_path))
 
     def test_others_say_that_they_need_tensorflow(self, tmp_path, monkeypatch):
-        from pvt_jax.data.formats.tfds import records as tfds
+        from pvt_jax.data.formats.tfds.prepare import prepare
 
         for module in ("tensorflow", "importlib_resources"):
             monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(UserError, match="needs TensorFlow to prepare 'cifar10'.*pip install tensorflow"):
-            tfds.prepare("cifar10", root=str(tmp_path))
+            prepare("cifar10", root=str(tmp_path))

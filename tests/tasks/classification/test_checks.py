@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pvt_jax.data.formats import ClassificationRecord, open_source
+from pvt_jax.data.formats import LABELLED_IMAGES, open_source
 from pvt_jax.data.images import decode, decode_pil
+from pvt_jax.data.records import ClassificationRecord, Request
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.classification.checks import validate_classification
 
@@ -66,7 +67,7 @@ def test_summary(decoder):
 
 
 def test_summary_of_digits():
-    train, held_out = open_source("digits", split="train"), open_source("digits", split="eval")
+    train, held_out = (open_source(LABELLED_IMAGES, "digits", Request(split)) for split in ("train", "eval"))
     assert (
         validate_classification(train, held_out, 10, decode=decode)
         == "1,438 training and 359 evaluation images of 10 classes, from scikit-learn's digits"

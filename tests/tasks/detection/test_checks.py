@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from pvt_jax.data.formats.detection import DetectionOptions, open_detection_source
+from pvt_jax.data.formats import OBJECTS, open_source
 from pvt_jax.data.formats.digits.objects import DigitObjectsSource
 from pvt_jax.data.images import decode
+from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.detection import checks as detection_validation
 from pvt_jax.tasks.detection.checks import validate_detection
@@ -39,7 +41,7 @@ def root(written, tmp_path):
 def validate(root: Path, needs_masks=True, outputs=10, source="coco", **rest: Any) -> str:
     options = DetectionOptions(10, with_masks=needs_masks, keep_empty=rest.pop("keep_empty", False))
     train, held_out = (
-        open_detection_source(source, split=split, root=str(root), options=options) for split in ("train", "eval")
+        open_source(OBJECTS, source, Request(split, root=str(root), options=options)) for split in ("train", "eval")
     )
     return validate_detection(train, held_out, outputs, needs_masks=needs_masks, decode=decode, **rest)
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from pvt_jax.data.files import read_file
 from pvt_jax.data.formats.coco.masks import mask_problem, mask_size
 from pvt_jax.data.formats.coco.values import crowd_flag, measured_area, plain_id, whole_number
-from pvt_jax.data.formats.detection import read_file
 from pvt_jax.data.formats.problems import Problems
-from pvt_jax.data.headers import printable
+from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -187,7 +187,7 @@ def read_coco(path: str, *, with_masks: bool) -> CocoFile:
         if key not in lists:
             holds = "it is something else" if key in keys else f"it holds {', '.join(sorted(keys)[:8]) or 'nothing'}"
             raise UserError(
-                printable(f"{path} has no list '{key}' ({holds}): export the data set in the format of COCO, instances")
+                escaped(f"{path} has no list '{key}' ({holds}): export the data set in the format of COCO, instances")
             )
     return reader.finish()
 
@@ -203,7 +203,7 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
     keys: set[str] = set()
     lists: set[str] = set()
     if text.startswith(("\xff\xfe", "\xfe\xff")):
-        raise UserError(f"{printable(path)} is UTF-16: save the file as UTF-8")
+        raise UserError(f"{escaped(path)} is UTF-16: save the file as UTF-8")
     at = len("\xef\xbb\xbf") if text.startswith("\xef\xbb\xbf") else 0
 
     def skip(at: int, expected: str = "") -> int:
@@ -215,7 +215,7 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
     try:
         at = skip(at)
         if text[at : at + 1] == "[":
-            raise UserError(f"{printable(path)} is a list, and COCO's format an object: export it in that format")
+            raise UserError(f"{escaped(path)} is a list, and COCO's format an object: export it in that format")
         at = skip(skip(at, "{") + 1, '"}')
         while text[at] != "}":
             key, at = decode(text, at)
@@ -247,15 +247,15 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
             raise json.JSONDecodeError("Extra data", text, end)
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{printable(path)} is not UTF-8: byte 0x{error.object[error.start]:02X} in "
-            f"{printable(os.fsdecode(error.object[:120]))}; save the file as UTF-8"
+            f"{escaped(path)} is not UTF-8: byte 0x{error.object[error.start]:02X} in "
+            f"{escaped(os.fsdecode(error.object[:120]))}; save the file as UTF-8"
         ) from error
     except json.JSONDecodeError as error:
         cut = "the file ends too early, as if it was cut: fetch or export it again"
         wrong = f"{error.msg} at line {error.lineno}, column {error.colno}: correct it there, or export it again"
-        raise UserError(f"{printable(path)} is no JSON: {cut if error.pos >= len(text.rstrip()) else wrong}") from error
+        raise UserError(f"{escaped(path)} is no JSON: {cut if error.pos >= len(text.rstrip()) else wrong}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{printable(path)} is no JSON of COCO ({error}): export it again") from error
+        raise UserError(f"{escaped(path)} is no JSON of COCO ({error}): export it again") from error
     return keys, lists
 
 

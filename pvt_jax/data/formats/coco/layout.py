@@ -25,10 +25,10 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from pvt_jax.data.formats import Split
-from pvt_jax.data.formats.detection import HALVES, Splits, printable_name
-from pvt_jax.data.formats.folder import in_other_case, list_folder, listed, names_in
-from pvt_jax.data.headers import printable
+from pvt_jax.data.files import list_folder, names_in
+from pvt_jax.data.formats.folder import in_other_case
+from pvt_jax.data.records import SPLIT_WORDS, Request, Split
+from pvt_jax.data.text import escaped, escaped_name, listed
 from pvt_jax.errors import UserError
 
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
@@ -61,14 +61,15 @@ _OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_")
 _PROBES = 64
 
 
-def find_annotations(root: str, split: Split, splits: Splits, pattern: str = "") -> tuple[str, str]:
+def find_annotations(root: str, request: Request) -> tuple[str, str]:
     """Returns the path of the annotations of one half, and the name of its split."""
+    split, pattern = request.split, request.options.annotations
     if pattern and "{split}" not in pattern:
         raise UserError(
             f"detection.annotations '{pattern}' has no {{split}}: write {{split}} where data.train_split and "
             f"data.eval_split go, such as 'annotations/{{split}}.json'"
         )
-    names = (splits[split],) if splits[split] else SPLIT_NAMES[split]
+    names = (request.split_name,) if request.split_name else SPLIT_NAMES[split]
     patterns = (pattern,) if pattern else _ANNOTATIONS
     places = [(candidate.replace("{split}", name), name) for candidate in patterns for name in names]
     found = next((place for place in places if os.path.isfile(os.path.join(root, place[0]))), None)
@@ -87,16 +88,16 @@ def find_annotations(root: str, split: Split, splits: Splits, pattern: str = "")
     looked_for = f"{listed(patterns)}, with {' or '.join(names)} for {{split}}"
     choices = f"; {listed([place for place, _ in alike])} all could be meant" if alike else ""
     key = {"train": "train_split", "eval": "eval_split"}[split]
-    aside = "put some of the images aside for it, or " * (split == "eval" and not splits[split])
+    aside = "put some of the images aside for it, or " * (split == "eval" and not request.split_name)
     way_out = f"{aside}set detection.annotations, such as 'annotations/{{split}}.json', and data.{key}"
-    if not pattern and not splits[split] and len(beside) + len(below) == 1:
+    if not pattern and not request.split_name and len(beside) + len(below) == 1:
         way_out = _about_one_file(root, [*beside, *(f"annotations/{name}" for name in below)][0], split)
     nested = [name for name in folders if any(os.path.isfile(os.path.join(root, name, place)) for place, _ in places)]
     if len(nested) == 1:
         way_out = f"did you mean --config.data.root={os.path.join(root, nested[0])}?"
     raise UserError(
-        printable(
-            f"no {HALVES[split]} annotations in {root}: looked for {looked_for}{choices}; it holds "
+        escaped(
+            f"no {SPLIT_WORDS[split]} annotations in {root}: looked for {looked_for}{choices}; it holds "
             f"{listed(has) or 'no folder and no JSON'}{inside}; {way_out}"
         )
     )
@@ -158,12 +159,12 @@ def find_images(
         looked_in = listed([os.path.relpath(folder, root) for folder in folders], 30)
         if pattern and not looked_in:
             raise UserError(
-                f"there is no folder {printable(pattern.replace('{split}', split))} in {printable(root)}: set "
+                f"there is no folder {escaped(pattern.replace('{split}', split))} in {escaped(root)}: set "
                 f"detection.image_folder to that of the images, below data.root"
             )
         raise UserError(
-            f"none of the images that {printable(path)} lists is there, such as '{printable_name(listed_files[0])}': "
-            f"looked in {printable(looked_in)} of {printable(root)}{_other_spelling(folders, listed_files[0])}; put "
+            f"none of the images that {escaped(path)} lists is there, such as '{escaped_name(listed_files[0])}': "
+            f"looked in {escaped(looked_in)} of {escaped(root)}{_other_spelling(folders, listed_files[0])}; put "
             f"them there, or set detection.image_folder"
         )
     folder, files = choice
@@ -199,9 +200,9 @@ def _check_distinct(listed_files: Sequence[str], files: Sequence[str], folder: s
         other = first.setdefault(file, listed_file)
         if other != listed_file:
             raise UserError(
-                f"{printable(path)} lists '{printable_name(other)}' and '{printable_name(listed_file)}', and both "
-                f"would be '{printable_name(file)}' in {printable(folder)}: keep the folders that they are in below "
-                f"{printable(folder)}, or set detection.image_folder to where these folders are"
+                f"{escaped(path)} lists '{escaped_name(other)}' and '{escaped_name(listed_file)}', and both "
+                f"would be '{escaped_name(file)}' in {escaped(folder)}: keep the folders that they are in below "
+                f"{escaped(folder)}, or set detection.image_folder to where these folders are"
             )
 
 
@@ -224,14 +225,14 @@ def check_present(folder: str, files: Sequence[str], path: str) -> None:
             try:
                 present[head] = set(os.listdir(inside)) if os.path.isdir(inside) else set()
             except (OSError, ValueError) as error:
-                raise UserError(f"cannot list the folder {printable_name(inside)} ({error})") from error
+                raise UserError(f"cannot list the folder {escaped_name(inside)} ({error})") from error
         if tail not in present[head]:
             missing.append(name)
     if missing:
-        found = [printable_name(name) for name in missing]
+        found = [escaped_name(name) for name in missing]
         raise UserError(
-            f"{len(missing):,} of the {len(files):,} images that {printable(path)} lists are missing in "
-            f"{printable(folder)}: {listed(found, 3)}{_other_spelling([folder], missing[0])}; fetch them, or remove "
+            f"{len(missing):,} of the {len(files):,} images that {escaped(path)} lists are missing in "
+            f"{escaped(folder)}: {listed(found, 3)}{_other_spelling([folder], missing[0])}; fetch them, or remove "
             f"them from the annotations"
         )
 
@@ -245,17 +246,17 @@ def _other_spelling(folders: Sequence[str], name: str) -> str:
         for other in names_in(folder):
             if other == tail:
                 continue
-            here, normal = printable(folder), unicodedata.normalize("NFC", other)
+            here, normal = escaped(folder), unicodedata.normalize("NFC", other)
             if normal == plain:
                 return f" ({here} has that name in another form of Unicode: rename the file)"
             if not _is_utf8(other) and os.fsencode(other).decode("latin-1") == plain:
-                return f" ({here} has '{printable(other)}', whose name is not UTF-8: rename the file)"
+                return f" ({here} has '{escaped(other)}', whose name is not UTF-8: rename the file)"
             if normal.lower() == plain.lower():
-                return f" ({here} has '{printable(other)}', in another upper and lower case: rename the file)"
+                return f" ({here} has '{escaped(other)}', in another upper and lower case: rename the file)"
     for folder in folders:
         for below in sorted(names_in(folder)):
             if _exists(os.path.join(folder, below, tail)):
-                return f" ({printable(os.path.join(folder, below))} has it: move what is there up)"
+                return f" ({escaped(os.path.join(folder, below))} has it: move what is there up)"
     return ""
 
 

@@ -6,22 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.formats import Split
+from pvt_jax.data.files import find_root
+from pvt_jax.data.formats.class_names import check_classes, choose_classes
 from pvt_jax.data.formats.coco.json_file import CocoFile, read_annotations, read_coco
 from pvt_jax.data.formats.coco.layout import find_annotations, find_images
 from pvt_jax.data.formats.coco.masks import plain_mask
-from pvt_jax.data.formats.detection import (
-    HALVES,
-    DetectionOptions,
-    Splits,
-    check_classes,
-    choose_classes,
-    printable_name,
-)
-from pvt_jax.data.formats.folder import find_root, listed
 from pvt_jax.data.formats.object_table import FilesSource, ObjectTable, RawObjects, keep_labelled, select, tabulate
-from pvt_jax.data.headers import image_sizes, printable
+from pvt_jax.data.headers import image_sizes
 from pvt_jax.data.objects import Mask, Objects
+from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.records import SPLIT_WORDS, Request
+from pvt_jax.data.text import escaped, escaped_name, listed
 from pvt_jax.errors import UserError
 
 
@@ -73,7 +68,7 @@ class CocoSource(FilesSource):
             return super().masks(index, objects)
         except (ValueError, RuntimeError) as error:
             raise UserError(
-                printable(f"{self._path}: a mask of {self.name(index)} cannot be decoded ({error}): export it again")
+                escaped(f"{self._path}: a mask of {self.name(index)} cannot be decoded ({error}): export it again")
             ) from error
 
     def without_masks(self) -> int:
@@ -117,21 +112,23 @@ class CocoSource(FilesSource):
             return [plain_mask(annotation.get("segmentation")) for annotation in read_annotations(self._path, spans)]
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise UserError(
-                printable(f"{self._path} was changed or removed since the run started: put it back, or start again")
+                escaped(f"{self._path} was changed or removed since the run started: put it back, or start again")
             ) from error
 
 
-def open_coco(root: str, split: Split, splits: Splits, options: DetectionOptions) -> CocoSource:
+def open_coco(request: Request) -> CocoSource:
     """Opens one half of a data set of COCO's format in ``root`` ("~" is expanded).
 
     Raises:
         UserError: a file or folder that is missing or laid out in another way; annotations, classes or images that are
             not what they must be, see ``read_coco`` and ``tabulate``; missing images.
     """
-    root = find_root(root, "coco", "images and annotations in COCO's format")
-    path, name = find_annotations(root, split, splits, options.annotations)
+    options: DetectionOptions = request.options
+    split = request.split
+    root = find_root(request.root, "coco", "images and annotations in COCO's format")
+    path, name = find_annotations(root, request)
     file = read_coco(path, with_masks=options.with_masks)
-    where = printable(path)
+    where = escaped(path)
     if not file.image_ids:
         raise UserError(f"{where} lists no images: export it again, or choose another split")
     class_names, category_ids = select_classes(file, options.class_names, options.num_classes)
@@ -153,7 +150,7 @@ def open_coco(root: str, split: Split, splits: Splits, options: DetectionOptions
         return _describe(file, int(numbers[number]), sizes, files)
 
     table = tabulate(raw, sizes, first, where)
-    images = keep_labelled(table, where, HALVES[split], options.keep_empty).tolist()
+    images = keep_labelled(table, where, SPLIT_WORDS[split], options.keep_empty).tolist()
     table = select(table, images, _notes(file, category_ids, raw))
     places = numbers[table.places]
     return CocoSource(
@@ -171,10 +168,10 @@ def open_coco(root: str, split: Split, splits: Splits, options: DetectionOptions
     )
 
 
-def class_names_of_coco(root: str, splits: Splits, options: DetectionOptions) -> tuple[str, ...]:
-    """Returns the names of the classes of the training annotations in ``root``; ``num_classes`` is not read."""
-    path, _ = find_annotations(root, "train", splits, options.annotations)
-    return select_classes(read_coco(path, with_masks=False), options.class_names)[0]
+def class_names_of_coco(request: Request) -> tuple[str, ...]:
+    """Returns the names of the classes of the training annotations ; ``num_classes`` is not read."""
+    path, _ = find_annotations(request.root, request)
+    return select_classes(read_coco(path, with_masks=False), request.options.class_names)[0]
 
 
 def select_classes(
@@ -185,7 +182,7 @@ def select_classes(
     Roboflow adds the name of the project as a category that nothing has and that all others are below. It is no class,
     unless the model has a class for it.
     """
-    where = printable(file.path)
+    where = escaped(file.path)
     if not file.categories:
         raise UserError(f"{where} lists no categories: export the data set with its classes")
     categories = sorted(file.categories)
@@ -195,10 +192,8 @@ def select_classes(
         categories = others
     names = [name for _, name, _ in categories]
     for name in names:
-        if printable_name(name) != name:
-            raise UserError(
-                f"{where} has a class whose name is no text of one line, '{printable_name(name)}': rename it"
-            )
+        if escaped_name(name) != name:
+            raise UserError(f"{where} has a class whose name is no text of one line, '{escaped_name(name)}': rename it")
     if same := sorted({name for name in names if names.count(name) > 1}):
         ids = [str(category_id) for category_id, name, _ in categories if name == same[0]]
         raise UserError(f"{where} names categories {' and '.join(ids)} '{same[0]}': give each class a name of its own")
@@ -258,7 +253,7 @@ def _check_run_lengths(file: CocoFile, sizes: np.ndarray) -> None:
         height, width = file.run_length_sizes[wrong[0]]
         image = file.owners[wrong[0]]
         raise UserError(
-            printable(
+            escaped(
                 f"{file.path}: {len(wrong):,} masks have another size than their images, the first is annotation "
                 f"{file.ids[wrong[0]]}, {height}×{width} in {file.image_files[image]}, "
                 f"{sizes[image, 0]}×{sizes[image, 1]} (height × width): export masks and images in one size"
@@ -281,7 +276,7 @@ def _check_corners(file: CocoFile, sizes: np.ndarray, files: Sequence[str]) -> N
     if len(out) >= 10 and out.mean() > 1 / 3 and corners.mean() >= 0.95:
         first = int(np.flatnonzero(known)[np.argmax(out)])
         raise UserError(
-            printable(
+            escaped(
                 f"{file.path}: {int(out.sum()):,} of {len(out):,} boxes reach far out of their picture, but not if "
                 f"they are [x1, y1, x2, y2], the first is {_describe(file, first, sizes, files)}: write each bbox as "
                 f"[x, y, width, height], with width x2 - x1 and height y2 - y1"

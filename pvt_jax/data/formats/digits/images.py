@@ -4,7 +4,8 @@ import operator
 
 import numpy as np
 
-from pvt_jax.data.formats import ClassificationRecord, Split
+from pvt_jax.data.records import ClassificationRecord, Request, Split
+from pvt_jax.errors import UserError
 
 _HELD_OUT = 0.2
 _SEED = 0
@@ -57,3 +58,15 @@ def _split_indices(targets: np.ndarray, split: Split) -> np.ndarray:
         members = random.permutation(np.flatnonzero(targets == label))
         held_out[members[: round(_HELD_OUT * len(members))]] = True
     return np.flatnonzero(held_out if split == "eval" else ~held_out)
+
+
+def open_digits(request: Request) -> DigitsSource:
+    """Opens the digits; raises UserError where a config names splits."""
+    refuse_split_names("digits", request)
+    return DigitsSource(request.split)
+
+
+def refuse_split_names(source: str, request: Request) -> None:
+    """Raises UserError where a config names splits of a data set whose splits are fixed."""
+    if request.train_split or request.eval_split:
+        raise UserError(f"the {source} source has one fixed split: leave train_split and eval_split unset")

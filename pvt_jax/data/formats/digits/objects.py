@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.formats import Split
-from pvt_jax.data.formats.detection import describe_ground_truth
+from pvt_jax.data.formats.digits.images import refuse_split_names
 from pvt_jax.data.formats.digits.scenes import CLASS_NAMES, DigitScenesSource
+from pvt_jax.data.formats.ground_truth import describe_ground_truth
 from pvt_jax.data.objects import Objects, decode_mask
+from pvt_jax.data.records import Request, Split
 
 _MOST_DIGITS = 5
 
@@ -74,3 +75,9 @@ class DigitObjectsSource:
 
     def __str__(self) -> str:
         return str(self._scenes)
+
+
+def open_digit_objects(request: Request) -> DigitObjectsSource:
+    """Opens the scenes with their objects; raises UserError where a config names splits."""
+    refuse_split_names("digit_scenes", request)
+    return DigitObjectsSource(request.split)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pvt_jax.data.formats import Split
-from pvt_jax.data.formats.digits.images import DigitsSource
-from pvt_jax.data.formats.segmentation import SegmentationRecord
+from pvt_jax.data.formats.digits.images import DigitsSource, refuse_split_names
 from pvt_jax.data.labels import LabelEncoding
+from pvt_jax.data.records import Request, SegmentationRecord, Split
 from pvt_jax.errors import UserError
 
 CLASS_NAMES = ("background", *(str(digit) for digit in range(10)))
@@ -137,6 +136,12 @@ class DigitScenesSource:
         if not 0 <= index < self._count:
             raise IndexError(f"scene {index} of {self._count}")
         return index
+
+
+def open_digit_scenes(request: Request) -> DigitScenesSource:
+    """Opens the scenes; raises UserError where a config names splits."""
+    refuse_split_names("digit_scenes", request)
+    return DigitScenesSource(request.split)
 
 
 def digit_scene(split: Split, index: int, *, height: int = 128, width: int = 128, seed: int = 0) -> DigitScene:

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.formats import Split
-from pvt_jax.data.formats.detection import HALVES, DetectionOptions, Splits, check_classes, choose_classes
+from pvt_jax.data.formats.class_names import check_classes, choose_classes
 from pvt_jax.data.formats.object_table import RawObjects, TabledSource, keep_labelled, select, tabulate
 from pvt_jax.data.formats.tfds.records import (
     TfdsRecords,
-    default_eval_split,
+    chosen_split,
     import_tfds,
     named_features,
     open_builder,
     prepare_command,
 )
 from pvt_jax.data.headers import THREADS, image_header
+from pvt_jax.data.records import SPLIT_WORDS, Request
 from pvt_jax.errors import UserError
 
 # What data sets call them.
@@ -41,23 +41,22 @@ class TfdsDetectionSource(TabledSource):
         return self._records.name(self._numbers[self._number(index)])
 
 
-def open_tfds_detection(
-    name: str, split: Split, root: str, splits: Splits, options: DetectionOptions
-) -> TfdsDetectionSource:
+def open_tfds_detection(request: Request) -> TfdsDetectionSource:
     """Opens one half of a prepared TFDS data set, and reads all its records once for their boxes.
 
-    Arguments are as of ``open_tfds`` and ``open_detection_source``. Difficult objects are taken for crowd regions.
+    Difficult objects are taken for crowd regions.
 
     Raises:
         UserError: as ``open_tfds``; also features that are no boxes, other classes than the model's, wrong boxes.
     """
+    name, options = request.name, request.options
     # Configs name ImageNet where they name nothing.
     if name.partition(":")[0] in ("", "imagenet2012"):
         raise UserError(
             f"the tfds source needs name: a TFDS data set with boxes, such as voc/2007 or coco/2017"
             f"{', not imagenet2012, which has none' * bool(name)}"
         )
-    data_dir = os.path.expanduser(root) or None
+    data_dir = os.path.expanduser(request.root) or None
     builder, name = _open_builder(name, data_dir)
     image, objects, label = _features(builder)
     known = tuple(label.names)
@@ -67,7 +66,7 @@ def open_tfds_detection(
     ids = list(range(1, 1 + len(known)))
     if builder.name == "coco" and len(known) == 80:
         ids = [number for number in range(1, 91) if number not in _NOT_OF_COCO]
-    chosen = splits[split] or ("train" if split == "train" else default_eval_split(builder))
+    chosen = chosen_split(builder, request)
     records = TfdsRecords(name, chosen, data_dir, (image,))
 
     def read(number: int) -> tuple[Any, tuple[int, int], dict[str, np.ndarray]]:
@@ -88,7 +87,7 @@ def open_tfds_detection(
         return f"[{box}] (x1, y1, x2, y2) in {records.name(int(raw.owners[number]))}"
 
     table = tabulate(raw, sizes, first, where)
-    images = keep_labelled(table, where, HALVES[split], options.keep_empty).tolist()
+    images = keep_labelled(table, where, SPLIT_WORDS[request.split], options.keep_empty).tolist()
     left = int((~used).sum())
     table = select(table, images, [f"{left:,} objects of other classes are left out"] * bool(left))
     category_ids = tuple(ids[place] for place in places)

@@ -10,7 +10,8 @@ from typing import Any
 
 from absl import logging
 
-from pvt_jax.data.formats import ClassificationRecord, Split, did_you_mean
+from pvt_jax.data.records import ClassificationRecord, Request
+from pvt_jax.data.text import did_you_mean
 from pvt_jax.errors import UserError
 
 
@@ -71,22 +72,16 @@ class TfdsSource(TfdsRecords):
         return {"image": record["image"], "label": int(record["label"])}
 
 
-def open_tfds(
-    name: str, split: Split, *, root: str = "", train_split: str = "train", eval_split: str | None = None
-) -> TfdsSource:
-    """Opens one half of a prepared TFDS data set below ``root``, TFDS's data_dir ("": the default; "~" is expanded).
-
-    ``eval_split`` None takes the split validation where there is one, else test.
+def open_tfds(request: Request) -> TfdsSource:
+    """Opens a split of a prepared TFDS data set.
 
     Raises:
         UserError: an unknown name or split, or data that is not prepared as array_record.
     """
+    name, data_dir = request.name, os.path.expanduser(request.root) or None
     if not name:
         raise UserError("the tfds source needs name: a TFDS data set, such as imagenet2012 or cifar10")
-    data_dir = os.path.expanduser(root) or None
-    if split == "train":
-        return TfdsSource(name, train_split, data_dir)
-    return TfdsSource(name, eval_split or default_eval_split(open_builder(name, data_dir)), data_dir)
+    return TfdsSource(name, chosen_split(open_builder(name, data_dir), request), data_dir)
 
 
 def open_builder(name: str, root: str | None) -> Any:
@@ -158,8 +153,10 @@ def _check_split(builder: Any, split: str) -> None:
         raise UserError(f"split '{split}' of TFDS data set '{builder.name}' has no records: name a larger part")
 
 
-def default_eval_split(builder: Any) -> str:
-    """Returns the split validation or test; raises UserError when there is neither."""
+def chosen_split(builder: Any, request: Request) -> str:
+    """Returns the split that a config names, else train, and validation or test; UserError when there is neither."""
+    if request.split_name or request.split == "train":
+        return request.split_name or "train"
     for split in ("validation", "test"):
         if split in builder.info.splits:
             return split

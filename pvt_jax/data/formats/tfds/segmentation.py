@@ -4,11 +4,12 @@ import os
 
 import numpy as np
 
-from pvt_jax.data.formats import Split, did_you_mean
 from pvt_jax.data.formats.cityscapes import cityscapes_labels
-from pvt_jax.data.formats.segmentation import LabelSet, SegmentationOptions, SegmentationRecord, Splits, find_labels
-from pvt_jax.data.formats.tfds.records import TfdsRecords, default_eval_split, import_tfds, named_features, open_builder
+from pvt_jax.data.formats.label_sets import LabelSet, find_labels
+from pvt_jax.data.formats.tfds.records import TfdsRecords, chosen_split, import_tfds, named_features, open_builder
 from pvt_jax.data.headers import image_sizes
+from pvt_jax.data.records import Request, SegmentationRecord
+from pvt_jax.data.text import did_you_mean
 from pvt_jax.errors import UserError
 
 # What data sets call them, the likelier first.
@@ -42,21 +43,20 @@ class TfdsSegmentationSource(TfdsRecords):
         return self._sizes
 
 
-def open_tfds_segmentation(
-    name: str, split: Split, root: str, splits: Splits, options: SegmentationOptions
-) -> TfdsSegmentationSource:
-    """Opens one half of a prepared TFDS data set; arguments as of ``open_tfds`` and ``open_segmentation_source``.
+def open_tfds_segmentation(request: Request) -> TfdsSegmentationSource:
+    """Opens one half of a prepared TFDS data set.
 
     Raises:
         UserError: as ``open_tfds``; also features that are no image and label map.
     """
+    name, options = request.name, request.options
     # Configs name ImageNet where they name nothing.
     if name.partition(":")[0] in ("", "imagenet2012"):
         raise UserError(
             f"the tfds source needs name: a TFDS data set with label maps, such as scene_parse150 or oxford_iiit_pet"
             f"{', not imagenet2012, which has none' * bool(name)}"
         )
-    data_dir = os.path.expanduser(root) or None
+    data_dir = os.path.expanduser(request.root) or None
     builder = open_builder(name, data_dir)
     tfds = import_tfds()
     features = named_features(builder).items()
@@ -67,7 +67,7 @@ def open_tfds_segmentation(
         labels = cityscapes_labels(options, by_id=True)
     else:
         labels = find_labels(options, reduce_zero_label=builder.name == "scene_parse150")
-    chosen = splits[split] or ("train" if split == "train" else default_eval_split(builder))
+    chosen = chosen_split(builder, request)
     return TfdsSegmentationSource(name, chosen, data_dir, image, label_map, labels)
 
 

@@ -18,10 +18,11 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from pvt_jax.data.formats import Split
-from pvt_jax.data.formats.detection import HALVES, DetectionOptions, Splits, read_file
-from pvt_jax.data.formats.folder import EXTENSIONS, in_other_case, list_folder, listed, scan
-from pvt_jax.data.headers import printable
+from pvt_jax.data.files import EXTENSIONS, list_folder, read_file, scan
+from pvt_jax.data.formats.folder import in_other_case
+from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.records import SPLIT_WORDS, Request, Split
+from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
 
 # What files of images are called in formats that are not read.
@@ -95,13 +96,14 @@ class _Tree:
         return tuple(os.path.join(folder, other) for other in names if other.lower().endswith(name[1:].lower()))
 
 
-def find_layout(root: str, split: Split, splits: Splits, options: DetectionOptions) -> Layout:
+def find_layout(root: str, request: Request) -> Layout:
     """Returns where one half of the data set in ``root`` is, as ``options`` say or in a layout that is known.
 
     Raises:
         UserError: there is none.
     """
-    names = (splits[split],) if splits[split] else _SPLIT_NAMES[split]
+    options: DetectionOptions = request.options
+    names = (request.split_name,) if request.split_name else _SPLIT_NAMES[request.split]
     layouts = _LAYOUTS
     if options.annotations or options.image_folder:
         xml_folder = options.annotations or options.image_folder
@@ -122,25 +124,23 @@ def find_layout(root: str, split: Split, splits: Splits, options: DetectionOptio
                 if with_extension(scan(xml_folder, nested), ("xml",)):
                     lists = lists if path else ()
                     return Layout(xml_folder, image_folder, lists, "*" in path, nested or bool(path))
-    raise UserError(printable(_not_found(tree, split, splits, layouts, names)))
+    raise UserError(escaped(_not_found(tree, request, layouts, names)))
 
 
-def _not_found(
-    tree: _Tree, split: Split, splits: Splits, layouts: Sequence[tuple[str, str, str]], names: Sequence[str]
-) -> str:
-    root = tree.root
+def _not_found(tree: _Tree, request: Request, layouts: Sequence[tuple[str, str, str]], names: Sequence[str]) -> str:
+    root, split = tree.root, request.split
     below = sorted(list_folder(root)[1])
     looked_for = "; ".join(" + ".join(dict.fromkeys(path for path in layout if path)) for layout in layouts)
     key = {"train": "train_split", "eval": "eval_split"}[split]
     way_out = f"set data.{key}, or detection.annotations and image_folder, such as 'xml/{{split}}' and 'img/{{split}}'"
-    if not splits[split] and layouts is _LAYOUTS:
+    if not request.split_name and layouts is _LAYOUTS:
         way_out = _about_halves(tree, names[0]) or way_out
     nested = [os.path.join(folder, name) for folder in below for name in ("", *_folders(os.path.join(root, folder)))]
     nested = [os.path.normpath(folder) for folder in nested if tree.find(os.path.join(folder, "Annotations"))]
     if len(nested) == 1 and os.path.basename(nested[0]).lower() not in names:
         way_out = f"did you mean --config.data.root={os.path.normpath(os.path.join(root, nested[0]))}?"
     return (
-        f"no {HALVES[split]} images with XML files in {root}: looked for {looked_for}, with {' or '.join(names)} "
+        f"no {SPLIT_WORDS[split]} images with XML files in {root}: looked for {looked_for}, with {' or '.join(names)} "
         f"for {{split}}; it holds {listed(below) or 'no folder'}; {way_out}"
     )
 
@@ -184,7 +184,7 @@ def read_lists(layout: Layout, known: Collection[str]) -> tuple[list[str], int]:
             if missing[0].split()[0] in known:
                 way_out = "write the name of an image on each line, and nothing after it"
             raise UserError(
-                printable(
+                escaped(
                     f"{path} lists {len(missing):,} images that have no XML file in {layout.xml_folder}: "
                     f"{listed(missing, 3)}; {way_out}"
                 )
@@ -195,7 +195,7 @@ def read_lists(layout: Layout, known: Collection[str]) -> tuple[list[str], int]:
     if not stems:
         are = "is empty" if len(layout.lists) == 1 else f"and {len(layout.lists) - 1} others are empty"
         raise UserError(
-            f"{printable(layout.lists[0])} {are}: write the names of images there, without extension, a line each"
+            f"{escaped(layout.lists[0])} {are}: write the names of images there, without extension, a line each"
         )
     return list(stems), repeated
 

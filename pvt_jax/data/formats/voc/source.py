@@ -10,19 +10,20 @@ evaluation ignores them.
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pvt_jax.data.formats import Split, did_you_mean
-from pvt_jax.data.formats.class_names import VOC_CLASSES, names_file, read_names
-from pvt_jax.data.formats.detection import HALVES, DetectionOptions, Splits, check_classes, printable_name, read_file
-from pvt_jax.data.formats.folder import EXTENSIONS, find_root, listed, scan
+from pvt_jax.data.files import EXTENSIONS, find_root, read_file, scan
+from pvt_jax.data.formats.class_names import VOC_CLASSES, check_classes, names_file, read_names
 from pvt_jax.data.formats.object_table import FilesSource, RawObjects, keep_labelled, select, tabulate
 from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.formats.voc.layout import UNREAD, find_layout, read_lists, with_extension
 from pvt_jax.data.formats.voc.xml_file import CORNERS, XmlFile, read_xml
-from pvt_jax.data.headers import THREADS, image_sizes, printable
+from pvt_jax.data.headers import THREADS, image_sizes
+from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.records import SPLIT_WORDS, Request
+from pvt_jax.data.text import did_you_mean, escaped, escaped_name, listed
 from pvt_jax.errors import UserError
 
 _NAMES = VOC_CLASSES[1:]
@@ -58,7 +59,7 @@ class _Half:
     doubles: list[str] = field(default_factory=list)
 
 
-def open_voc(root: str, split: Split, splits: Splits, options: DetectionOptions) -> FilesSource:
+def open_voc(request: Request) -> FilesSource:
     """Opens one half of a data set of Pascal VOC's format in ``root`` ("~" is expanded).
 
     The classes are those of ``options``, else those that a file of names in ``root`` lists, else the 20 of Pascal VOC
@@ -68,9 +69,10 @@ def open_voc(root: str, split: Split, splits: Splits, options: DetectionOptions)
         UserError: a folder that is missing, empty or laid out in another way; XML files or images that are missing or
             not what they must be; an unknown class.
     """
-    root = find_root(root, "voc", "images and XML files in the format of Pascal VOC")
-    half = _read_half(root, split, splits, options)
-    class_names, known_as = _find_classes(root, half, split, splits, options)
+    options: DetectionOptions = request.options
+    root = find_root(request.root, "voc", "images and XML files in the format of Pascal VOC")
+    half = _read_half(root, request)
+    class_names, known_as = _find_classes(root, half, request)
     check_classes(known_as, class_names, options.num_classes, options.class_names)
     labels = _labels(half, class_names, known_as, bool(options.class_names))
     sizes = np.array(half.sizes, np.int32).reshape(-1, 2)
@@ -95,14 +97,14 @@ def open_voc(root: str, split: Split, splits: Splits, options: DetectionOptions)
         height, width = sizes[half.owners[at]]
         return f"'{half.names[at]}' in {half.xml_files[half.owners[at]]}, {box}, of {width}×{height} (width × height)"
 
-    table = tabulate(raw, sizes, first, printable(half.where))
-    images = keep_labelled(table, printable(half.where), HALVES[split], options.keep_empty).tolist()
+    table = tabulate(raw, sizes, first, escaped(half.where))
+    images = keep_labelled(table, escaped(half.where), SPLIT_WORDS[request.split], options.keep_empty).tolist()
     notes = [f"{half.unlabelled:,} images have no XML file and are left out"] if half.unlabelled else []
     if half.repeated:
         notes.append(f"{half.repeated:,} lines of the list name an image again and are left out")
     if half.doubles:
         notes.append(
-            f"{len(half.doubles):,} images are left out, such as {printable(half.doubles[0])}: others have the same "
+            f"{len(half.doubles):,} images are left out, such as {escaped(half.doubles[0])}: others have the same "
             f"stem, and the XML files do not say which is meant"
         )
     if left := len(labels) - len(numbers):
@@ -118,7 +120,7 @@ def open_voc(root: str, split: Split, splits: Splits, options: DetectionOptions)
     )
 
 
-def class_names_of_voc(root: str, splits: Splits, options: DetectionOptions) -> tuple[str, ...]:
+def class_names_of_voc(request: Request) -> tuple[str, ...]:
     """Returns the names of the classes in ``root``; ``num_classes`` is not read.
 
     They are those of the options, of a file of names, or what training objects are called.
@@ -126,18 +128,18 @@ def class_names_of_voc(root: str, splits: Splits, options: DetectionOptions) -> 
     Raises:
         UserError: as ``open_voc``; or no training object is there to name one.
     """
-    if options.class_names:
-        return options.class_names
-    if path := names_file(root):
+    if request.options.class_names:
+        return request.options.class_names
+    if path := names_file(request.root):
         return read_names(path)
-    return _names_of(_read_half(root, "train", splits, options))
+    return _names_of(_read_half(request.root, request))
 
 
 def _names_of(half: _Half) -> tuple[str, ...]:
     """Returns the names of the classes that objects have, sorted; raises UserError where there is no object."""
     if not half.names:
         raise UserError(
-            f"no object in the {len(half.xml_files):,} XML files of {printable(half.where)}: annotate some, or choose "
+            f"no object in the {len(half.xml_files):,} XML files of {escaped(half.where)}: annotate some, or choose "
             f"another split"
         )
     return tuple(sorted(set(half.names)))
@@ -150,19 +152,18 @@ def _boxes(corners: np.ndarray) -> np.ndarray:
     return np.where(empty[:, None], corners, corners - [1, 1, 0, 0])
 
 
-def _find_classes(
-    root: str, half: _Half, split: Split, splits: Splits, options: DetectionOptions
-) -> tuple[tuple[str, ...], str]:
+def _find_classes(root: str, half: _Half, request: Request) -> tuple[tuple[str, ...], str]:
     """Returns the names of the classes, and where they are from."""
+    options: DetectionOptions = request.options
     if options.class_names:
         return tuple(map(str, options.class_names)), "detection.class_names"
     if path := names_file(root):
-        return read_names(path), printable(path)
+        return read_names(path), escaped(path)
     if options.num_classes == len(_NAMES) and set(half.names) <= set(_NAMES):
         return _NAMES, "Pascal VOC"
-    train = half if split == "train" else _read_half(root, "train", splits, options)
+    train = half if request.split == "train" else _read_half(root, replace(request, split="train"))
     names = _names_of(train)
-    return names, f"{printable(train.where)} ({listed([printable_name(name) for name in names])})"
+    return names, f"{escaped(train.where)} ({listed([escaped_name(name) for name in names])})"
 
 
 def _labels(half: _Half, class_names: Sequence[str], known_as: str, chosen: bool) -> np.ndarray:
@@ -173,22 +174,22 @@ def _labels(half: _Half, class_names: Sequence[str], known_as: str, chosen: bool
         name = half.names[unknown[0]]
         others = sorted({half.names[number] for number in unknown})
         raise UserError(
-            f"{len(unknown):,} objects in {printable(half.where)} are of {len(others)} unknown "
-            f"class{'es' * (len(others) != 1)}, {listed([printable_name(other) for other in others])}"
+            f"{len(unknown):,} objects in {escaped(half.where)} are of {len(others)} unknown "
+            f"class{'es' * (len(others) != 1)}, {listed([escaped_name(other) for other in others])}"
             f"{did_you_mean(name, class_names)}: the classes are those of {known_as}; correct them, or list all in "
             f"detection.class_names"
         )
     absent = [name for name in class_names if name not in half.names]
     if chosen and len(absent) == len(class_names):
         raise UserError(
-            f"no object in {printable(half.where)} is of detection.class_names ({listed(class_names)}): they are "
-            f"called {listed([printable_name(name) for name in sorted(set(half.names))]) or 'nothing'}"
+            f"no object in {escaped(half.where)} is of detection.class_names ({listed(class_names)}): they are "
+            f"called {listed([escaped_name(name) for name in sorted(set(half.names))]) or 'nothing'}"
         )
     return np.array([label_of.get(name, -1) for name in half.names], np.int64)
 
 
-def _read_half(root: str, split: Split, splits: Splits, options: DetectionOptions) -> _Half:
-    layout = find_layout(root, split, splits, options)
+def _read_half(root: str, request: Request) -> _Half:
+    layout = find_layout(root, request)
     half = _Half(layout.xml_folder, layout.image_folder)
     xml_files = {_stem(path): path for path in with_extension(scan(half.where, layout.nested), ("xml",))}
     half.stems = sorted(xml_files)
@@ -237,7 +238,7 @@ class _Images:
             what = f"XML files are of images in {self.folder} whose format is not read"
             return what, f"convert them to one of {', '.join(sorted(EXTENSIONS))}", unread[0]
         what, way_out = f"XML files have no image in {self.folder}", "fetch the images, or remove the XML files"
-        return what, way_out, printable_name(os.path.basename(named)) or stem
+        return what, way_out, escaped_name(os.path.basename(named)) or stem
 
 
 def _places(stem: str, named: str) -> list[str]:

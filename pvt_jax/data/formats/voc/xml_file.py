@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
-from pvt_jax.data.formats.detection import printable_name
 from pvt_jax.data.formats.problems import Problems
+from pvt_jax.data.text import escaped_name
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # Tools write any of these, also 1.0 and 0.0, and Unspecified where nobody said it.
@@ -48,9 +48,7 @@ def read_xml(data: bytes, file: str, problems: Problems) -> XmlFile | None:
         element.tag = element.tag.rpartition("}")[2]
     if tree.tag.lower() != "annotation":
         way_out = "their root must be <annotation>: export them as Pascal VOC, or remove them"
-        problems.add(
-            "XML files are not in the format of Pascal VOC", way_out, f"{file}, of <{printable_name(tree.tag)}>"
-        )
+        problems.add("XML files are not in the format of Pascal VOC", way_out, f"{file}, of <{escaped_name(tree.tag)}>")
         return None
     found = XmlFile((tree.findtext("filename") or "").strip().replace("\\", "/"), _size(tree, file, problems))
     for element in tree.findall("object"):
@@ -68,9 +66,9 @@ def _read_object(element: ElementTree.Element, file: str, found: XmlFile, proble
         problems.add("objects have no name", "add it", f"in {file}")
     elif not all(map(math.isfinite, corners)):
         way_out = f"they are {', '.join(CORNERS)}"
-        problems.add("objects have no bndbox of four numbers", way_out, f"'{printable_name(name)}' in {file}")
+        problems.add("objects have no bndbox of four numbers", way_out, f"'{escaped_name(name)}' in {file}")
     elif difficult is None:
-        which = f"'{printable_name(said)}' of '{printable_name(name)}' in {file}"
+        which = f"'{escaped_name(said)}' of '{escaped_name(name)}' in {file}"
         problems.add("objects are neither difficult nor not", "write 1 or 0 as difficult", which)
     else:
         found.names.append(name)

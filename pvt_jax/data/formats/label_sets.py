@@ -1,0 +1,73 @@
+"""The classes of label maps: from the config, a file beside the images, or as the data set is known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pvt_jax.data.formats.class_names import names_file, read_names
+from pvt_jax.data.labels import LabelEncoding, distinct_colours
+from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.text import escaped
+from pvt_jax.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSet:
+    """The classes of a source: names, colours uint8 [K, 3], and how they are stored."""
+
+    class_names: tuple[str, ...]
+    palette: np.ndarray
+    encoding: LabelEncoding
+
+
+def find_labels(
+    options: SegmentationOptions,
+    root: str = "",
+    *,
+    known_as: str = "",
+    names: Sequence[str] = (),
+    palette: Sequence[Sequence[int]] = (),
+    reduce_zero_label: bool = False,
+    mapping: dict[int, int] | None = None,
+) -> LabelSet:
+    """Returns the classes that ``options`` give, else a file of names in ``root``, else as the data set is known for.
+
+    Args:
+        options: what the config says.
+        root: where a file of names may lie; "" for nowhere.
+        known_as, names, palette: of a data set whose classes are known.
+        reduce_zero_label, mapping: see ``LabelEncoding``; besides what the options say, and in place of it.
+
+    Raises:
+        UserError: another number of names than ``options.num_classes``, two that are the same, or a file that cannot
+            be read.
+    """
+    count = options.num_classes
+    class_names, where = tuple(names), known_as
+    if options.class_names:
+        # In a config, numbers may be names: digits, for example.
+        class_names, where = tuple(map(str, options.class_names)), "segmentation.class_names"
+    elif root and (found := names_file(root)):
+        class_names, where = read_names(found), found
+    if class_names and len(class_names) != count:
+        correct = "" if where == known_as else f", or correct {escaped(where)}"
+        raise UserError(
+            f"{escaped(where)} has {len(class_names)} classes but model.num_classes is {count}: set "
+            f"--config.model.num_classes={len(class_names)}{correct}"
+        )
+    if same := [label for label, name in enumerate(class_names) if name in class_names[:label]]:
+        # Each has a metric of its own, by its name.
+        name = class_names[same[0]]
+        raise UserError(
+            f"{escaped(where)} names both class {class_names.index(name)} and class {same[0]} '{name}': give each "
+            f"class a name of its own"
+        )
+    class_names = class_names or tuple(f"class {label}" for label in range(count))
+    reduced = reduce_zero_label or (options.reduce_zero_label and mapping is None)
+    encoding = LabelEncoding(count, tuple(options.ignore_labels), reduced, mapping, options.palette or None)
+    if options.palette or len(palette) == count:
+        colours = np.array((options.palette or palette)[:count], np.uint8)
+    else:
+        colours = distinct_colours(count)
+    return LabelSet(class_names, colours, encoding)

@@ -1,0 +1,34 @@
+"""Names and lists of names in messages."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Sequence
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns " (did you mean 'x'?)" for the known name nearest to ``name``, or "" when none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Returns the first names as a list, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def escaped(path: str) -> str:
+    """Returns a path as one line of valid UTF-8: other bytes, control characters and line breaks are escaped."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def escaped_name(name: str) -> str:
+    """Returns any text, such as a class name with a lone surrogate, as one line of valid UTF-8."""
+    return escaped(name.encode("utf-8", "backslashreplace").decode())
+
+
+def plural(count: int, noun: str, ending: str = "s") -> str:
+    """Returns "1 box" or "2,000 boxes"."""
+    return f"{count:,} {noun}{ending * (count != 1)}"
