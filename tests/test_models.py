@@ -191,7 +191,11 @@ ONE = "must be a whole number above 0, but is"
         ("vit_tiny_patch16", {"depth": 0}, f"model.depth {ONE} 0"),
         ("vit_tiny_patch16", {"dim": -8}, f"model.dim {ONE} -8"),
         ("vit_tiny_patch16", {"patch_size": 0}, f"model.patch_size {ONE} 0"),
-        ("vit_tiny_patch16", {"num_heads": 5}, "model.dim must be a multiple of model.num_heads, but 32 is none of 5"),
+        (
+            "vit_tiny_patch16",
+            {"num_heads": 5},
+            "model.dim must be a multiple of model.num_heads, but they are 32 and 5",
+        ),
         *(
             (
                 name,

@@ -1,4 +1,4 @@
-"""Object detection and instance segmentation: a backbone, a neck where the head needs one, and a head of boxes."""
+"""Object detection and instance segmentation: a backbone, a neck if the head needs one, and a detection head."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.backbones.base import Backbone
 
-# The sides of padded images are multiples of it, and so are those of the region that a backbone sees of an image.
+# Sides of padded batches are multiples of this, and so are those of the region of an image that the backbone sees.
 MULTIPLE = 32
 
 
 class DetectionModel(nn.Module):
-    """Images [b, h, w, 3] (float, normalised) → a fixed number of detections an image, of which some are valid.
+    """Images [b, h, w, 3] (float, normalised) → a fixed number of detections per image, padded with invalid ones.
 
-    Detections are a dict: ``boxes`` float32 [b, n, 4] (x1, y1, x2, y2) in pixels of the images given, ``scores``
-    float32 [b, n], falling, ``labels`` int32 [b, n], ``valid`` bool [b, n], and, of a head of masks, ``masks`` float32
-    [b, n, 28, 28], the probability of each cell of the box. What is not valid is 0.
+    Detections are a dict: ``boxes`` float32 [b, n, 4] (x1, y1, x2, y2) in input pixels, ``scores`` float32 [b, n] in
+    descending order, ``labels`` int32 [b, n], ``valid`` bool [b, n], and, from a mask head, ``masks`` float32
+    [b, n, 28, 28], probabilities on a grid that spans the box. Entries that are not valid are 0.
 
     Attributes:
-      backbone: one without classifier (``num_classes=0``).
+      backbone: without classifier (``num_classes=0``).
       head: has ``losses(maps, targets, sizes, region)`` and ``detect(maps, sizes, region)``.
-      neck: ``(maps, region)`` → the maps that the head reads; None: those of the backbone.
+      neck: ``(maps, region)`` → the feature maps that the head reads; None: the backbone's.
     """
 
     backbone: Backbone
@@ -35,9 +35,9 @@ class DetectionModel(nn.Module):
     ) -> dict[str, Float[Array, "b n ..."] | Int[Array, "b n"] | Bool[Array, "b n"]]:
         """Detections, in evaluation mode.
 
-        ``sizes``, the (height, width) of each image, says where padded ones end: what is detected in an image is what
-        is detected in it alone, padded to multiples of 32. ``padded=False`` promises that no image is padded further,
-        which saves the masking; sizes then only clip the boxes. None: all images fill the batch.
+        ``sizes`` are the (height, width) of each image without padding; None: no image is padded. Detections equal
+        those of the image alone, padded to multiples of 32. ``padded=False`` promises that no image is padded further
+        than that, which saves the masking; sizes then only clip the boxes.
         """
         sizes, region = _sizes_and_region(images, sizes, padded)
         maps = self._pyramid(images, False, region)
@@ -51,18 +51,18 @@ class DetectionModel(nn.Module):
         padded: bool = True,
         train_backbone: bool = True,
     ) -> dict[str, Float[Array, ""]]:
-        """The parts of the loss by name, weighted; their sum is minimised.
+        """The weighted terms of the loss by name; their sum is minimised.
 
         Needs ``rngs={"dropout": key, "sample": key}`` and ``mutable=["batch_stats"]``.
 
         Args:
           images: [b, h, w, 3], as above.
-          targets: of m objects an image: ``boxes`` float32 [b, m, 4], ``labels`` int32 [b, m], ``valid`` bool [b, m]
-            (which of them there are), and for a head of masks ``masks`` uint8 [b, m, s, s], the coverage (0 … 255) of
-            each cell of an object's box.
+          targets: ground truth of m objects per image: ``boxes`` float32 [b, m, 4], ``labels`` int32 [b, m], ``valid``
+            bool [b, m] (False: padding), and for a mask head ``masks`` uint8 [b, m, s, s], the coverage (0 … 255) of
+            each cell of a grid that spans the object's box.
           sizes: as above.
           padded: as above.
-          train_backbone: False leaves a frozen backbone as in evaluation.
+          train_backbone: False runs a frozen backbone in evaluation mode.
         """
         sizes, region = _sizes_and_region(images, sizes, padded)
         maps = self._pyramid(images, train_backbone, region)
@@ -71,7 +71,7 @@ class DetectionModel(nn.Module):
     def pyramid(
         self, images: Float[Array, "b h w 3"], region: Int[Array, "b 2"] | None = None
     ) -> dict[str, Float[Array, "b _h _w _c"]]:
-        """The maps that the head reads, in evaluation mode."""
+        """The feature maps that the head reads, in evaluation mode."""
         return self._pyramid(images, False, region)
 
     @property
@@ -86,7 +86,7 @@ class DetectionModel(nn.Module):
 
     @property
     def dtype(self) -> DTypeLike:
-        """Type of the computation."""
+        """Dtype of the computation."""
         return self.backbone.dtype  # pyright: ignore[reportAttributeAccessIssue]
 
     def _pyramid(self, images: Array, train: bool, region: Array | None) -> dict[str, Array]:
@@ -95,7 +95,7 @@ class DetectionModel(nn.Module):
 
 
 def _sizes_and_region(images: Array, sizes: Array | None, padded: bool) -> tuple[Array, Array | None]:
-    """True sizes int32 [b, 2], and what the backbone sees of each image; None for the region if that is all."""
+    """Image sizes int32 [b, 2], and the region of each image that the backbone sees; None: everything."""
     if sizes is None:
         return jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2)), None
     return sizes, -(-sizes // MULTIPLE) * MULTIPLE if padded else None

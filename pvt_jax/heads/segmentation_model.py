@@ -1,4 +1,4 @@
-"""Semantic segmentation: a backbone, a neck where the head needs one, and a head that gives class scores by pixel."""
+"""Semantic segmentation: a backbone, a neck if the head needs one, and a head that gives per-pixel logits."""
 
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -9,14 +9,14 @@ from pvt_jax.errors import UserError
 
 
 class SegmentationModel(nn.Module):
-    """Images [b, h, w, 3] (float, normalised) → class scores [b, h/4, w/4, k] at stride 4, float32.
+    """Images [b, h, w, 3] (float, normalised) → logits [b, h/4, w/4, k] at stride 4, float32.
 
-    Callers resample the scores to the images' size, as they do for SegFormer in transformers.
+    Callers resize the logits to the images' size, as for SegFormer in transformers.
 
     Attributes:
-      backbone: one without classifier (``num_classes=0``).
-      head: ``(maps, train, sizes)`` → class scores.
-      neck: ``(maps, sizes)`` → the maps that the head reads; None: those of the backbone.
+      backbone: without classifier (``num_classes=0``).
+      head: ``(maps, train, sizes)`` → logits.
+      neck: ``(maps, sizes)`` → the feature maps that the head reads; None: the backbone's.
     """
 
     backbone: Backbone
@@ -30,17 +30,17 @@ class SegmentationModel(nn.Module):
         sizes: Int[Array, "b 2"] | None = None,
         train_backbone: bool | None = None,
     ) -> Float[Array, "b h4 w4 k"]:
-        """Class scores. ``train=True`` needs ``rngs={"dropout": key}`` and ``mutable=["batch_stats"]``.
+        """Logits. ``train=True`` needs ``rngs={"dropout": key}`` and ``mutable=["batch_stats"]``.
 
-        ``sizes``, the (height, width) of each image, says where padded ones end: see ``Backbone.features``. What is
-        given within is that of the image alone; what is given beyond has no meaning. ``train_backbone=False`` leaves a
-        frozen backbone as in evaluation; by default it follows ``train``.
+        ``sizes`` are the (height, width) of padded images: see ``Backbone.features``. Logits in the valid region equal
+        those of the image alone; the rest are to be discarded. ``train_backbone=False`` runs a frozen backbone in
+        evaluation mode; by default it follows ``train``.
 
         Raises:
-          UserError: the backbone takes no images of this size, or padded images are to be trained on.
+          UserError: the backbone takes no images of this size, or ``train`` meets padded images.
         """
         if train and sizes is not None:
-            raise UserError("sizes of padded images are for evaluation: batch norm would train on the padding too")
+            raise UserError("sizes of padded images are for evaluation: batch norm would include the padding")
         maps = self.backbone.features(images, train if train_backbone is None else train_backbone, sizes)
         if self.neck is not None:
             maps = self.neck(maps, sizes)
@@ -53,5 +53,5 @@ class SegmentationModel(nn.Module):
 
     @property
     def dtype(self) -> DTypeLike:
-        """Type of the computation."""
+        """Dtype of the computation."""
         return self.backbone.dtype  # pyright: ignore[reportAttributeAccessIssue]

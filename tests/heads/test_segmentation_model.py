@@ -157,7 +157,7 @@ def test_padding_changes_nothing(head):
 
 def test_padded_images_are_not_trained_on():
     model, images = toy("segformer"), jnp.zeros((2, 64, 64, 3))
-    with pytest.raises(UserError, match="sizes of padded images are for evaluation: batch norm would train on the pad"):
+    with pytest.raises(UserError, match="sizes of padded images are for evaluation: batch norm would include the pad"):
         jax.eval_shape(lambda x: model.init(jax.random.key(0), x, True, jnp.full((2, 2), 32)), images)
 
 

@@ -103,7 +103,7 @@ class VisionTransformer(Backbone):
                 raise UserError(f"model.{name} must be a whole number above 0, but is {value}")
         if self.dim % self.num_heads:
             raise UserError(
-                f"model.dim must be a multiple of model.num_heads, but {self.dim} is none of {self.num_heads}"
+                f"model.dim must be a multiple of model.num_heads, but they are {self.dim} and {self.num_heads}"
             )
 
     def _check_side(self, height: int, width: int, least: int) -> None:

@@ -1,11 +1,11 @@
-"""DETR: objects as a set, each predicted by a learnt query ("End-to-End Object Detection with Transformers").
+"""DETR, "End-to-End Object Detection with Transformers" (arXiv 2005.12872, section 3.2 and figure 10).
 
-arXiv 2005.12872, section 3.2 and figure 10, on the last map of a backbone; the PVT paper (arXiv 2102.12122) puts it on
-PVT-Small for detection without convolutions, anchors and non-maximum suppression.
+It runs on a backbone's last feature map; the PVT paper (arXiv 2102.12122) puts it on PVT-Small for detection without
+convolutions, anchors and NMS.
 
-Hugging Face's port differs in training: it has dropout of the encoder's input, by default none of attention weights and
-hidden numbers, and with auxiliary losses each decoder layer gets the last one's output after the final norm. Here all
-of that is as in the authors' code.
+Hugging Face's port trains differently: it has dropout on the encoder's input, by default none on attention weights and
+hidden activations, and with auxiliary losses each decoder layer gets the output of the one before after the final norm.
+Here all of that follows the authors' code.
 """
 
 from typing import Any, ClassVar
@@ -24,22 +24,22 @@ from pvt_jax.ops.boxes import clip_boxes, from_centres, to_centres
 
 
 class DETRHead(nn.Module):
-    """The map ``c5`` of a backbone → ``num_queries`` predictions an image, each of a class or none.
+    """A backbone's ``c5`` → ``num_queries`` predictions per image, each a class or "no object".
 
-    Boxes are predicted relative to the true size of each image, whatever it is padded to, as by the authors; Hugging
-    Face's image processor makes those that are trained on relative to the padded size.
+    Boxes are relative to the size of each image without padding, as in the authors' code; Hugging Face's image
+    processor makes training boxes relative to the padded size.
 
     Attributes:
-      num_classes: without "no object", which is the last class within.
-      dtype: type of the computation; parameters, softmax, statistics of norms, class scores and boxes stay float32.
+      num_classes: without "no object", which comes last in the logits.
+      dtype: of the computation; parameters, softmax, normalisation statistics, logits and boxes stay float32.
       dim, num_heads, hidden_dim: channels of the tokens, attention heads, hidden channels of feed-forward networks.
-      encoder_depth, decoder_depth: layers.
-      dropout_rate: of attention weights, hidden numbers and what is added to the tokens, in training.
-      num_queries: predictions an image, at least as many as any image has objects.
-      class_weight, box_weight, giou_weight: of the parts of the loss, and of the costs of a match.
-      background_weight: of "no object" in the class loss.
-      score_threshold: detections score more. 0 keeps all: average precision only gains by detections of low score.
-      max_detections: of an image, at most; never above ``num_queries``.
+      encoder_depth, decoder_depth: number of layers.
+      dropout_rate: of attention weights, hidden activations and residual branches, in training.
+      num_queries: predictions per image; at least the largest number of objects in an image.
+      class_weight, box_weight, giou_weight: of the loss terms and of the matching costs.
+      background_weight: of "no object" in the classification loss.
+      score_threshold: minimum score of a detection. 0 keeps all: low scores can only raise average precision.
+      max_detections: per image; never more than ``num_queries``.
     """
 
     num_classes: int
@@ -67,7 +67,7 @@ class DETRHead(nn.Module):
         self.queries = self.param("queries", nn.initializers.normal(1.0), (self.num_queries, self.dim))
         self.encoder = Encoder(self.encoder_depth, *layer)
         self.decoder = Decoder(self.decoder_depth, *layer)
-        # float32: of so few tokens it costs nothing, and bfloat16 has no more than 256 places for a box's side.
+        # float32: it costs nothing for so few tokens, and bfloat16 resolves a coordinate to 1/256 only.
         self.classifier = Linear(self.num_classes + 1)
         self.box_mlp = BoxMLP(self.dim)
 
@@ -78,12 +78,12 @@ class DETRHead(nn.Module):
         sizes: Int[Array, "b 2"],
         region: Int[Array, "b 2"] | None = None,
     ) -> dict[str, Float[Array, ""]]:
-        """Parts of the loss by name: the last decoder layer's, and the sum of those of all layers before it.
+        """Loss terms by name: the last decoder layer's, and the sum over all earlier layers (``auxiliary_loss``).
 
         Needs ``rngs={"dropout": key}``. Arguments: see ``DetectionModel.losses``.
 
         Raises:
-          UserError: there are more objects an image than queries.
+          UserError: an image has room for more objects than there are queries.
         """
         most = targets["boxes"].shape[1]
         if most > self.num_queries:
@@ -108,7 +108,7 @@ class DETRHead(nn.Module):
         sizes: Int[Array, "b 2"],
         region: Int[Array, "b 2"] | None = None,
     ) -> dict[str, Float[Array, "b n ..."] | Int[Array, "b n"] | Bool[Array, "b n"]]:
-        """Of each query its best class but "no object", by falling score. Arguments: see ``DetectionModel``."""
+        """Each query's best class except "no object", by descending score. Arguments: see ``DetectionModel``."""
         logits, boxes = (part[-1] for part in self.outputs(maps, region))
         probabilities = jax.nn.softmax(logits)[..., :-1]
         scores, order = jax.lax.top_k(probabilities.max(-1), min(self.max_detections, self.num_queries))
@@ -129,9 +129,9 @@ class DETRHead(nn.Module):
         region: Int[Array, "b 2"] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "d b q k1"], Float[Array, "d b q 4"]]:
-        """Class scores before softmax, and boxes as relative (centre x, centre y, width, height), of d decoder layers.
+        """Logits and relative boxes (centre x, centre y, width, height) of all d decoder layers.
 
-        Those of the last one are the prediction; the others are there to be trained on.
+        The last layer's are the prediction; the others serve the auxiliary losses.
         """
         batch, rows, columns, _ = maps["c5"].shape
         true_grid = shrunk(region, 32)
@@ -161,13 +161,13 @@ class DETRHead(nn.Module):
         for name in ("class_weight", "box_weight", "giou_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"head.{name} must be at least 0, but is {getattr(self, name)}")
-        # Above 0, or the class loss of a batch without objects would be 0 / 0.
+        # Above 0, or the classification loss of a batch without objects would be 0 / 0.
         if self.background_weight <= 0:
             raise UserError(f"head.background_weight must be above 0, but is {self.background_weight}")
 
 
 class Encoder(nn.Module):
-    """``depth`` layers of attention among the tokens of a map."""
+    """``depth`` self-attention layers over the tokens of a feature map."""
 
     depth: int
     num_heads: int
@@ -188,7 +188,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """``depth`` layers from zeros, whose positions are the learnt queries; float32 after the norm that ends each."""
+    """``depth`` layers on zeros, with learnt queries as positions; gives every layer's output, normed, float32."""
 
     depth: int
     num_heads: int
@@ -213,13 +213,13 @@ class Decoder(nn.Module):
             )
             x = layer(x, queries[None], memory, positions, mask, train)
             after.append(x)
-        # Images first: linear maps join the leading axes to one, and with layers first that would collect all images of
-        # all devices on each.
+        # Batch axis first: linear layers flatten the leading axes, and with layers first that would gather the whole
+        # sharded batch on every device.
         return nn.LayerNorm(1e-5, jnp.float32, name="norm")(jnp.stack(after, axis=1))
 
 
 class BoxMLP(nn.Module):
-    """Three linear maps with ReLUs between, to the four numbers of a box before their sigmoid; float32."""
+    """Three linear layers with ReLUs between → the four coordinates of a box before the sigmoid; float32."""
 
     dim: int
 
@@ -231,5 +231,5 @@ class BoxMLP(nn.Module):
 
 
 def _scale(sizes: Int[Array, "b 2"]) -> Float[Array, "b 1 4"]:
-    """Width, height, width, height of each image, pixels."""
+    """(width, height, width, height) of each image in pixels."""
     return jnp.tile(sizes[:, ::-1], 2)[:, None].astype(jnp.float32)

@@ -1,7 +1,7 @@
-"""The set prediction loss of DETR (arXiv 2005.12872, section 3.1): objects and predictions are matched one to one.
+"""The set prediction loss of DETR (arXiv 2005.12872, section 3.1): bipartite matching of objects and predictions.
 
-Boxes are (centre x, centre y, width, height), relative to their image. Names of dimensions in shapes: b batch,
-q queries (predictions of an image), m objects, k classes; the last of k + 1 class scores is that of "no object".
+Boxes are (centre x, centre y, width, height), relative to their image. Shapes: b batch, q queries (predictions of an
+image), m objects, k classes; the last of k + 1 logits is "no object".
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from pvt_jax.ops.matching import hungarian
 
 
 class Weights(NamedTuple):
-    """What class, box and overlap weigh in the cost of a match and in the loss; "no object" among the classes."""
+    """Weights of class, box and GIoU in matching cost and loss, and of "no object" in the classification loss."""
 
     label: float = 1.0
     box: float = 5.0
@@ -32,10 +32,10 @@ def match(
     valid: Bool[Array, " m"],
     weights: Weights,
 ) -> Int[Array, " m"]:
-    """The prediction of each object of one image, so that all costs together are least (equation 1).
+    """The prediction matched to each object of one image, at the least total cost (equation 1).
 
-    A match costs, weighted, - the probability of the object's class, the sum of absolute differences, and - GIoU.
-    No gradient goes through. What objects get that are not valid has no meaning.
+    The cost is the weighted sum of - probability of the object's class, L1 distance and - GIoU. No gradient flows.
+    Matches of objects that are not ``valid`` are to be discarded.
 
     Raises:
       UserError: there are more objects than predictions.
@@ -54,17 +54,16 @@ def set_losses(
     valid: Bool[Array, "b m"],
     weights: Weights,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """(class, box, overlap) loss of a batch's predictions, weighted: equation 2, and section 3.1's bounding box loss.
+    """Weighted (class, box, GIoU) losses of a batch: equation 2, and the bounding box loss of section 3.1.
 
-    Cross-entropy is averaged by the weights of its classes; the others are divided by the number of objects in the
-    batch, or 1 without any. The batch is the global one, or a part of it that is accumulated; the authors average
-    cross-entropy over that of one GPU.
+    Cross-entropy is a weighted mean; the others are divided by the number of objects in the batch, at least 1. The
+    batch is the global one, or a microbatch of gradient accumulation; the authors average cross-entropy per GPU.
     """
     matched = jax.vmap(match, (0, 0, 0, 0, 0, None))(logits, boxes, target_boxes, labels, valid, weights)
 
     queries, background = logits.shape[1], logits.shape[2] - 1
     target = jnp.full(logits.shape[:2], background, labels.dtype)
-    # What is not valid is written beyond the last query, which drops it.
+    # Objects that are not valid are written beyond the last query, and so dropped.
     target = jax.vmap(lambda one, at, new: one.at[at].set(new, mode="drop"))(
         target, jnp.where(valid, matched, queries), labels
     )

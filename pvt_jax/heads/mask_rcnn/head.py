@@ -1,6 +1,6 @@
-"""Mask R-CNN (arXiv 1703.06870), and Faster R-CNN (arXiv 1506.01497), its half without masks.
+"""Mask R-CNN (arXiv 1703.06870) and, without masks, Faster R-CNN (arXiv 1506.01497), as in mmdetection.
 
-As mmdetection's, which the PVT papers use.
+The PVT papers use mmdetection's.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from pvt_jax.heads.mask_rcnn.regions import BoxHead, MaskHead, best_detections, 
 from pvt_jax.heads.mask_rcnn.rpn import Level, RegionProposalNetwork, joined, propose
 from pvt_jax.nn.pixels import check_channels
 
-# Bins a side of the features from which boxes and masks are read; a mask has twice as many.
+# Sides of the RoIAlign features of the box and mask heads; a mask has twice the side.
 _BOX_SIDE, _MASK_SIDE = 7, 14
-# Coarser maps only propose.
+# Coarser levels only give proposals.
 _LAST_LEVEL = "p5"
 
 _COUNTS = (
@@ -48,37 +48,37 @@ _SHARES = (
 
 
 class MaskRCNNHead(nn.Module):
-    """Maps of a feature pyramid → boxes, and a mask in each.
+    """A feature pyramid → boxes, and a mask for each.
 
-    A region proposal network finds where objects may be, on all maps that there are; their names say their strides.
-    What RoIAlign reads of each region on the maps up to ``p5`` says which object it is, and its box, and its mask.
+    The region proposal network reads all levels, whose names give their strides. The box and mask heads read RoIAlign
+    features of the proposals from the levels up to ``p5``.
 
     Attributes:
-      num_classes: classes of objects; background is none of them.
-      masks: False: boxes alone, Faster R-CNN.
-      channels: of the region proposal network's and the mask head's convolutions.
-      hidden_dim: of the box head's two layers.
-      anchor_scales: sides of the anchors of a location, in strides.
-      anchor_ratios: of them, height / width.
-      rpn_positive_iou: from here on an anchor has to find the object that it overlaps.
-      rpn_negative_iou: below, it is background.
-      rpn_least_iou: an object takes its best anchors from here on, whatever else they overlap.
-      rpn_samples: anchors of an image that are learnt from.
-      rpn_positive_share: of them, at most, with an object.
-      rpn_nms_threshold: IoU above which a proposal falls to a better one of its level.
-      train_pre_nms: proposals of each level, at most, that go into suppression, in training.
-      train_proposals: that come out of it, of all levels.
-      pre_nms: as ``train_pre_nms``, to detect.
-      proposals: as ``train_proposals``, to detect.
-      positive_iou: from here on a proposal belongs to the object that it overlaps; below, to background.
-      samples: proposals of an image that are learnt from.
-      positive_share: of them, at most, with an object: only these have masks.
-      box_std: by which the deltas of the box head are divided.
-      finest_scale: side of a region in pixels below whose double the finest map is read.
-      score_threshold: boxes with a lower score are dropped.
-      nms_threshold: IoU above which a box falls to a better one of its class.
-      max_detections: of an image.
-      dtype: type of the computation; parameters, class scores and all that is done with boxes stay float32.
+      num_classes: without background.
+      masks: False makes it Faster R-CNN, without masks.
+      channels: of the convolutions of the region proposal network and the mask head.
+      hidden_dim: of the box head's two hidden layers.
+      anchor_scales: sides of the anchors at a location, in strides.
+      anchor_ratios: height / width of the anchors.
+      rpn_positive_iou: anchors with IoU ≥ this are positives.
+      rpn_negative_iou: anchors with IoU below this are negatives.
+      rpn_least_iou: each object's best anchors are positives, too, if their IoU is at least this.
+      rpn_samples: anchors sampled per image.
+      rpn_positive_share: largest fraction of positives among them.
+      rpn_nms_threshold: NMS threshold (IoU) of proposals, per level.
+      train_pre_nms: best proposals per level that enter NMS, in training.
+      train_proposals: proposals per image that NMS keeps, over all levels.
+      pre_nms: as ``train_pre_nms``, in evaluation.
+      proposals: as ``train_proposals``, in evaluation.
+      positive_iou: proposals with IoU ≥ this are positives, the others negatives.
+      samples: proposals sampled per image.
+      positive_share: largest fraction of positives among them; only positives train the mask head.
+      box_std: divides the box head's regression targets.
+      finest_scale: regions with √area below twice this, in pixels, are read from the finest level.
+      score_threshold: minimum score of a detection.
+      nms_threshold: per-class NMS threshold (IoU).
+      max_detections: per image.
+      dtype: of the computation; parameters, logits and all arithmetic on boxes stay float32.
     """
 
     num_classes: int = 80
@@ -109,7 +109,7 @@ class MaskRCNNHead(nn.Module):
 
     @property
     def needs_masks(self) -> bool:
-        """Whether it is trained with masks."""
+        """Whether training needs ground truth masks."""
         return self.masks
 
     def setup(self) -> None:
@@ -132,21 +132,20 @@ class MaskRCNNHead(nn.Module):
         Needs ``rngs={"sample": key}``.
 
         Args:
-          maps: the pyramid, 0 beyond ``region``.
-          targets: ``boxes`` float32 [b, m, 4] (x1, y1, x2, y2) in pixels of the images, ``labels`` int32 [b, m],
-            ``valid`` bool [b, m] and, with masks, ``masks`` uint8 [b, m, s, s], the coverage of each cell of a box.
+          maps: the pyramid, 0 outside ``region``.
+          targets: see ``DetectionModel.losses``.
           sizes: (height, width) of each image.
-          region: ``sizes`` rounded up to what the backbone sees; None: nothing is padded further.
+          region: ``sizes`` rounded up to what the backbone sees; None: no image is padded further.
         """
         objects, labels, valid = targets["boxes"].astype(jnp.float32), targets["labels"], targets["valid"]
-        # Split by image, so that what is drawn of one does not depend on where the others are computed.
+        # One key per image, so that its draw does not depend on how the batch is sharded.
         keys = [jax.random.split(key, len(sizes)) for key in jax.random.split(self.make_rng("sample"))]
 
         levels = self.rpn(maps, region)
-        said = joined(levels)
+        predicted = joined(levels)
         draw = jax.vmap(partial(draw_anchors, sampling=self._anchor_sampling), (0, None, 0, 0, 0))
-        drawn = draw(keys[0], said.anchors, said.inside, objects, valid)
-        rpn_class_loss, rpn_box_loss = rpn_losses(said.logits, said.deltas, drawn, objects)
+        drawn = draw(keys[0], predicted.anchors, predicted.inside, objects, valid)
+        rpn_class_loss, rpn_box_loss = rpn_losses(predicted.logits, predicted.deltas, drawn, objects)
 
         proposals, kept = self._propose(levels, sizes, self.train_pre_nms, self.train_proposals)
         drawn = jax.vmap(partial(draw_proposals, sampling=self._region_sampling))(
@@ -177,9 +176,9 @@ class MaskRCNNHead(nn.Module):
         sizes: Int[Array, "b 2"],
         region: Int[Array, "b 2"] | None = None,
     ) -> dict[str, Array]:
-        """Detections of each image by falling score: ``boxes`` clipped to its size, ``scores``, ``labels``, ``valid``.
+        """Detections by descending score, as in ``DetectionModel``, with boxes clipped to the images.
 
-        With masks also ``masks`` float32 [b, n, 28, 28]: in the final boxes, of the class that each is said to be.
+        ``masks`` float32 [b, n, 28, 28] are predicted for the final boxes and their classes.
         """
         proposals, kept = self._propose(self.rpn(maps, region), sizes, self.pre_nms, self.proposals)
         maps = _read_by_regions(maps, region)
@@ -217,7 +216,7 @@ class MaskRCNNHead(nn.Module):
     @property
     def _region_sampling(self) -> Sampling:
         iou = self.positive_iou
-        # mmdetection's Mask R-CNN lets objects take their best proposals of any others, its Faster R-CNN does not.
+        # In mmdetection low-quality matches are on for Mask R-CNN and off for Faster R-CNN.
         return Sampling(self.samples, self.positive_share, iou, iou, iou, low_quality=self.masks)
 
     def _check(self) -> None:
@@ -235,7 +234,7 @@ class MaskRCNNHead(nn.Module):
         for name in ("anchor_scales", "anchor_ratios", "box_std"):
             value = getattr(self, name)
             if not value or min(value) <= 0:
-                raise UserError(f"head.{name} must be numbers above 0, one at least, but are {value}")
+                raise UserError(f"head.{name} must be one or more numbers above 0, but are {value}")
         if self.finest_scale <= 0:
             raise UserError(f"head.finest_scale must be above 0, but is {self.finest_scale}")
         if self.rpn_negative_iou > self.rpn_positive_iou:
@@ -245,11 +244,11 @@ class MaskRCNNHead(nn.Module):
             )
         if self.masks and self._region_sampling.positives < 1:
             raise UserError(
-                "head.samples times head.positive_share must be 1 or more, or no mask is learnt, but they are "
+                "head.samples times head.positive_share must be 1 or more to train masks, but they are "
                 f"{self.samples} and {self.positive_share}"
             )
 
 
 def _read_by_regions(maps: dict[str, Array], region: Array | None) -> dict[str, Array]:
-    """The maps from which RoIAlign reads, fit for it."""
+    """The levels that RoIAlign reads, with the border of each valid region repeated."""
     return border_repeated({name: maps[name] for name in sorted(maps) if name <= _LAST_LEVEL}, region)

@@ -1,7 +1,7 @@
 """Targets and losses of two-stage detectors, as mmdetection computes them.
 
-"Faster R-CNN" (arXiv 1506.01497, section 3.1.2) and "Mask R-CNN" (arXiv 1703.06870, section 3). Means are over what was
-drawn of all images of the global batch, or a part of it that is accumulated; mmdetection's are over those of one GPU.
+"Faster R-CNN" (arXiv 1506.01497, section 3.1.2) and "Mask R-CNN" (arXiv 1703.06870, section 3). Means are over all
+samples of the global batch, or of a microbatch of gradient accumulation; mmdetection's are per GPU.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from pvt_jax.ops.matching import assign_by_iou, sample
 
 @dataclass(frozen=True)
 class Sampling:
-    """How candidates (anchors, or proposals) are matched with objects and drawn.
+    """How candidates (anchors or proposals) are assigned to objects and sampled; see ``assign_by_iou``.
 
     Attributes:
-      count: candidates that are drawn of an image.
-      positive_share: of them, at most, that are matched with an object.
-      positive: the least IoU with an object that makes a candidate positive.
-      negative: candidates whose IoU with every object is below it are background; those between are not drawn.
-      least_positive: an object whose best candidates overlap it so much takes them, whatever else they overlap.
-      low_quality: whether objects do that.
+      count: candidates sampled per image.
+      positive_share: largest fraction of positives among them.
+      positive: candidates with IoU ≥ this are positives.
+      negative: candidates with IoU below this are negatives; those in between are not sampled.
+      least_positive: each object's best candidates are positives, too, if their IoU is at least this.
+      low_quality: whether that last rule applies.
     """
 
     count: int
@@ -37,18 +37,18 @@ class Sampling:
 
     @property
     def positives(self) -> int:
-        """Places for positive candidates: the first of what is drawn."""
+        """Slots for positives: the first of a sample."""
         return int(self.count * self.positive_share)
 
 
 class Drawn(NamedTuple):
-    """What was drawn of the candidates of an image, positive ones first.
+    """The candidates sampled from an image, positives first.
 
     Attributes:
-      boxes: of the candidates drawn; 0 where there were too few.
-      indices: their places among the candidates.
-      matched: the object of each that is positive; of others it has no meaning.
-      positive: which belong to an object; the others are background.
+      boxes: of the sampled candidates; 0 where not ``valid``.
+      indices: of the sampled candidates.
+      matched: index of the object of each positive; to be discarded elsewhere.
+      positive: True for positives, False for negatives.
       valid: False where there were too few candidates.
     """
 
@@ -67,7 +67,7 @@ def draw_anchors(
     valid: Bool[Array, " m"],
     sampling: Sampling,
 ) -> Drawn:
-    """Anchors that train the region proposal network on one image; those that are not ``usable`` are not drawn."""
+    """Sampled anchors of one image, for the region proposal network; only ``usable`` ones are drawn."""
     return _draw(key, anchors, _matched(anchors, usable, objects, valid, sampling), sampling)
 
 
@@ -79,7 +79,7 @@ def draw_proposals(
     valid: Bool[Array, " m"],
     sampling: Sampling,
 ) -> Drawn:
-    """Regions that train the heads on one image: of the ``kept`` proposals and of the objects, which come first."""
+    """Sampled regions of one image, for box and mask head: from the ground truth, then the ``kept`` proposals."""
     of_objects = jnp.where(valid, jnp.arange(len(objects)), -2)
     matched = jnp.concatenate([of_objects, _matched(proposals, kept, objects, valid, sampling)])
     return _draw(key, jnp.concatenate([objects, proposals]), matched, sampling)
@@ -88,7 +88,7 @@ def draw_proposals(
 def rpn_losses(
     logits: Float[Array, "b n"], deltas: Float[Array, "b n 4"], drawn: Drawn, objects: Float[Array, "b m 4"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Cross-entropy of objectness, and L1 distance of the deltas of positive anchors; means over all anchors drawn."""
+    """Cross-entropy of objectness, and L1 loss of the deltas of positives; both divided by the number of samples."""
     logits = jnp.take_along_axis(logits, drawn.indices, axis=1)
     deltas = jnp.take_along_axis(deltas, drawn.indices[..., None], axis=1)
     objectness = binary_cross_entropy(logits, drawn.positive.astype(jnp.float32))
@@ -104,9 +104,9 @@ def box_losses(
     labels: Int[Array, "b m"],
     std: tuple[float, float, float, float],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Cross-entropy of k classes and background, the last, and L1 distance of the deltas of the object's class.
+    """Cross-entropy of k classes and background (last), and L1 loss of the deltas of positives' own class.
 
-    The second counts positive regions; both are means over all regions drawn.
+    Both are divided by the number of sampled regions.
     """
     labels = _of_matched(labels, drawn)
     classes = softmax_cross_entropy(logits, jnp.where(drawn.positive, labels, logits.shape[-1] - 1))
@@ -118,7 +118,7 @@ def box_losses(
 def mask_loss(
     logits: Float[Array, "b r s s"], targets: Float[Array, "b r s s"], positive: Bool[Array, "b r"]
 ) -> Float[Array, ""]:
-    """Cross-entropy of the masks of the objects' classes; the mean over the pixels of positive regions."""
+    """Binary cross-entropy of the masks of the objects' classes, averaged over the pixels of positives."""
     return _mean(binary_cross_entropy(logits, targets).mean((2, 3)), positive, positive)
 
 
@@ -142,10 +142,10 @@ def _draw(key: PRNGKeyArray, candidates: Array, matched: Array, sampling: Sampli
 
 
 def _of_matched(values: Array, drawn: Drawn) -> Array:
-    """What there is of each object [b, m, …], for each drawn candidate [b, r, …]."""
+    """``values`` [b, m, …] of the objects, gathered for the sampled candidates: [b, r, …]."""
     return jnp.take_along_axis(values, drawn.matched.reshape(*drawn.matched.shape, *(1,) * (values.ndim - 2)), axis=1)
 
 
 def _mean(values: Array, counted: Array, of: Array) -> Array:
-    # mmdetection counts an anchor more for each image without positive ones.
+    # mmdetection adds 1 to the count for each image without positives.
     return jnp.where(counted, values, 0.0).sum() / jnp.maximum(of.sum(), 1)

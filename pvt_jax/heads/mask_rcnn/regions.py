@@ -1,6 +1,6 @@
-"""The second stage of a detector, on the features of regions: classes and boxes, and masks.
+"""The second stage of a detector: box head and mask head on RoIAlign features.
 
-"Mask R-CNN" (arXiv 1703.06870, section 3 and figure 4, right), with the features of RoIAlign.
+"Mask R-CNN" (arXiv 1703.06870, section 3 and figure 4, right).
 """
 
 import jax
@@ -27,7 +27,7 @@ def region_features(
     side: int,
     finest_scale: float,
 ) -> Float[Array, "b r {side} {side} c"]:
-    """Features of ``side`` × ``side`` bins of each box, of the map that fits its size; 0 where it is not ``valid``."""
+    """RoIAlign features of each box from the level for its size; 0 where it is not ``valid``."""
     strides = tuple(stride_of(name) for name in maps)
 
     def of_image(maps: tuple[Array, ...], boxes: Array, valid: Array) -> Array:
@@ -39,9 +39,9 @@ def region_features(
 def border_repeated(
     maps: dict[str, Float[Array, "b _h _w _c"]], region: Int[Array, "b 2"] | None
 ) -> dict[str, Float[Array, "b _h _w _c"]]:
-    """Maps whose last row and column within each image's region stand there once more beyond it.
+    """Maps with the last row and column of each image's region repeated once beyond it.
 
-    Samples at the border of a region then see what they see at the border of a map.
+    RoIAlign then samples the border of a region as it would the border of a map.
     """
     if region is None:
         return maps
@@ -58,7 +58,7 @@ def border_repeated(
 
 
 class BoxHead(nn.Module):
-    """Class logits, background last, and deltas for each class: two hidden layers, and two linear maps."""
+    """Logits, background last, and per-class deltas: two hidden layers, then a linear layer for each."""
 
     num_classes: int
     hidden_dim: int
@@ -76,7 +76,7 @@ class BoxHead(nn.Module):
 
 
 class Weights(nn.Module):
-    """Kernel of this shape, from N(0, 2 / fan_out), and bias; the owner computes with them."""
+    """Kernel of this ``shape``, from N(0, 2 / fan_out), and bias of a layer that the parent module computes."""
 
     shape: tuple[int, ...]
     fan_out: int
@@ -88,9 +88,9 @@ class Weights(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Mask logits of twice the side of the features: four convolutions, a transposed one, and a linear map.
+    """Mask logits at twice the features' side: four convolutions, a transposed one, and a 1×1 convolution to classes.
 
-    That map has a channel for each class, of which only the one that is asked for is computed.
+    Of the last, only the channel of each region's label is computed.
     """
 
     num_classes: int
@@ -107,7 +107,7 @@ class MaskHead(nn.Module):
         for j in range(4):
             conv = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, kernel_init=init, name=f"conv{j}")
             x = nn.relu(conv(x))
-        # PyTorch takes the fan of a transposed convolution's kernel from its input's channels; both are the same.
+        # PyTorch takes the fan of a transposed convolution from its input channels; here both are the same.
         shape = (2, 2, self.channels, self.channels)
         kernel, bias = promote_dtype(*Weights(shape, 4 * self.channels, name="upsample")(), dtype=self.dtype)
         x = nn.relu(jnp.einsum("nijc,uvcd->nijuvd", x, kernel) + bias)
@@ -116,7 +116,7 @@ class MaskHead(nn.Module):
         kernel = kernel.T[labels].astype(x.dtype)
         logits = jnp.einsum("nijuvd,nd->nijuv", x, kernel, preferred_element_type=jnp.float32)
         logits = logits + bias[labels][:, None, None, None, None]
-        # Each position has become 2×2; on the logits, as there is one for many channels.
+        # The 2×2 pixels of each position are interleaved here, where there is one channel, not many.
         return logits.transpose(0, 1, 3, 2, 4).reshape(b, r, 2 * side, 2 * side)
 
 
@@ -132,7 +132,7 @@ def best_detections(
     nms_threshold: float,
     count: int,
 ) -> dict[str, Array]:
-    """Of all pairs of proposal and class of an image the best ``count``, as ``DetectionModel`` gives them."""
+    """The best ``count`` pairs of proposal and class of one image after per-class NMS, as in ``DetectionModel``."""
     scores = jax.nn.softmax(logits)[:, :-1]
     boxes = clip_boxes(decode_deltas(proposals[:, None], deltas, std), size).reshape(-1, 4)
     labels = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape).ravel()

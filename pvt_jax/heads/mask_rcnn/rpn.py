@@ -1,4 +1,4 @@
-"""Region proposal network, "Faster R-CNN" (arXiv 1506.01497, section 3.1), on the maps of a feature pyramid."""
+"""Region proposal network, "Faster R-CNN" (arXiv 1506.01497, section 3.1), on a feature pyramid."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,13 +18,13 @@ from pvt_jax.ops.nms import nms
 
 
 class Level(NamedTuple):
-    """What the network says of one map, for each of its anchors, location by location.
+    """Predictions of one level, for each of its anchors in the order of ``grid_anchors``.
 
     Attributes:
-      anchors: boxes, the same for all images.
-      inside: which of them stand within the region of each image; None: all.
-      logits: of there being an object.
-      deltas: to the object.
+      anchors: the same for all images.
+      inside: which of them lie in each image's region; None: all.
+      logits: objectness.
+      deltas: from anchor to object.
     """
 
     anchors: Float[Array, "n 4"]
@@ -34,12 +34,12 @@ class Level(NamedTuple):
 
 
 def stride_of(name: str) -> int:
-    """Pixels between the positions of a map named ``p2``, ``p3``, …"""
+    """Stride of the level named ``p2``, ``p3``, … in pixels."""
     return 2 ** int(name[1:])
 
 
 class Predictor(nn.Module):
-    """Linear map with float32 results, whatever ``dtype``. Weights start from N(0, ``deviation``²)."""
+    """Linear layer with float32 outputs, whatever ``dtype``. Weights start from N(0, ``deviation``²)."""
 
     dim: int
     deviation: float
@@ -55,13 +55,13 @@ class Predictor(nn.Module):
 
 
 class RegionProposalNetwork(nn.Module):
-    """Objectness and deltas of anchors: a 3×3 convolution with ReLU and two linear maps, the same for all levels.
+    """Objectness and deltas of anchors: a 3×3 convolution with ReLU and two 1×1 ones, shared by all levels.
 
     Attributes:
-      channels: of the convolution.
-      scales: sides of the anchors of a location, in strides.
-      ratios: of anchors, height / width.
-      dtype: type of the computation; what it gives is float32.
+      channels: of the 3×3 convolution.
+      scales: sides of the anchors at a location, in strides.
+      ratios: height / width of the anchors.
+      dtype: of the computation; outputs are float32.
     """
 
     channels: int
@@ -73,7 +73,7 @@ class RegionProposalNetwork(nn.Module):
     def __call__(
         self, maps: dict[str, Float[Array, "b _h _w _c"]], region: Int[Array, "b 2"] | None = None
     ) -> list[Level]:
-        """From fine to coarse. What it says of anchors that are not ``inside`` has no meaning."""
+        """Predictions from the finest to the coarsest level; discard those of anchors that are not ``inside``."""
         number = len(self.scales) * len(self.ratios)
         init = nn.initializers.normal(0.01)
         conv = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, kernel_init=init, name="conv")
@@ -91,7 +91,7 @@ class RegionProposalNetwork(nn.Module):
 
 
 def joined(levels: Sequence[Level]) -> Level:
-    """All levels as one."""
+    """All levels concatenated."""
     anchors, inside, logits, deltas = zip(*levels, strict=True)
     return Level(
         jnp.concatenate(anchors),
@@ -104,17 +104,17 @@ def joined(levels: Sequence[Level]) -> Level:
 def propose(
     levels: Sequence[Level], sizes: Int[Array, "b 2"], *, per_level: int, count: int, threshold: float
 ) -> tuple[Float[Array, "b {count} 4"], Bool[Array, "b {count}"]]:
-    """The best ``count`` boxes of each image, cut to its size, and which of them there are. No gradient flows.
+    """The best ``count`` proposals of each image, clipped to its size, and which are valid. No gradient flows.
 
-    The ``per_level`` best anchors of each level are decoded; boxes without area go, and within a level those that
-    overlap a better one by an IoU above ``threshold``.
+    The ``per_level`` best anchors of each level are decoded, boxes without area are dropped, and NMS with IoU
+    ``threshold`` runs per level.
     """
     boxes, scores, usable, numbers = [], [], [], []
     for number, level in enumerate(levels):
         logits, deltas = jax.lax.stop_gradient((level.logits, level.deltas))
         if level.inside is not None:
             logits = jnp.where(level.inside, logits, -jnp.inf)
-        # By logits: a sigmoid makes those of confident anchors equal.
+        # Ranked by logits: the sigmoid rounds those of confident anchors to ties.
         best, places = jax.lax.top_k(logits, min(per_level, logits.shape[1]))
         deltas = jnp.take_along_axis(deltas, places[..., None], axis=1)
         boxes.append(clip_boxes(decode_deltas(level.anchors[places], deltas), sizes[:, None]))

@@ -1,6 +1,6 @@
 """RetinaNet, "Focal Loss for Dense Object Detection" (arXiv 1708.02002, section 4).
 
-As mmdetection's ``RetinaHead``, which the PVT papers use.
+It follows mmdetection's ``RetinaHead``, which the PVT papers use.
 """
 
 import math
@@ -23,14 +23,14 @@ from pvt_jax.ops.anchors import base_anchors, grid_anchors, inside_region, octav
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
 from pvt_jax.ops.nms import nms
 
-# What every class's score is before training: with 0.5 the background of all anchors would drown the objects.
+# Initial score of every class: at 0.5 the loss of all background anchors would drown that of the objects.
 _PRIOR = 0.01
 
 normal_001 = nn.initializers.normal(0.01)
 
 
 class Convolution(nn.Module):
-    """3×3 convolution with padding 1 and bias; ``out_dtype`` is of its sums, before they are rounded to ``dtype``."""
+    """3×3 convolution with padding 1 and bias, of inputs in ``dtype``; accumulates and returns ``out_dtype``."""
 
     dim: int
     dtype: DTypeLike
@@ -54,7 +54,7 @@ class Convolution(nn.Module):
 
 
 class Level(NamedTuple):
-    """What the head says of one map, for each of its n anchors; ``usable`` ones see an image, None: all do."""
+    """Predictions of one level for its n anchors; ``usable`` marks those in an image's region, None: all."""
 
     logits: Float[Array, "b n k"]
     deltas: Float[Array, "b n 4"]
@@ -63,28 +63,28 @@ class Level(NamedTuple):
 
 
 class RetinaNetHead(nn.Module):
-    """Maps ``p3`` … ``p7`` of a feature pyramid → boxes: from each anchor of each level class scores and a box.
+    """A feature pyramid's ``p3`` … ``p7`` → boxes: logits and deltas for each anchor of each level.
 
-    Two towers of 3×3 convolutions with ReLU, one for classes and one for boxes, the same for all levels, and a 3×3
-    convolution at the end of each. The maps may be of any levels: their names say their strides.
+    Two towers of 3×3 convolutions with ReLU, for classes and boxes, each end in a 3×3 convolution and are shared by all
+    levels. Any levels will do: their names give their strides.
 
     Attributes:
-      num_classes: classes of objects; background is none of them.
+      num_classes: without background.
       channels: of the towers.
-      num_convs: convolutions of each tower, without the last.
-      octave_base: side of the smallest anchors of a location in strides.
-      scales_per_octave: sides of anchors of a location, from ``octave_base`` to below its double.
-      ratios: of anchors, height / width.
-      positive_iou: from here on an anchor has to find the object that it overlaps.
-      negative_iou: below, it is background.
-      focal_alpha: weight of objects in the focal loss; of background one less it.
-      focal_gamma: its exponent.
-      box_weight: of the boxes' loss.
-      pre_nms: boxes of each level, at most, that go into suppression.
-      score_threshold: boxes with a lower score are dropped.
-      nms_threshold: IoU above which a box falls to a better one of its class.
-      max_detections: of an image.
-      dtype: type of the computation; parameters, class scores and all that is done with boxes stay float32.
+      num_convs: convolutions per tower, without the last.
+      octave_base: side of the smallest anchors at a location, in strides.
+      scales_per_octave: number of anchor sides at a location, from ``octave_base`` to below its double.
+      ratios: height / width of the anchors.
+      positive_iou: anchors with IoU ≥ this are positives.
+      negative_iou: anchors with IoU below this are negatives.
+      focal_alpha: weight of positives in the focal loss; negatives have 1 - focal_alpha.
+      focal_gamma: exponent of the focal loss.
+      box_weight: of the box loss.
+      pre_nms: best boxes per level that enter NMS.
+      score_threshold: minimum score of a detection.
+      nms_threshold: per-class NMS threshold (IoU).
+      max_detections: per image.
+      dtype: of the computation; parameters, logits and all arithmetic on boxes stay float32.
     """
 
     num_classes: int = 80
@@ -106,7 +106,7 @@ class RetinaNetHead(nn.Module):
 
     @property
     def needs_masks(self) -> bool:
-        """Whether it is trained with masks."""
+        """Whether training needs ground truth masks."""
         return False
 
     def setup(self) -> None:
@@ -130,11 +130,10 @@ class RetinaNetHead(nn.Module):
         """``class_loss`` and ``box_loss``, weighted.
 
         Args:
-          maps: the pyramid, 0 beyond ``region``.
-          targets: ``boxes`` float32 [b, m, 4] (x1, y1, x2, y2) in pixels of the images, ``labels`` int32 [b, m] and
-            ``valid`` bool [b, m].
+          maps: the pyramid, 0 outside ``region``.
+          targets: see ``DetectionModel.losses``.
           sizes: (height, width) of each image; not used here.
-          region: ``sizes`` rounded up to what the backbone sees; None: nothing is padded further.
+          region: ``sizes`` rounded up to what the backbone sees; None: no image is padded further.
         """
         levels = self._levels(maps, region)
         losses = retinanet_losses(
@@ -158,10 +157,10 @@ class RetinaNetHead(nn.Module):
         sizes: Int[Array, "b 2"],
         region: Int[Array, "b 2"] | None = None,
     ) -> dict[str, Array]:
-        """Detections of each image by falling score: ``boxes`` clipped to its size, ``scores``, ``labels``, ``valid``.
+        """Detections by descending score, as in ``DetectionModel``, with boxes clipped to the images.
 
-        Of each level the best ``pre_nms`` pairs of anchor and class go into suppression, which works by class. So do
-        later versions of mmdetection; earlier ones ranked anchors by their best class, and took all of its classes.
+        The best ``pre_nms`` pairs of anchor and class of each level enter per-class NMS, as in later versions of
+        mmdetection; earlier ones ranked anchors by their best class and kept all classes of each.
         """
         parts = [jax.vmap(self._candidates, _level_axes(level))(level) for level in self._levels(maps, region)]
         anchors, deltas, scores, labels = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
@@ -186,7 +185,7 @@ class RetinaNetHead(nn.Module):
         return jax.vmap(best)(boxes, scores, labels)
 
     def _levels(self, maps: dict[str, Array], region: Array | None) -> list[Level]:
-        """From fine to coarse."""
+        """Predictions from the finest to the coarsest level."""
         scales = octave_scales(self.octave_base, self.scales_per_octave)
         levels = []
         for number, x in sorted((int(name[1:]), x) for name, x in maps.items()):
@@ -213,10 +212,10 @@ class RetinaNetHead(nn.Module):
         return x
 
     def _candidates(self, level: Level) -> tuple[Array, Array, Array, Array]:
-        """Of the best pairs of anchor and class of a level of one image: anchors, deltas, scores and classes."""
+        """The best pairs of anchor and class of one image's level: anchors, deltas, scores and classes."""
         usable = jnp.ones(len(level.anchors), bool) if level.usable is None else level.usable
-        # An anchor with one of the best k pairs is one of the best k anchors by their best pair, and sorting these is
-        # less work than sorting all pairs. They are put in order, so that of equal pairs the first still comes first.
+        # The best k pairs belong to the best k anchors by best class, and ranking anchors first is cheaper than ranking
+        # all pairs. Anchors are put back in order, so that the first of equal pairs still comes first.
         score = jnp.where(usable, level.logits.max(axis=-1), -jnp.inf)
         anchors = jnp.sort(jax.lax.top_k(score, min(self.pre_nms, len(score)))[1])
         pairs = jnp.where(usable[anchors, None], level.logits[anchors], -jnp.inf).reshape(-1)
@@ -235,7 +234,7 @@ class RetinaNetHead(nn.Module):
         if not self.octave_base > 0:
             raise UserError(f"head.octave_base must be above 0, but is {self.octave_base}")
         if not self.ratios or min(self.ratios) <= 0:
-            raise UserError(f"head.ratios must be numbers above 0, one at least, but are {self.ratios}")
+            raise UserError(f"head.ratios must be one or more numbers above 0, but are {self.ratios}")
         for name in ("focal_alpha", "score_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"head.{name} must be 0 to 1, but is {getattr(self, name)}")
@@ -250,5 +249,5 @@ class RetinaNetHead(nn.Module):
 
 
 def _level_axes(level: Level) -> tuple[Any]:
-    """Which axis of a level is the batch's, for ``jax.vmap``."""
+    """Batch axes of a level, for ``jax.vmap``."""
     return (Level(0, 0, None, None if level.usable is None else 0),)  # pyright: ignore[reportArgumentType]

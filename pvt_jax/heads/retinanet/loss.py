@@ -26,13 +26,13 @@ def retinanet_losses(
     alpha: float,
     gamma: float,
 ) -> dict[str, Float[Array, ""]]:
-    """``class_loss`` and ``box_loss`` of a batch, each a sum over all anchors divided by the number of positive ones.
+    """``class_loss`` and ``box_loss`` of a batch, each a sum over anchors divided by the number of positives.
 
-    ``logits``, ``deltas``, ``anchors`` and ``usable`` (None: all) are by level. The focal loss is of all anchors but
-    ignored ones, L1 of the positive ones. mmdetection counts at least one positive anchor for each image, here it is at
-    least one for the batch: the same, unless an image has no objects. Its batch is that of one GPU, two images in the
-    published recipes, and the mean of all GPUs is learnt from; here it is the global batch, or a part of it that is
-    accumulated.
+    ``logits``, ``deltas``, ``anchors`` and ``usable`` (None: all) have one entry per level. The focal loss is over all
+    anchors except ignored ones, L1 over positives. Two differences from mmdetection: it counts at least one positive
+    per image, here it is at least one per batch (the same unless an image has no objects); and it normalises per GPU,
+    two images in the published recipes, and averages over GPUs, here over the global batch or a microbatch of gradient
+    accumulation.
     """
     assign = partial(assign_by_iou, positive=positive, negative=negative, least_positive=0.0)
     all_anchors = jnp.concatenate(anchors)
@@ -41,11 +41,11 @@ def retinanet_losses(
     found = matched >= 0
     total, number = jnp.maximum(jnp.sum(found), 1), jnp.maximum(matched, 0)
 
-    # An anchor without an object has itself to find, and what it finds does not count.
+    # Anchors without an object get themselves as target, which keeps deltas finite; their loss is masked.
     own = jnp.where(found[..., None], jnp.take_along_axis(boxes, number[..., None], axis=1), all_anchors)
     box_loss = jnp.sum(jnp.where(found, l1(jnp.concatenate(deltas, axis=1), encode_deltas(all_anchors, own)), 0.0))
 
-    # Level by level: the logits of all levels are never copied together.
+    # Level by level, so that the logits of all levels are never concatenated.
     label = jnp.where(found, jnp.take_along_axis(labels, number, axis=1), BACKGROUND)
     class_loss, first = jnp.zeros(()), 0
     for one in logits:

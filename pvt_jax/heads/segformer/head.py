@@ -1,4 +1,4 @@
-"""SegFormer's decoder of linear maps alone (arXiv 2105.15203, section 3.2)."""
+"""SegFormer's all-MLP decoder (arXiv 2105.15203, section 3.2)."""
 
 from functools import partial, reduce
 
@@ -15,7 +15,7 @@ from pvt_jax.nn.pixels import PixelClassifier, check_channels, grid_of, resample
 
 
 class LinearParameters(nn.Module):
-    """Kernel [in_dim, dim] and bias of a linear map that its owner computes; without ``use_bias`` that is 0."""
+    """Kernel [in_dim, dim] and bias (0 without ``use_bias``) of a linear layer that the head computes."""
 
     in_dim: int
     dim: int
@@ -29,21 +29,21 @@ class LinearParameters(nn.Module):
 
 
 class SegFormerHead(nn.Module):
-    """Maps ``c2`` … ``c5`` of a backbone → class scores at stride 4.
+    """A backbone's ``c2`` … ``c5`` → logits at stride 4.
 
-    Equation 4 of the paper: a linear map of each level to ``channels``, bilinear resampling to stride 4, concatenation,
-    and a linear map of that, with batch norm and ReLU (which the reference adds), dropout, and a linear map to classes.
+    Equation 4 of the paper: a linear layer per level to ``channels``, bilinear upsampling to stride 4, concatenation, a
+    linear layer with batch norm and ReLU (which the reference adds), dropout, and a linear classifier.
 
-    It is computed in another order. Between the two linear maps there is no activation, resampling works on positions
-    and linear maps on channels, and a bias is the same everywhere: so the two matrices of a level are multiplied with
-    each other first, the product is applied at the level's own resolution, and the results are resampled and added. The
-    concatenation, four times as wide, is never made; at 512² the two take a twentieth of the multiplications (MiT-B2).
+    It is computed in another order. The two linear layers have no activation between them and commute with upsampling,
+    so each level's two matrices are multiplied first, the product is applied at the level's own resolution, and the
+    results are upsampled and added. The concatenation, four times as wide, is never made; at 512² the two layers take a
+    twentieth of the multiplications (MiT-B2).
 
     Attributes:
-      num_classes: channels of what it gives.
-      channels: of the linear maps; the paper has 256 for MiT-B0 and B1, 768 for the larger ones.
-      dropout_rate: of single numbers, when ``train`` is True.
-      dtype: type of the computation; parameters, batch statistics, the sum over levels and class scores stay float32.
+      num_classes: channels of the logits.
+      channels: of the linear layers; in the paper 256 for MiT-B0 and B1, 768 for larger ones.
+      dropout_rate: of single activations, when ``train`` is True.
+      dtype: of the computation; parameters, batch norm statistics, the sum over levels and logits stay float32.
     """
 
     num_classes: int
@@ -55,7 +55,7 @@ class SegFormerHead(nn.Module):
     def __call__(
         self, maps: dict[str, Float[Array, "b _h _w _c"]], train: bool = False, sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h w k"]:
-        """Class scores, float32. ``sizes`` are those of ``Backbone.features``."""
+        """Logits, float32. ``sizes``: see ``Backbone.features``."""
         check_channels(self.channels)
         dim, levels = self.channels, (5, 4, 3, 2)
         fuse, _ = LinearParameters(len(levels) * dim, dim, use_bias=False, name="fuse")()

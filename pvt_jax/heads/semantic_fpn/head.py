@@ -1,6 +1,6 @@
 """Semantic FPN, the semantic branch of "Panoptic Feature Pyramid Networks" (arXiv 1901.02446, section 3.1, figure 3).
 
-As in mmsegmentation, which the PVT papers use: batch norm in place of group norm.
+As in mmsegmentation, which the PVT papers use, with batch norm instead of group norm.
 """
 
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ from pvt_jax.nn.pixels import PixelClassifier, check_channels, grid_of, resample
 
 
 class ScaleBranch(nn.Module):
-    """3×3 convolution, norm and ReLU, once for each doubling that brings the map of ``level`` to stride 4, or once.
+    """3×3 convolution, norm and ReLU, once per upsampling that takes ``level`` to stride 4, and at least once.
 
-    The map is doubled before each convolution but the first; the last doubling is left to the head.
+    The map is upsampled by 2 before each convolution but the first; the last upsampling is left to the head.
     """
 
     level: int
@@ -29,7 +29,7 @@ class ScaleBranch(nn.Module):
     ) -> Float[Array, "b h2 w2 d"]:
         for j in range(max(1, self.level - 2)):
             if j:
-                # What this gives is 0 beyond an image's end, as the convolution needs it.
+                # The result is 0 in the padding, as the convolution needs.
                 x = resampled(x, (2 * x.shape[1], 2 * x.shape[2]), sizes, self.level - j + 1, self.level - j)
             init = normal_fan_out(9 * self.channels)
             x = nn.Conv(
@@ -40,13 +40,13 @@ class ScaleBranch(nn.Module):
 
 
 class SemanticFPNHead(nn.Module):
-    """Maps ``p2`` … ``p5`` of a feature pyramid → class scores at stride 4: the sum of all scales, and a linear map.
+    """A feature pyramid's ``p2`` … ``p5`` → logits at stride 4: the sum of all scales, then a 1×1 convolution.
 
     Attributes:
-      num_classes: channels of what it gives.
+      num_classes: channels of the logits.
       channels: of every convolution.
       dropout_rate: of whole channels of the sum, when ``train`` is True.
-      dtype: type of the computation; parameters, batch statistics and class scores stay float32.
+      dtype: of the computation; parameters, batch norm statistics and logits stay float32.
     """
 
     num_classes: int
@@ -58,7 +58,7 @@ class SemanticFPNHead(nn.Module):
     def __call__(
         self, maps: dict[str, Float[Array, "b _h _w _c"]], train: bool = False, sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h w k"]:
-        """Class scores, float32. ``sizes`` are those of ``Backbone.features``; ``maps`` are then 0 beyond them."""
+        """Logits, float32. With ``sizes``, as in ``Backbone.features``, ``maps`` must be 0 in the padding."""
         check_channels(self.channels)
         branches = {
             level: ScaleBranch(level, self.channels, self.dtype, name=f"branch_p{level}")(
@@ -67,8 +67,8 @@ class SemanticFPNHead(nn.Module):
             for level in (2, 3, 4, 5)
         }
         total = branches.pop(2)
-        # Maps of one size have the last doubling in common: it is linear, so their sum goes through it, once. That is
-        # all of them, unless a side is odd somewhere.
+        # The last upsampling is linear, so maps of one size are summed first and upsampled once. That is all of them
+        # unless some side is odd.
         sums: dict[tuple[int, int], Array] = {}
         for x in branches.values():
             grid = grid_of(x)

@@ -1,8 +1,8 @@
-"""Small convolutions on a map for every class, [b, h, w, k classes, c channels], all with the same weights.
+"""Trans2Seg's small convolutions on one map per class, [b, h, w, k classes, c channels], with weights shared by all.
 
-They are Trans2Seg's (arXiv 2101.08461, figure 4). At stride 4 the maps of all classes are more than a device should
-hold: for 150 classes of 64 channels at 512² 629 MB an image, for every step of the computation. So there classes go in
-groups, one after another, and nothing of a group is kept.
+arXiv 2101.08461, figure 4. At stride 4 the maps of all classes are more than a device should hold: 629 MB per image and
+layer for 150 classes of 64 channels at 512². So classes are processed there in groups, one after another, and no
+group's activations are kept.
 """
 
 import math
@@ -22,12 +22,12 @@ from pvt_jax.nn.padding import shrunk, zero_outside
 from pvt_jax.nn.pixels import resampled
 from pvt_jax.ops.depthwise import depthwise_conv3x3
 
-# Classes of a group, at most: at 512² with 64 channels 67 MB an image and step.
+# Largest group: at 512² with 64 channels 67 MB per image and layer.
 CLASSES_AT_ONCE = 16
 
 
 class Kernel(nn.Module):
-    """Weights of this shape, as PyTorch's convolutions start with; the owner computes with them."""
+    """Kernel of this ``shape`` with PyTorch's default initialisation, of a layer that the parent module computes."""
 
     shape: tuple[int, ...]
     fan_in: int
@@ -47,13 +47,13 @@ def depthwise(
 
 
 def pointwise(x: Float[Array, "*rows c"], kernel: Float[Array, "c d"], dtype: DTypeLike) -> Float[Array, "*rows d"]:
-    """Linear map of every position."""
+    """1×1 convolution without bias."""
     x, kernel = promote_dtype(x, kernel, dtype=dtype)
     return matmul(x, kernel)
 
 
 class SeparableConvolution(nn.Module):
-    """A depthwise convolution and a linear map, each with norm and ReLU."""
+    """A depthwise and a pointwise convolution, each with norm and ReLU."""
 
     dim: int
     dtype: DTypeLike
@@ -70,11 +70,11 @@ class SeparableConvolution(nn.Module):
 
 
 class MemoryFusion(nn.Module):
-    """``SeparableConvolution`` of the memory's channels followed by the scores of a class, for every class.
+    """``SeparableConvolution`` of the memory concatenated with the attention scores of each class.
 
-    The memory's part is the same for all classes and is computed once: the depthwise convolution keeps channels apart,
-    and the linear map is a sum over them. The only difference is that the running variance of the memory's channels
-    is unbiased for as many values as there are, not for as many copies.
+    The memory's share is the same for all classes and is computed once: the depthwise convolution keeps channels apart,
+    and the pointwise one sums over them. The only difference is that the running variance of the memory's channels is
+    unbiased for the number of values, not for the number of copies.
     """
 
     dim: int
@@ -100,10 +100,10 @@ class MemoryFusion(nn.Module):
 
 
 class Prediction(nn.Module):
-    """One score for each class and position: its map enlarged, ``fine`` added, ``SeparableConvolution``, a linear map.
+    """One logit per class and position: upsampling, plus ``fine``, ``SeparableConvolution``, a 1×1 convolution.
 
-    In training a norm needs the moments of all classes first. So every group is computed up to the first norm, again
-    up to the second, and then to its scores; each time once more in the backward pass.
+    In training each norm first needs the moments over all classes. So every group is computed up to the first norm,
+    again up to the second, and again to its logits, and each of these once more in the backward pass.
     """
 
     dim: int
@@ -117,7 +117,7 @@ class Prediction(nn.Module):
         train: bool,
         sizes: Int[Array, "b 2"] | None,
     ) -> Float[Array, "b h4 w4 k"]:
-        """Class scores, float32. ``sizes`` are those of ``Backbone.features``."""
+        """Logits, float32. ``sizes``: see ``Backbone.features``."""
         channels = x.shape[-1]
         first = Kernel((3, 3, 1, channels), 9, name="depthwise")()
         second = Kernel((channels, self.dim), channels, name="pointwise")()
@@ -147,7 +147,7 @@ class Prediction(nn.Module):
 
 
 class Moments(NamedTuple):
-    """Mean and biased variance of each channel, over so many values; float32."""
+    """Mean and biased variance of each channel, and the number of values they are over; float32."""
 
     mean: Float[Array, " c"]
     var: Float[Array, " c"]
@@ -155,13 +155,13 @@ class Moments(NamedTuple):
 
 
 class GroupedNorm(nn.Module):
-    """``BatchNorm`` of values that are never all there; its variables are the same."""
+    """``BatchNorm`` for values that are never in memory together; the variables are the same."""
 
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, dim: int, moments: Moments | None) -> Callable[[Array], Array]:
-        """The norm by these moments, to which the running ones move; None: by the running ones."""
+        """The norm with these moments, which update the running statistics; None: with the running statistics."""
         scale = self.param("scale", nn.initializers.ones, (dim,))
         bias = self.param("bias", nn.initializers.zeros, (dim,))
         mean = self.variable("batch_stats", "mean", jnp.zeros, (dim,), jnp.float32)
@@ -178,7 +178,7 @@ class GroupedNorm(nn.Module):
 
 
 class Groups(NamedTuple):
-    """Maps [groups, b, h, w, k, c] of all classes in equal groups; those that fill the last are not ``present``."""
+    """Maps [groups, b, h, w, k, c] of all classes in equal groups; the last one's padding is not ``present``."""
 
     maps: Float[Array, "groups b h w k c"]
     present: Bool[Array, "groups k"]
@@ -194,17 +194,17 @@ class Groups(NamedTuple):
         return cls(maps, (jnp.arange(number * size) < classes).reshape(number, size), classes)
 
     def map(self, function: Callable[..., Any]) -> Any:
-        """``function(maps)`` of every group, stacked."""
+        """``function(maps)`` of each group, stacked."""
         return _one_by_one(function, self.maps)
 
     def joined(self, scores: Float[Array, "groups b h w k"]) -> Float[Array, "b h w _k"]:
-        """Of every class, in order."""
+        """Logits of all classes in order, without padding."""
         return jnp.moveaxis(scores, 0, -2).reshape(*scores.shape[1:4], -1)[..., : self.classes]
 
     def moments(self, function: Callable[[Array], Array]) -> Moments:
-        """Of all values of ``function``, which gives a map for each class.
+        """Moments over all classes of the maps that ``function`` gives.
 
-        Squares are of distances to the group's own mean, so that what is far from 0 does not cancel.
+        Squares are of distances to each group's own mean, so that values far from 0 do not cancel.
         """
 
         def of_group(group: tuple[Array, Array]) -> tuple[Array, Array, Array]:
@@ -221,5 +221,5 @@ class Groups(NamedTuple):
 
 
 def _one_by_one(function: Callable[..., Any], groups: Any) -> Any:
-    # In a loop nothing can be merged with its own recomputation, so it need not be prevented.
+    # Inside a loop XLA cannot merge a computation with its recomputation, so CSE need not be prevented.
     return jax.lax.map(jax.checkpoint(function, prevent_cse=False), groups)

@@ -1,9 +1,9 @@
-"""Trans2Seg's transformer: one learnt query a class ("Segmenting Transparent Object in the Wild with Transformer").
+"""Trans2Seg, one learnt query per class: "Segmenting Transparent Object in the Wild with Transformer".
 
 arXiv 2101.08461, figures 3 and 4; the PVT paper (arXiv 2102.12122) puts it on PVT-Small for segmentation by
-transformers alone. As in the authors' code, whose sizes give the 32.1 M parameters that the PVT paper reports, but for
-four things. They are said where they are done: parameters that have no influence are not made, each class keeps to its
-own query, resampling has half-pixel centres, and images of any size are taken.
+transformers alone. It follows the authors' code, whose sizes give the 32.1 M parameters that the PVT paper reports,
+with four differences, explained where they are made: parameters without influence are left out, each class keeps its
+own query, resizing has half-pixel centres, and images may have any size.
 """
 
 from collections.abc import Sequence
@@ -23,20 +23,20 @@ from pvt_jax.ops.resize import resize_grid, resize_padded
 
 
 class Trans2SegHead(nn.Module):
-    """Maps ``c2`` and ``c5`` of a backbone → class scores at stride 4.
+    """A backbone's ``c2`` and ``c5`` → logits at stride 4.
 
-    A transformer encoder works on the tokens of c5. In the decoder the learnt queries, one a class, attend to them;
-    the scores of the last attention, before its softmax, are ``num_heads`` maps a class. These and the encoder's map
-    go through small convolutions, the same for every class, are enlarged, meet c2, and end in one score a class.
+    A transformer encodes the tokens of c5. In the decoder one learnt query per class attends to them; the last
+    attention's scores before softmax are ``num_heads`` maps per class. Small convolutions, shared by all classes, fuse
+    these with the encoder's map; the result is upsampled, added to c2, and reduced to one logit per class.
 
     Attributes:
-      num_classes: channels of what it gives.
+      num_classes: channels of the logits.
       dim, depth, num_heads, mlp_ratio: channels of the tokens, layers of the encoder and of the decoder each,
-        attention heads, hidden over model channels. The defaults are the authors' medium configuration.
+        attention heads, hidden channels / ``dim``. The defaults are the authors' medium configuration.
       channels: of the convolutions.
-      image_size: side, or (height, width), of the images that the tables of positions are made for, at stride 32;
-        other sizes resample.
-      dtype: type of the computation; parameters, softmax, batch statistics and class scores stay float32.
+      image_size: side, or (height, width), of the images that the position tables (stride 32) are for; they are
+        resized for other images.
+      dtype: of the computation; parameters, softmax, batch norm statistics and logits stay float32.
     """
 
     num_classes: int
@@ -52,7 +52,7 @@ class Trans2SegHead(nn.Module):
     def __call__(
         self, maps: dict[str, Float[Array, "b _h _w _c"]], train: bool = False, sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h w k"]:
-        """Class scores, float32. ``sizes`` are those of ``Backbone.features``; see ``SegmentationModel``."""
+        """Logits, float32. ``sizes``: see ``SegmentationModel``."""
         self._check_settings()
         batch, *grid, _ = maps["c5"].shape
         tokens = grid[0] * grid[1]
@@ -62,7 +62,7 @@ class Trans2SegHead(nn.Module):
         memory = nn.Dense(self.dim, dtype=self.dtype, kernel_init=normal_002, name="embed")(maps["c5"])
         memory = self._encoded(memory, mask, true_grid)
         scores = self._decoded(memory.reshape(batch, tokens, self.dim), mask)
-        # Classes come after positions, so that all that works on positions does it for all classes and heads at once.
+        # Classes come after positions, so that spatial operations handle all classes and heads at once.
         scores = scores.transpose(0, 3, 2, 1).reshape(batch, *grid, self.num_classes * self.num_heads)
         scores = self._refined(scores, true_grid).reshape(batch, *grid, self.num_classes, self.num_heads)
         x = MemoryFusion(self.channels, self.dtype, name="mix")(memory, scores, train, true_grid)
@@ -75,12 +75,12 @@ class Trans2SegHead(nn.Module):
     def _encoded(
         self, x: Float[Array, "b h w c"], mask: Bool[Array, "b m"] | None, true_grid: Int[Array, "b 2"] | None
     ) -> Float[Array, "b h w c"]:
-        """The map after position table, encoder and norm. A class token, as in ViT, takes part in the encoder alone."""
+        """The feature map after position table, encoder and norm. A class token, as in ViT, is used in here only."""
         batch, rows, columns, dim = x.shape
         table_grid = self._table_grid()
         token = self.param("cls_token", normal_002, (1, 1, dim))
         table = self.param("pos_embed", normal_002, (1, 1 + table_grid[0] * table_grid[1], dim))
-        # Half-pixel centres, as all that is resampled here; the reference aligns corners.
+        # Half-pixel centres, as in all resizing here; the reference aligns corners.
         positions = resize_position_embedding(table[:, 1:], table_grid, (rows, columns), sizes=true_grid)
         tokens = x.reshape(batch, rows * columns, dim) + positions.astype(x.dtype)
         token = jnp.broadcast_to(token + table[:, :1], (batch, 1, dim)).astype(x.dtype)
@@ -94,9 +94,9 @@ class Trans2SegHead(nn.Module):
     def _decoded(self, memory: Float[Array, "b m c"], mask: Bool[Array, "b m"] | None) -> Float[Array, "b h k m"]:
         """Attention scores of the last of ``depth`` layers.
 
-        What the reference's last layer has beyond them goes nowhere and is not made here. Its queries are laid out in
-        memory as if heads came before classes, so that the heads of a class are parts of other classes' queries; here
-        they are parts of its own, as in the paper.
+        The rest of the reference's last layer has no effect and is left out. Its reshape of the queries puts heads
+        before classes, so that a class's heads are slices of other classes' queries; here, as in the paper, they are
+        slices of its own.
         """
         learnt = self.param("class_queries", normal_002, (1, self.num_classes, self.dim))
         learnt = jnp.broadcast_to(learnt, (memory.shape[0], *learnt.shape[1:])).astype(self.dtype)
@@ -109,10 +109,10 @@ class Trans2SegHead(nn.Module):
         return last(queries, memory)
 
     def _refined(self, scores: Float[Array, "b h w c"], true_grid: Int[Array, "b 2"] | None) -> Float[Array, "b h w c"]:
-        """2 s + FeedForward(Norm(s)) over the positions of every map s of scores: a table of each with each.
+        """2 s + FeedForward(Norm(s)) along the positions of each score map s: weights connect positions.
 
-        The reference makes this in every decoder layer and uses the last one's. Its tables fit one image size; here
-        maps of other sizes go through at that size. The sum is at their own.
+        The reference computes this in every decoder layer and uses only the last. Its weights fit one image size; here
+        maps of other sizes are resized to it and back, and summed at their own.
         """
         table, batch, maps = self._table_grid(), scores.shape[0], scores.shape[-1]
         table_sizes = None if true_grid is None else jnp.full_like(true_grid, jnp.asarray(table))
@@ -140,15 +140,15 @@ class Trans2SegHead(nn.Module):
                 raise UserError(f"head.{name} must be a whole number above 0, but is {value}")
         if self.dim % self.num_heads:
             raise UserError(
-                f"head.dim must be a multiple of head.num_heads, but {self.dim} is none of {self.num_heads}"
+                f"head.dim must be a multiple of head.num_heads, but they are {self.dim} and {self.num_heads}"
             )
 
 
 class DecoderLayer(nn.Module):
-    """Queries attend to the memory, and each goes through a feed-forward network of its own.
+    """Queries attend to the memory; queries and memory then each go through a feed-forward network.
 
-    As in the reference, what goes around the attention and around the memory's network is not what they get but once
-    more what they give or get, so that it is doubled; of the queries nothing goes around.
+    As in the reference, the attention's residual connection adds its output, not its input, and the memory is added to
+    itself: both are doubled, and the incoming queries are dropped.
     """
 
     num_heads: int
@@ -172,7 +172,7 @@ class DecoderLayer(nn.Module):
 
 
 class DecoderScores(nn.Module):
-    """What of the decoder's last layer is used: the scores of its attention, float32."""
+    """The part of the decoder's last layer that is used: its attention scores, float32."""
 
     num_heads: int
     dtype: DTypeLike
