@@ -154,7 +154,7 @@ def test_types_are_said_in_words(head, setting, value, words):
         (
             "num_classes",
             0,
-            'a backbone without classifier (num_classes=0) has no class scores: call it with method="features"',
+            'a backbone without classifier (num_classes=0) has no logits: call it with method="features"',
         ),
         ("num_classes", -1, "model.num_classes must be above 0, but is -1"),
         ("drop_path_rate", 1.0, "model.drop_path_rate must be at least 0 and below 1, but is 1.0"),

@@ -1,4 +1,4 @@
-"""What every backbone offers: class scores, a pyramid of maps, and the attention maps behind them."""
+"""What every backbone offers: logits, a pyramid of feature maps, and attention maps."""
 
 from typing import Any
 
@@ -12,37 +12,37 @@ from pvt_jax.nn.padding import shrunk, zero_outside
 
 
 class Backbone(nn.Module):
-    """Images [b, h, w, 3] (float, normalised) → class scores, or maps with ``method="features"``.
+    """Images [b, h, w, 3] (float, normalised) → logits, or a pyramid of feature maps with ``method="features"``.
 
-    ``num_classes=0`` makes a backbone without what only a classifier uses, for dense tasks: it has the maps alone.
+    ``num_classes=0`` leaves out all that only a classifier uses, for dense tasks; then only ``features`` works.
 
-    A subclass defines ``_forward(images, train, classify, sizes)``, compact, which makes the same parameters either
-    way, and whose maps are right where they are image, whatever they hold in the padding.
+    A subclass defines the compact method ``_forward(images, train, classify, sizes)``. It creates the same parameters
+    with and without ``classify``, and its maps are correct in the valid region and arbitrary in the padding.
     """
 
     num_classes: int
 
     def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b k"]:
-        """Class scores [b, num_classes], float32. ``train=True`` needs ``rngs={"dropout": key}``.
+        """Logits [b, num_classes], float32. ``train=True`` needs ``rngs={"dropout": key}``.
 
         Raises:
-          UserError: there is no classifier, or the model takes no images of this size.
+          UserError: there is no classifier, or the images are too small for the model.
         """
         if self.num_classes == 0:
             raise UserError(
-                'a backbone without classifier (num_classes=0) has no class scores: call it with method="features"'
+                'a backbone without classifier (num_classes=0) has no logits: call it with method="features"'
             )
         return self._forward(images, train=train, classify=True)
 
     def features(
         self, images: Float[Array, "b h w 3"], train: bool = False, sizes: Int[Array, "b 2"] | None = None
     ) -> dict[str, Float[Array, "b _h _w _c"]]:
-        """The pyramid for dense tasks: maps ``c2``, ``c3``, ``c4``, ``c5`` at strides 4, 8, 16 and 32.
+        """The pyramid for dense tasks: feature maps ``c2``, ``c3``, ``c4``, ``c5`` at strides 4, 8, 16 and 32.
 
-        ``sizes`` are the true height and width of each image of a batch that is padded at the bottom and at the right
-        to one shape: multiples of 32, which may be traced. Then the maps of an image are those that it has alone, and
-        0 in the padding; the pixels there have no influence. ``train=True`` takes the batch statistics of a ResNet
-        over padding, too, as the references do.
+        ``sizes`` are the (height, width) of each image in a batch padded at the bottom and right to one shape:
+        multiples of 32, which may be traced. The maps then equal those of each image alone, and are 0 in the padding,
+        whose pixels have no influence. Only ``train=True`` includes padding in a ResNet's batch statistics, as the
+        references do.
         """
         if sizes is not None:
             images = zero_outside(images, sizes)
@@ -50,12 +50,12 @@ class Backbone(nn.Module):
         return {level: zero_outside(maps, shrunk(sizes, 2 ** int(level[1:]))) for level, maps in pyramid.items()}
 
     def attention_maps(self, images: Float[Array, "b h w 3"]) -> dict[str, AttentionMap]:
-        """The attention weights of every block by its name (``stage1/block0``), as the classifier runs.
+        """The attention weights of every block by name (``stage1/block0``), in the classifier's forward pass.
 
-        Without a classifier (``num_classes=0``) they are those behind ``features``.
-        They grow with the fourth power of the image's side: at 224² the first stage of PVT has 3136 × 49 a head.
+        Without a classifier (``num_classes=0``) they are those of ``features``. Memory grows with the fourth power of
+        the image's side: at 224² the first stage of PVT has 3136 × 49 weights per head.
         """
-        # Recomputed and scanned blocks cannot hand out what is inside of them.
+        # Rematerialised and scanned blocks cannot sow intermediates.
         plain = self.clone(parent=None, **{name: False for name in ("remat", "scan") if hasattr(self, name)})
         method = "features" if self.num_classes == 0 else "__call__"
         _, collected = plain.apply(self.variables, images, mutable="intermediates", method=method)
@@ -69,8 +69,7 @@ class Backbone(nn.Module):
         return {name: maps[name] for name in order}
 
     def _ends_with_maps(self, classify: bool) -> bool:
-        # A first call makes the classifier even when it is not used, so that the parameters are the same however a
-        # model is first called.
+        # Initialisation always creates the classifier, so that parameters do not depend on the method that is called.
         return not classify and (self.num_classes == 0 or not self.is_initializing())
 
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:

@@ -1,1 +1,1 @@
-"""Visualization: pictures of what a model computes, with NumPy alone."""
+"""Visualization: pictures of what a model computes, drawn with NumPy and Pillow."""

@@ -1,8 +1,8 @@
-"""Attention drawn over the picture: where one position of a map looks.
+"""Attention drawn over an image: where one query attends.
 
-The maps come from ``model.apply(variables, images, method="attention_maps")``. Their grids are taken to span the
-picture evenly, which is exact where the strides divide its sides, and else off by less than one patch. The picture is
-what the model saw, at any resolution: if the model was given a crop, draw over that crop.
+Attention maps come from ``model.apply(variables, images, method="attention_maps")``. Their grids are assumed to span
+the image evenly: exact where the strides divide its sides, otherwise off by less than one patch. The image, at any
+resolution, must be what the model saw: if it was given a crop, draw over that crop.
 """
 
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ HEAT = (
 def attention_of_query(
     attention: AttentionMap, query: tuple[float, float] | None, image: int = 0, head: int | None = None
 ) -> Float[np.ndarray, "rows columns"]:
-    """How much one query attends to each position of the key map, float32.
+    """The attention weights of one query over the key grid, float32.
 
-    The weights of all keys sum to 1. Where a class token is among the keys (ViT, stage 4 of PVT v1), its share is left
+    The weights of all keys sum to 1. Where a class token is among the keys (ViT, stage 4 of PVT v1), its weight is left
     out, and the map sums to less.
 
     Args:
       attention: of one block.
-      query: a point of the picture, as fractions (y, x) of its height and width from the upper left corner, which
-        stands for the patch that holds it; None for the class token.
+      query: (y, x), fractions of the image's height and width from the upper left corner: the patch that holds this
+        point; None for the class token.
       image: index in the batch.
-      head: index of an attention head; None for the mean over all.
+      head: index of an attention head; None for the mean over all heads.
 
     Raises:
       UserError: the query, image or head does not exist.
@@ -65,15 +65,15 @@ def overlay_attention(
     opacity: float = 0.6,
     colours: Sequence[Sequence[int]] = HEAT,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """``picture`` with ``weights`` laid over it as colours: bilinearly enlarged, and relative to the largest.
+    """``picture`` with a heat map of ``weights`` over it, upsampled bilinearly and relative to the largest.
 
     Args:
       picture: RGB; it is not changed.
-      weights: of ``attention_of_query``.
-      query: the point (y, x) that the weights belong to, in fractions; its patch gets a white frame. None draws none.
-      query_grid: rows and columns of all queries, which say how large a patch is; None for those of ``weights``.
-      opacity: share of the colours, from 0 to 1; the rest is the picture.
-      colours: RGB in 0..255, from a weight of 0 to the largest, evenly spaced and linear in between.
+      weights: from ``attention_of_query``.
+      query: the point (y, x), in fractions, whose weights these are; its patch gets a white frame. None: no frame.
+      query_grid: (rows, columns) of the queries, which determine the patch; None: those of ``weights``.
+      opacity: of the heat map, from 0 to 1.
+      colours: RGB in 0..255, evenly spaced from weight 0 to the largest and interpolated linearly.
 
     Raises:
       UserError: an argument has another type, shape or range.
@@ -112,11 +112,11 @@ def _check_index(what: str, index: int, length: int) -> None:
 
 
 def _cell(query: tuple[float, float], grid: tuple[int, int]) -> tuple[int, int]:
-    """Row and column of the position of ``grid`` that holds a point."""
+    """Row and column of the cell of ``grid`` that holds a point."""
     y, x = query
     if not (0 <= y <= 1 and 0 <= x <= 1):
         raise UserError(
-            f"the query ({y}, {x}) is outside of the picture: give y and x as fractions of its height and width, from "
+            f"the query ({y}, {x}) is outside the picture: give y and x as fractions of its height and width, from "
             "0 to 1"
         )
     return min(int(y * grid[0]), grid[0] - 1), min(int(x * grid[1]), grid[1] - 1)
@@ -128,7 +128,7 @@ def _coloured(values: Float[np.ndarray, "h w"], table: Float[np.ndarray, "k 3"])
 
 
 def _frame(picture: UInt8[np.ndarray, "h w 3"], top: int, bottom: int, left: int, right: int) -> None:
-    """Draw a white frame with a black edge around a box, in place, as far as the picture reaches."""
+    """Draw a white frame with a black edge around a box in place, clipped to the picture."""
     height, width, _ = picture.shape
     line = max(1, min(height, width) // 160)
     inside = picture[top:bottom, left:right].copy()

@@ -1,4 +1,4 @@
-"""What pictures of results are made of: panels of one size in a row, with titles and a legend."""
+"""Figures of results: panels of one size in a row, with titles and a legend."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,7 +12,7 @@ _PAPER, _INK, _EDGE = (255, 255, 255), (40, 40, 40), (150, 150, 150)
 
 
 def composed(panels: dict[str, Image.Image], entries: list[tuple[str, tuple[int, ...]]]) -> Picture:
-    """Panels in a row with their titles above, and a legend below in columns of one width."""
+    """A figure of ``panels`` by title, in a row, with a legend of ``entries`` (name, colour) below."""
     width, height = next(iter(panels.values())).size
     gap, text = 8, 15
     line = text + 7
@@ -33,7 +33,7 @@ def composed(panels: dict[str, Image.Image], entries: list[tuple[str, tuple[int,
         draw.text((gap + i * pitch, gap + text // 2), title, fill=_INK, font=font, anchor="lm")
         picture.paste(panel, (gap + i * pitch, top))
     for i, (name, colour) in enumerate(entries):
-        # Down the columns, as a list is read.
+        # Column by column, as a list is read.
         x, y = gap + i // rows * column, top + height + gap + i % rows * line
         draw.rectangle((x, y, x + swatch - 1, y + swatch - 1), fill=colour, outline=_EDGE)
         draw.text((x + swatch + gap, y + swatch // 2), name, fill=_INK, font=font, anchor="lm")
@@ -41,7 +41,7 @@ def composed(panels: dict[str, Image.Image], entries: list[tuple[str, tuple[int,
 
 
 def fitted(picture: Picture, side: int, shrink: Image.Resampling) -> Image.Image:
-    """As large as ``side`` allows, in the same proportions; only whole numbers enlarge, so that pixels stay equal."""
+    """``picture`` scaled to fit ``side``, keeping its aspect ratio; enlarged by whole factors only, to stay sharp."""
     height, width, _ = picture.shape
     longer = max(height, width)
     if longer <= side:

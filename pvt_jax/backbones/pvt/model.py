@@ -1,7 +1,7 @@
 """Pyramid Vision Transformer (PVT v1), "A Versatile Backbone for Dense Prediction without Convolutions".
 
-arXiv 2102.12122, section 3 and table 1. Four stages, each a patch embedding that shrinks the map (strides 4, 8, 16
-and 32 in all) and a stack of transformer blocks with spatial-reduction attention.
+arXiv 2102.12122, section 3 and table 1. Four stages, each a patch embedding that downsamples (to strides 4, 8, 16 and
+32) and a stack of transformer blocks with spatial-reduction attention.
 """
 
 import math
@@ -32,9 +32,9 @@ VARIANTS: dict[str, dict[str, tuple[int, ...]]] = {
 
 
 class Stage(nn.Module):
-    """Patch embedding, position embedding and ``depth`` blocks at one resolution (paper, figure 3).
+    """Patch embedding, position embedding and ``depth`` blocks at one resolution (figure 3).
 
-    ``remat`` and ``scan`` are those of ``run_blocks``.
+    ``remat`` and ``scan``: see ``run_blocks``.
     """
 
     depth: int
@@ -57,9 +57,9 @@ class Stage(nn.Module):
         branch_scales: Float[Array, "depth 2 b"] | None,
         sizes: Int[Array, "b 2"] | None = None,
     ) -> tuple[Float[Array, "b n d"], tuple[int, int]]:
-        """Tokens of this stage, the class token (if one is given) first, and the rows and columns of their map.
+        """The stage's tokens, after the class token if given, and their grid (rows, columns).
 
-        ``sizes`` of the given maps: see ``padding.py``.
+        ``sizes`` are the input's: see ``padding.py``.
         """
         sizes = shrunk(sizes, self.patch)
         embedded = PatchProjection(self.dim, self.patch, self.dtype, name="patch_embed")(maps)
@@ -67,7 +67,7 @@ class Stage(nn.Module):
         x = embedded.reshape(batch, rows * columns, self.dim)
         x = nn.LayerNorm(1e-5, self.dtype, name="patch_norm")(x)
 
-        # The table keeps a slot for the class token even where a dense task uses no such token.
+        # The table keeps the class token's slot even in dense tasks, which have no such token.
         slots = self.table_grid[0] * self.table_grid[1] + self.extra_tokens
         table = self.param("pos_embed", normal_002, (1, slots, self.dim))
         grid = (rows, columns)
@@ -88,21 +88,21 @@ class Stage(nn.Module):
 
 
 class PyramidVisionTransformer(Backbone):
-    """PVT v1: images [b, h, w, 3] (float, normalised) → class scores, or a pyramid of maps with ``features``.
+    """PVT v1: images [b, h, w, 3] (float, normalised) → logits, or a pyramid of feature maps with ``features``.
 
-    The maps are those of the reference's dense backbone: without the class token and without the final norm.
+    The pyramid is that of the reference's dense backbone: without class token and final norm.
 
     Attributes:
-      num_classes: classes of the classifier; 0 makes a backbone alone, for ``features``, without class token and
-        final norm. The last table keeps the token's slot.
-      depths, dims, num_heads: blocks, channels and attention heads of each stage.
-      mlp_ratios, sr_ratios: hidden over model channels of the feed-forward; side reduction of keys and values.
-      patch_sizes: how much each stage shrinks the map.
-      image_size: side, or (height, width), of the images that the position tables are made for; other sizes resample.
+      num_classes: of the classifier; 0 makes a backbone for ``features`` only, without class token and final norm.
+        The last position table keeps the token's slot.
+      depths, dims, num_heads: blocks, channels and attention heads per stage.
+      mlp_ratios, sr_ratios: hidden / model channels of the feed-forward; spatial reduction of keys and values.
+      patch_sizes: downsampling of each stage.
+      image_size: side, or (height, width), of the images that the position tables are for; they are resized for others.
       drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
-      dtype: type of the computation; parameters, softmax, normalisation and class scores stay float32.
-      remat, scan: recompute blocks in the backward pass; compile one block for a whole stage. See ``run_blocks``.
-      spp_levels: cells a side of the classifier's pyramid pooling, in place of the class token; none by default.
+      dtype: of the computation; parameters, softmax, normalisation statistics and logits stay float32.
+      remat, scan: recompute blocks in the backward pass; compile one block per stage. See ``run_blocks``.
+      spp_levels: grid sides of spatial pyramid pooling before the classifier, instead of the class token.
     """
 
     num_classes: int

@@ -1,7 +1,7 @@
 """PVT v2, "Improved Baselines with Pyramid Vision Transformer" (arXiv 2106.13797), and SegFormer's MiT encoders.
 
-Three changes to PVT v1: patches overlap (section 3.2), a depthwise convolution in the feed-forward gives the position
-information that v1 had in tables (3.3), and, in the variant ``_li``, attention pools its keys and values to 7×7 (3.1).
+Three changes to PVT v1: patches overlap (section 3.2), a depthwise convolution in the feed-forward replaces v1's
+position tables (3.3), and, in the variant ``_li``, attention pools its keys and values to 7×7 (3.1).
 Mix Transformers (arXiv 2105.15203, section 3.1) are the same network with an MLP ratio of 4 in every stage.
 """
 
@@ -65,7 +65,7 @@ class Stage(nn.Module):
         branch_scales: Float[Array, "depth 2 b"] | None,
         sizes: Int[Array, "b 2"] | None = None,
     ) -> Float[Array, "b h2 w2 d"]:
-        """``sizes`` of the given maps: see ``padding.py``."""
+        """``sizes`` are the input's: see ``padding.py``."""
         embedded = OverlappingPatchProjection(self.dim, *self.patch, self.dtype, name="patch_embed")(maps, sizes)
         sizes = shrunk(sizes, self.patch[1])
         batch, rows, columns, _ = embedded.shape
@@ -85,21 +85,21 @@ class Stage(nn.Module):
 
 
 class PyramidVisionTransformerV2(Backbone):
-    """PVT v2 and MiT: images [b, h, w, 3] (float, normalised) → class scores, or a pyramid of maps with ``features``.
+    """PVT v2 and MiT: images [b, h, w, 3] (float, normalised) → logits, or a pyramid of maps with ``features``.
 
-    The classifier reads the mean of the last map. Every map has passed its stage's norm, for classification and
-    dense tasks alike. Sides that a stride does not divide round up.
+    The classifier reads the mean of the last map. All maps come after their stage's norm, in classification and dense
+    tasks alike. Sides that a stride does not divide round up.
 
     Attributes:
-      num_classes: classes of the classifier; 0 makes a backbone alone, for ``features``.
-      depths, dims, num_heads: blocks, channels and attention heads of each stage.
-      mlp_ratios, sr_ratios: hidden over model channels of the feed-forward; side reduction of keys and values.
-      linear_attention: pool keys and values to 7×7 in every stage; ``sr_ratios`` then has no use.
+      num_classes: of the classifier; 0 makes a backbone for ``features`` only.
+      depths, dims, num_heads: blocks, channels and attention heads per stage.
+      mlp_ratios, sr_ratios: hidden / model channels of the feed-forward; spatial reduction of keys and values.
+      linear_attention: pool keys and values to 7×7 in every stage, instead of reducing them by ``sr_ratios``.
       image_size: side, or (height, width), that the model is meant for; no parameter depends on it.
       drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
-      dtype: type of the computation; parameters, softmax, normalisation and class scores stay float32.
-      remat, scan: recompute blocks in the backward pass; compile one block for a whole stage. See ``run_blocks``.
-      spp_levels: cells a side of the classifier's pyramid pooling, in place of the mean; none by default.
+      dtype: of the computation; parameters, softmax, normalisation statistics and logits stay float32.
+      remat, scan: recompute blocks in the backward pass; compile one block per stage. See ``run_blocks``.
+      spp_levels: grid sides of spatial pyramid pooling before the classifier, instead of the mean.
     """
 
     num_classes: int

@@ -1,7 +1,7 @@
 """ResNet, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385): the baseline of the PVT papers.
 
-Section 3.3 and table 1. As torchvision's, where a bottleneck shrinks the map in its 3×3 convolution; the paper's does
-in its first 1×1. Every convolution pads with zeros by half its kernel, so maps have sides ⌈side / stride⌉.
+Section 3.3 and table 1. As in torchvision, a bottleneck has its stride in the 3×3 convolution; the paper has it in the
+first 1×1. Every convolution is zero-padded by half its kernel, so maps have sides ⌈side / stride⌉.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from pvt_jax.nn.layers import matmul, normal_fan_out
 from pvt_jax.nn.normalization import BatchNorm
 from pvt_jax.nn.padding import shrunk, zero_outside
 
-# Table 1 of the paper. All have the stem of 64 channels and stages of 64, 128, 256 and 512.
+# Table 1 of the paper. All have a stem of 64 channels and stages of 64, 128, 256 and 512.
 VARIANTS: dict[str, dict[str, Any]] = {
     "resnet18": {"depths": (2, 2, 2, 2), "block": "basic"},
     "resnet34": {"depths": (3, 4, 6, 3), "block": "basic"},
@@ -30,14 +30,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "resnet101": {"depths": (3, 4, 23, 3), "block": "bottleneck"},
 }
 
-# Channels that a block gives, over those of its 3×3 convolutions.
+# Output channels of a block / channels of its 3×3 convolutions.
 _EXPANSIONS = {"basic": 1, "bottleneck": 4}
 
 
 class Convolution(nn.Module):
     """Convolution without bias, padded by half its kernel: [b, h, w, c] → [b, ⌈h / stride⌉, ⌈w / stride⌉, dim].
 
-    A 1×1 kernel runs as a matmul, which is faster on CPU. ``sizes`` of the input: see ``padding.py``.
+    A 1×1 kernel runs as a matmul, which is faster on CPU. ``sizes`` are the input's: see ``padding.py``.
     """
 
     dim: int
@@ -60,7 +60,7 @@ class Convolution(nn.Module):
 
 
 class Stem(nn.Module):
-    """7×7 convolution and 3×3 maximum, both of stride 2. The maximum's padding is never the largest."""
+    """7×7 convolution and 3×3 max pooling, both of stride 2."""
 
     dim: int
     dtype: DTypeLike
@@ -71,7 +71,7 @@ class Stem(nn.Module):
     ) -> Float[Array, "b h4 w4 dim"]:
         x = Convolution(self.dim, 7, 2, self.dtype, name="conv")(x, sizes)
         x = nn.relu(BatchNorm(self.dtype, name="norm")(x, not train))
-        # Zeros do as padding here: after a ReLU none is larger than what it stands for.
+        # Zeros serve as padding of the maximum: after a ReLU they never exceed a true value.
         x = zero_outside(x, shrunk(sizes, 2))
         pad = ((0, 0), (1, 1), (1, 1), (0, 0))
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
@@ -80,7 +80,7 @@ class Stem(nn.Module):
 class Block(nn.Module):
     """relu(x + F(x)), F of two 3×3 convolutions ("basic") or of 1×1, 3×3 and 1×1 ("bottleneck"; paper, figure 5).
 
-    Where F changes the shape, x goes through a 1×1 convolution and a norm of its own (option B of the paper).
+    Where F changes the shape, the shortcut is a 1×1 convolution and a norm (option B of the paper).
     """
 
     dim: int
@@ -96,9 +96,9 @@ class Block(nn.Module):
         branch_scale: Float[Array, "b"] | None,
         sizes: Int[Array, "b 2"] | None = None,
     ) -> Float[Array, "b h2 w2 d"]:
-        """``train`` takes the statistics of the batch; ``branch_scale`` multiplies F of each sample, None keeps it.
+        """``train`` uses batch statistics; ``branch_scale`` multiplies each sample's F(x) (stochastic depth).
 
-        ``sizes`` of the input: see ``padding.py``.
+        ``sizes`` are the input's: see ``padding.py``.
         """
         out_dim = self.dim * _EXPANSIONS[self.block]
         sides = {"basic": (3, 3), "bottleneck": (1, 3, 1)}[self.block]
@@ -121,10 +121,10 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """``depth`` blocks, of which the first has the stride.
+    """``depth`` blocks, the first with ``stride``.
 
-    ``remat`` recomputes each block in the backward pass, ``scan`` compiles one block for all but the first; both
-    leave the stored variables (``block0``, ``block1``, …) and the results as they are.
+    ``remat`` recomputes each block in the backward pass, ``scan`` compiles one block for all but the first; neither
+    changes the variables (``block0``, ``block1``, …) or the results.
     """
 
     depth: int
@@ -143,7 +143,7 @@ class Stage(nn.Module):
         branch_scales: Float[Array, "depth b"] | None,
         sizes: Int[Array, "b 2"] | None = None,
     ) -> Float[Array, "b h2 w2 d"]:
-        """``sizes`` of the input: see ``padding.py``."""
+        """``sizes`` are the input's: see ``padding.py``."""
         settings: dict[str, Any] = {"dim": self.dim, "block": self.block, "dtype": self.dtype}
         make = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         scan = self.scan and not self.is_initializing() and self.depth > 2
@@ -163,7 +163,7 @@ class Stage(nn.Module):
         branch_scales: Float[Array, "depth b"] | None,
         sizes: Int[Array, "b 2"] | None,
     ) -> Float[Array, "b h w d"]:
-        # Blocks are stored one by one; stacking them here costs one copy of the stage's variables a step.
+        # Variables are stored per block; stacking them costs one copy of the stage's variables per step.
         names = [f"block{i}" for i in range(1, self.depth)]
         stored = {kind: [self.variables[kind][name] for name in names] for kind in ("params", "batch_stats")}
         stacked = {kind: jax.tree.map(lambda *v: jnp.stack(v), *trees) for kind, trees in stored.items()}
@@ -180,22 +180,22 @@ class Stage(nn.Module):
 
 
 class ResNet(Backbone):
-    """ResNet: images [b, h, w, 3] (float, normalised) → class scores, or a pyramid of maps with ``features``.
+    """ResNet: images [b, h, w, 3] (float, normalised) → logits, or a pyramid of feature maps with ``features``.
 
-    Unless ``frozen_norm``, training changes the batch statistics: ``apply(..., train=True)`` needs
-    ``mutable=["batch_stats"]``, and a key only if there is stochastic depth.
+    Unless ``frozen_norm``, training updates the batch norm statistics: ``apply(..., train=True)`` needs
+    ``mutable=["batch_stats"]``, and a key only for stochastic depth.
 
     Attributes:
-      num_classes: classes of the classifier; 0 makes a backbone alone, for ``features``.
-      depths, dims: blocks of each stage, and channels of their 3×3 convolutions; the stem has those of stage 1.
-      block: "basic", or "bottleneck", which gives four times the channels of its 3×3 convolution.
-      image_size: side, or (height, width), of the images of a run; no parameter depends on it.
+      num_classes: of the classifier; 0 makes a backbone for ``features`` only.
+      depths, dims: blocks per stage, and channels of their 3×3 convolutions; the stem has those of stage 1.
+      block: "basic", or "bottleneck", whose output has four times the channels of its 3×3 convolution.
+      image_size: side, or (height, width), of a run's images; no parameter depends on it.
       drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
-      dtype: type of the computation; parameters, batch statistics and class scores stay float32.
+      dtype: of the computation; parameters, batch norm statistics and logits stay float32.
       remat, scan: see ``Stage``.
-      spp_levels: cells a side of the classifier's pyramid pooling, in place of the mean; none by default.
-      frozen_norm: training, too, normalises with the running statistics and leaves them as they are, for detection
-        and for fine-tuning on small batches. Scales and biases of the norms go on learning.
+      spp_levels: grid sides of spatial pyramid pooling before the classifier, instead of the mean.
+      frozen_norm: training normalises with the running statistics and does not update them, for detection and
+        fine-tuning on small batches. Scales and biases of the norms are still trained.
     """
 
     num_classes: int
@@ -212,7 +212,7 @@ class ResNet(Backbone):
 
     @nn.compact
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
-        # Without attention: one head, which divides every width.
+        # No attention: one head, which divides every width.
         check_stages(self.dims, (1, 1, 1, 1), depths=self.depths)
         if self.block not in _EXPANSIONS:
             raise UserError(f"model.block must be one of {', '.join(_EXPANSIONS)}, but is {self.block!r}")
@@ -233,7 +233,7 @@ class ResNet(Backbone):
                 scan=self.scan,
                 name=f"stage{i + 1}",
             )
-            # Drawn in pairs for transformers, whose blocks have two branches; these have one.
+            # Drawn in pairs, as transformer blocks have two residual branches; these have one.
             x = pyramid[f"c{i + 2}"] = stage(x, update, None if drawn is None else drawn[:, 0], sizes)
             sizes = shrunk(sizes, stage.stride)
         if self._ends_with_maps(classify):

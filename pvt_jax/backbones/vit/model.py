@@ -1,7 +1,7 @@
 """Vision Transformer (ViT, arXiv 2010.11929) in DeiT's sizes (arXiv 2012.12877): the columnar baseline of PVT.
 
-One resolution and one width from the first block to the last. PVT's paper compares with patches of 4, 16 and 32
-(arXiv 2102.12122, section 5.4).
+One resolution and one width from the first block to the last. The PVT paper has baselines with patches of 4, 16 and
+32 (arXiv 2102.12122, section 5.4).
 """
 
 from collections.abc import Sequence
@@ -31,22 +31,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 class VisionTransformer(Backbone):
-    """ViT: images [b, h, w, 3] (float, normalised) → class scores, or a pyramid of maps with ``features``.
+    """ViT: images [b, h, w, 3] (float, normalised) → logits, or a pyramid of feature maps with ``features``.
 
-    ``features`` gives the map of the last block, after the final norm and without the class token, resampled to
-    strides 4, 8, 16 and 32 ("Toward Transformer-Based Object Detection", arXiv 2012.09958), all with ``dim``
-    channels, so that this backbone stands under every head.
+    ``features`` resizes the last block's map, after the final norm and without class token, to strides 4, 8, 16 and 32
+    ("Toward Transformer-Based Object Detection", arXiv 2012.09958), all with ``dim`` channels, so that every head can
+    use this backbone.
 
     Attributes:
-      num_classes: classes of the classifier; 0 makes a backbone alone, for ``features``. It keeps the class token,
-        which the patches attend to, and the final norm, which the maps have passed.
-      depth, dim, num_heads, mlp_ratio: blocks, their channels, attention heads, hidden over model channels.
+      num_classes: of the classifier; 0 makes a backbone for ``features`` only. It keeps the class token, which the
+        patches attend to, and the final norm, which comes before the maps.
+      depth, dim, num_heads, mlp_ratio: blocks, their channels, attention heads, hidden / model channels.
       patch_size: side of a patch; pixels beyond the last whole patch are dropped.
-      image_size: side, or (height, width), of the images that the position table is made for; other sizes resample.
+      image_size: side, or (height, width), of the images that the position table is for; it is resized for others.
       drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
-      dtype: type of the computation; parameters, softmax, normalisation and class scores stay float32.
+      dtype: of the computation; parameters, softmax, normalisation statistics and logits stay float32.
       remat, scan: recompute blocks in the backward pass; compile one block for all. See ``run_blocks``.
-      spp_levels: cells a side of the classifier's pyramid pooling, in place of the class token; none by default.
+      spp_levels: grid sides of spatial pyramid pooling before the classifier, instead of the class token.
     """
 
     num_classes: int
@@ -118,7 +118,7 @@ def _resampled(
     true_grid: Int[Array, "b 2"] | None,
     sizes: Int[Array, "b 2"] | None,
 ) -> dict[str, Float[Array, "b _h _w c"]]:
-    """``maps`` at strides 4, 8, 16 and 32 of an image; shrinking averages, so that no patch is skipped."""
+    """``maps`` resized to strides 4, 8, 16 and 32, antialiased, so that no patch is skipped."""
 
     def resized(target: tuple[int, int], stride: int) -> Float[Array, "b _h _w c"]:
         if true_grid is None or sizes is None:

@@ -1,4 +1,4 @@
-"""What the pipeline makes of one record: decoded, transformed, as arrays."""
+"""From records to examples of the pipeline: decoded, transformed, as arrays."""
 
 from dataclasses import dataclass
 

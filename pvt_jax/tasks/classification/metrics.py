@@ -11,14 +11,14 @@ Sums = dict[str, Array]
 def classification_sums(logits: Float[Array, "b k"], labels: Int[Array, " b"], mask: Bool[Array, " b"]) -> Sums:
     """Sums over the unmasked examples of a batch, float32: ``loss``, ``top1``, ``top5``, ``count``.
 
-    An example is right at k if fewer than k classes score higher than its label; ties count as higher when their
-    class number is lower, so that equal scores (a model that has not learnt) are not counted as right.
+    An example is correct at k if fewer than k classes have higher logits than its label. Ties rank by class index, so
+    that equal logits (an untrained model) do not count as correct.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     classes = jnp.arange(logits.shape[-1])
     ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
     rank = ahead.sum(-1)
-    # A score that is not a number compares false with everything: without this it would rank first.
+    # NaN compares false with everything: without this a NaN label would rank first.
     rank = jnp.where(jnp.isnan(logits).any(-1), max(logits.shape[-1], 5), rank)
     one_hot = (classes == labels[:, None]).astype(jnp.float32)
     weight = mask.astype(jnp.float32)

@@ -1,7 +1,7 @@
 """Augmentations of a whole batch, in the jitted step: mixup, CutMix, label smoothing and random erasing.
 
-The definitions are those of the DeiT recipe, which PVT trains with: mixup (arXiv 1710.09412) and CutMix (arXiv
-1905.04899) with one draw a batch and the flipped batch as partner; random erasing (arXiv 1708.04896) in pixel mode.
+They follow the DeiT recipe, with which PVT trains: mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) with one
+draw per batch and the flipped batch as partners; random erasing (arXiv 1708.04896) in pixel mode.
 """
 
 from typing import NamedTuple
@@ -12,10 +12,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Mix(NamedTuple):
-    """One draw for a batch: an image keeps itself where ``own`` is 1, takes its partner where it is 0.
+    """One draw for a batch: mixed image = own · image + (1 - own) · partner.
 
     own: [h, w] float32, the constant λ for mixup and a 0/1 mask for CutMix.
-    label_weight: float32 scalar, the share of the own label; for CutMix the exact share of own pixels.
+    label_weight: float32 scalar, the weight of an image's own label; for CutMix the exact fraction of own pixels.
     """
 
     own: Float[Array, "h w"]
@@ -34,8 +34,8 @@ def draw_mix(
 ) -> Mix:
     """Draw mixup or CutMix for one batch of ``height`` × ``width`` images.
 
-    With both alphas above 0, CutMix is chosen with ``switch_probability``; with one, that one; an alpha of 0 is off.
-    With probability 1 - ``probability`` the batch stays as it is.
+    An alpha of 0 turns a method off; with both on, CutMix is chosen with ``switch_probability``. With probability
+    1 - ``probability`` the batch is not mixed.
     """
     apply_key, switch_key, mixup_key, cutmix_key, box_key = jax.random.split(key, 5)
     if mixup_alpha <= 0 and cutmix_alpha <= 0:
@@ -52,7 +52,7 @@ def draw_mix(
 def cutmix_mask(key: PRNGKeyArray, weight: Float[Array, ""], height: int, width: int) -> Float[Array, "h w"]:
     """0 inside a box that covers 1 - ``weight`` of the image before it is clipped at the border, 1 outside.
 
-    The centre is uniform over pixels; the box has the image's aspect. Its mean is the corrected λ.
+    The centre is uniform over pixels; the box has the image's aspect ratio. The mask's mean is the corrected λ.
     """
     side = jnp.sqrt(1.0 - weight)
     half_height = jnp.floor(height * side).astype(jnp.int32) // 2
@@ -67,7 +67,7 @@ def cutmix_mask(key: PRNGKeyArray, weight: Float[Array, ""], height: int, width:
 
 
 def mix_images(images: Float[Array, "b h w c"], mix: Mix) -> Float[Array, "b h w c"]:
-    """Each image mixed with its partner, the image at the same place in the flipped batch."""
+    """Each image mixed with its partner, the image at the same index of the flipped batch."""
     own = mix.own[None, :, :, None].astype(images.dtype)
     return images * own + images[::-1] * (1 - own)
 
@@ -75,7 +75,7 @@ def mix_images(images: Float[Array, "b h w c"], mix: Mix) -> Float[Array, "b h w
 def soft_targets(
     labels: Int[Array, " b"], num_classes: int, smoothing: float, label_weight: Float[Array, ""]
 ) -> Float[Array, "b k"]:
-    """Targets of the mixed batch: λ own + (1 - λ) partner, with ``smoothing`` shared equally by all classes."""
+    """Targets of the mixed batch: λ own + (1 - λ) partner, with label smoothing spread over all classes."""
     hard = jax.nn.one_hot(labels, num_classes)
     smooth = hard * (1.0 - smoothing) + smoothing / num_classes
     return smooth * label_weight + smooth[::-1] * (1.0 - label_weight)
@@ -89,9 +89,10 @@ def erase_box(
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
     attempts: int = 10,
 ) -> Bool[Array, "h w"]:
-    """True inside one random box of the given share of the area and aspect; all False if no attempt fits.
+    """True inside one random box with area (fraction of the image) and aspect ratio in the given ranges.
 
-    Aspect is log-uniform. A box fits when both sides are smaller than the image's; the first that fits is taken.
+    The aspect ratio is log-uniform. A box fits if both sides are smaller than the image's; the first of ``attempts``
+    that fits is taken, and if none does the mask is all False.
     """
     area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
     target = jax.random.uniform(area_key, (attempts,), minval=area[0], maxval=area[1]) * (height * width)
@@ -109,7 +110,7 @@ def erase_box(
 
 
 def random_erase(key: PRNGKeyArray, images: Float[Array, "b h w c"], probability: float) -> Float[Array, "b h w c"]:
-    """With ``probability``, one box of each normalised image is replaced by N(0, 1) noise for every pixel."""
+    """With ``probability``, one box of each normalised image is replaced by per-pixel N(0, 1) noise."""
     batch, height, width, _ = images.shape
     choice_key, box_key, noise_key = jax.random.split(key, 3)
     chosen = jax.random.bernoulli(choice_key, probability, (batch,))

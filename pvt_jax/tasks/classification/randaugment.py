@@ -1,7 +1,7 @@
-"""RandAugment (arXiv 1909.13719) as timm applies it, the form in which DeiT and PVT train on ImageNet.
+"""RandAugment (arXiv 1909.13719) in timm's form, with which DeiT and PVT train on ImageNet.
 
-Every operation gives the pixels that timm gives, and one generator drives all choices. The parts differ from the
-paper: each drawn operation is applied with a probability, the magnitude is noisy, translation is relative to the side.
+Every operation gives timm's pixels, and one generator drives all choices. Unlike in the paper, each drawn operation is
+applied with a probability, the magnitude is noisy, and translation is relative to the image's side.
 """
 
 import math
@@ -94,7 +94,7 @@ def _brightness(image: Image.Image, factor: float) -> Image.Image:
 
 
 def _sharpness(image: Image.Image, factor: float) -> Image.Image:
-    # Pillow's ImageFilter.SMOOTH in a fifth of its time; rounding cannot differ, as no multiple of 1/13 is near a half.
+    # Pillow's ImageFilter.SMOOTH in a fifth of the time; rounding agrees, as no multiple of 1/13 is near a half.
     pixels = np.asarray(image)
     smooth = cv2.filter2D(pixels, -1, np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13)
     for border in np.s_[:1], np.s_[-1:], np.s_[:, :1], np.s_[:, -1:]:
@@ -109,14 +109,13 @@ def _enhance(
     enhance: Callable[[Image.Image, float], Image.Image],
     increasing: bool,
 ) -> Image.Image:
-    """Blends with a degenerate image; factor 1 changes nothing, and "increasing" moves away from it both ways."""
+    """Blend with a degenerate image. Factor 1 is the identity; if "increasing", stronger means farther from it."""
     if increasing:
         return enhance(image, 1.0 + magnitude / MAX_MAGNITUDE * 0.9)
     return enhance(image, magnitude / MAX_MAGNITUDE * 1.8 + 0.1)
 
 
-# By timm's names. Each takes (image RGB, magnitude 0..10, fill, resampling); a magnitude of an operation in SIGNED may
-# also be negative, which is the same change the other way.
+# By timm's names. Magnitudes are in 0..10; those of operations in SIGNED may be negative, for the opposite direction.
 OPERATIONS: dict[str, Operation] = {
     "AutoContrast": _auto_contrast,
     "Equalize": _equalize,
@@ -145,7 +144,7 @@ INCREASING = (
     "ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing",
     "ShearX", "ShearY", "TranslateXRel", "TranslateYRel",
 )  # fmt: skip
-# timm's set without "inc1": the strength of six of the fifteen does not grow with the magnitude.
+# timm's set without "inc1": six of the fifteen do not get stronger with the magnitude.
 NOT_INCREASING = tuple(name.removesuffix("Increasing") for name in INCREASING)
 SIGNED = frozenset(
     ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
@@ -158,12 +157,12 @@ class RandAugment:
     """Applies ``num_ops`` operations drawn with replacement, each with ``probability``; the defaults are PVT's recipe.
 
     Attributes:
-      num_ops: operations drawn for an image.
-      magnitude: mean strength, 0..10.
-      magnitude_std: deviation of the normal noise on it, clipped to 0..10; infinity draws from 0..magnitude instead.
-      probability: that a drawn operation is applied.
-      increasing: whether every strength grows with the magnitude (timm's "inc1").
-      fill: RGB in 0..255 of what geometric operations uncover; timm takes the rounded mean of the data set.
+      num_ops: operations drawn per image.
+      magnitude: mean magnitude, 0..10.
+      magnitude_std: standard deviation of the magnitude, clipped to 0..10; infinity: uniform in 0..magnitude.
+      probability: of applying a drawn operation.
+      increasing: whether all operations get stronger with the magnitude (timm's "inc1").
+      fill: RGB in 0..255 of pixels that geometric operations uncover; timm's is the rounded mean of the data set.
       interpolation: "bicubic" or "bilinear", for geometric operations.
 
     Raises:
@@ -192,13 +191,13 @@ class RandAugment:
 
     @classmethod
     def parse(cls, policy: str, *, fill: Fill = IMAGENET_MEAN, interpolation: str = "bicubic") -> "RandAugment":
-        """The policy of a string in timm's notation, such as "rand-m9-mstd0.5-inc1".
+        """A policy in timm's notation, such as "rand-m9-mstd0.5-inc1".
 
-        After "rand", in any order: m (magnitude, 10 if absent), n (operations, 2), p (probability, 0.5), mstd (noise on
-        the magnitude, 0; above 100 a uniform magnitude in 0..m), inc (0 or 1, 0). timm's mmax, t and w are errors.
+        After "rand", in any order: m (magnitude, default 10), n (operations, 2), p (probability, 0.5), mstd (standard
+        deviation of the magnitude, 0; above 100 uniform in 0..m), inc (0 or 1, 0). timm's mmax, t and w are errors.
 
         Raises:
-          UserError: the string is not of this form, or a value is out of range.
+          UserError: the string is malformed, or a value is out of range.
         """
         kind, *options = policy.split("-")
         values = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "inc": 0.0}
@@ -223,9 +222,9 @@ class RandAugment:
         )
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """An RGB image of the same size; the argument is left as it is. The same state of ``rng``, the same image."""
+        """An augmented RGB image of the same size, determined by the state of ``rng``; ``image`` is not changed."""
         names = INCREASING if self.increasing else NOT_INCREASING
-        # Draws come in timm's order, so that one stream of numbers can drive both.
+        # Draws are in timm's order, so that one stream of numbers can drive both.
         for choice in rng.integers(len(names), size=self.num_ops):
             if self.probability < 1 and rng.random() > self.probability:
                 continue

@@ -1,6 +1,6 @@
-"""Crops, flips and RandAugment of a classifier's images, on the host: uint8 RGB in, uint8 RGB out.
+"""Crops, flips and RandAugment for classification, on the host: uint8 RGB in, uint8 RGB out.
 
-Cropping and resizing follow torchvision. Normalisation happens later, in the jitted step.
+Crops and resizing follow torchvision. Normalisation happens later, in the jitted step.
 """
 
 import math
@@ -21,8 +21,8 @@ def sample_crop(
 ) -> tuple[int, int, int, int]:
     """A random box (top, left, height, width) inside an image, as torchvision's RandomResizedCrop draws it.
 
-    The area is uniform in ``scale`` (shares of the image), the aspect width / height log-uniform in ``ratio``. If ten
-    draws do not fit, it is the largest central box whose aspect is in ``ratio``.
+    Its area is uniform in ``scale`` (fractions of the image's), its aspect ratio width / height log-uniform in
+    ``ratio``. If none of ten draws fits, it is the largest central box with an aspect ratio in ``ratio``.
     """
     for _ in range(10):
         area = height * width * rng.uniform(scale[0], scale[1])
@@ -47,17 +47,17 @@ class TrainTransform:
 
     Attributes:
       image_size: (h, w) of the result.
-      crop: "resized" crops a random area and aspect and resizes it (ImageNet); "padded" resizes if the size differs,
-        adds ``pad`` black pixels on each side and crops back at random (CIFAR); "none" resizes, whatever the aspect.
+      crop: "resized" resizes a crop of random area and aspect ratio (ImageNet); "padded" resizes if the size differs,
+        pads each side with ``pad`` black pixels and crops at random (CIFAR); "none" resizes and distorts.
       crop_scale, crop_ratio: see ``sample_crop``; only for "resized".
-      pad: pixels; only for "padded", which needs it.
+      pad: in pixels; required by "padded", and only for it.
       flip_probability: of a horizontal flip.
       policy: see ``RandAugment.parse``; empty for none.
-      fill: RGB in 0..255 for what RandAugment uncovers; without a policy nothing is filled.
+      fill: RGB in 0..255 of pixels that RandAugment uncovers.
       interpolation: "bicubic" or "bilinear", antialiased, also for RandAugment.
 
     Raises:
-      UserError: a value is out of range, or set for another ``crop`` than the one that reads it.
+      UserError: a value is out of range, or set for a ``crop`` that does not read it.
     """
 
     image_size: tuple[int, int]
@@ -85,7 +85,7 @@ class TrainTransform:
             )
         if not 0 <= self.flip_probability <= 1:
             raise UserError(f"flip_probability must be in 0..1, not {self.flip_probability}")
-        _ = self._randaugment  # A policy that cannot be parsed fails here, not in a worker.
+        _ = self._randaugment  # A bad policy fails here, not in a worker.
 
     @cached_property
     def _randaugment(self) -> RandAugment | None:
@@ -110,23 +110,23 @@ class TrainTransform:
             full_height, full_width = image.shape[:2]
             box = sample_crop(rng, full_height, full_width, self.crop_scale, self.crop_ratio)
             top, left, crop_height, crop_width = box
-            # Sliced first: Pillow's resize(box=) is no faster and blends in pixels from outside the box.
+            # Sliced first: Pillow's resize(box=) is no faster and mixes in pixels from outside the box.
             image = image[top : top + crop_height, left : left + crop_width]
         resized = _resize(Image.fromarray(image), (width, height), resampling)
         if self.crop == "padded":
             top, left = (int(offset) for offset in rng.integers(-self.pad, self.pad + 1, size=2))
-            resized = resized.crop((left, top, left + width, top + height))  # black outside of the image
+            resized = resized.crop((left, top, left + width, top + height))  # black outside the image
         return resized
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize, keeping the aspect, then the central crop, with torchvision's rounding: → uint8 RGB [h, w, 3].
+    """Resize, keeping the aspect ratio, then centre crop, with torchvision's rounding: → uint8 RGB [h, w, 3].
 
     Attributes:
       image_size: (h, w) of the result.
-      crop_fraction: the share of the resized image's shorter side that is kept. For a square ``image_size`` the shorter
-        side is resized to int(side / crop_fraction), otherwise both sides to at least int(side / crop_fraction).
+      crop_fraction: fraction of the resized image's shorter side that the crop keeps. For a square ``image_size`` the
+        shorter side becomes int(side / crop_fraction), otherwise both sides at least int(side / crop_fraction).
       interpolation: "bicubic" or "bilinear", antialiased.
 
     Raises:
@@ -143,26 +143,26 @@ class EvalTransform:
             raise UserError(f"crop_fraction must be above 0 and at most 1, not {self.crop_fraction}")
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) to which an image of that size is resized before the crop."""
+        """(height, width) of an image after resizing, before the crop."""
         least_height, least_width = (int(side / self.crop_fraction) for side in self.image_size)
         if least_height * width >= least_width * height:
             return least_height, least_height * width // height
         return least_width * height // width, least_width
 
     def __call__(self, image: np.ndarray | Image.Image) -> np.ndarray:
-        """Takes a Pillow image, or uint8 [H, W, 3], [H, W, 1] or [H, W]; raises UserError for another array."""
+        """The image of a Pillow image or uint8 [H, W, 3], [H, W, 1] or [H, W]; raises UserError for other arrays."""
         if isinstance(image, np.ndarray):
             image = Image.fromarray(_check_array(image))
         height, width = self.image_size
         resized_height, resized_width = self.resized_size(image.height, image.width)
         image = _resize(image, (resized_width, resized_height), INTERPOLATIONS[self.interpolation])
-        # Python rounds halves to even, and so does torchvision's crop.
+        # Python rounds halves to even, as torchvision's crop does.
         top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
         return np.array(to_rgb(image.crop((left, top, left + width, top + height))))
 
 
 def _check_array(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] or, of a grey image, [H, W]: Pillow makes it mode L, a third of the work until it becomes RGB."""
+    """uint8 [H, W, 3], or [H, W] of a grey image: in mode L Pillow has a third of the work until it becomes RGB."""
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
     if image.dtype != np.uint8 or 0 in image.shape or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3):
@@ -171,7 +171,7 @@ def _check_array(image: np.ndarray) -> np.ndarray:
 
 
 def _resize(image: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
-    """To (width, height), antialiased. Palettes cannot be averaged, so anything but grey becomes RGB first."""
+    """Resize to (width, height), antialiased. Palettes cannot be averaged: all but grey images become RGB first."""
     if image.mode not in ("L", "RGB"):
         image = to_rgb(image)
     return image if image.size == size else image.resize(size, resampling)
