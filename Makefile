@@ -1,4 +1,4 @@
-# make train, make test, make lint, make lock. Needs only Python 3.11 or newer and make.
+# make train, make test, make lint, make docs, make lock. Needs only Python 3.11 or newer and make.
 #
 # With the default python3 the pinned versions of requirements.lock are installed, in .venv. With another one
 # (make test PYTHON=python3.13) the newest versions that requirements.txt allows are, in .venv-python3.13.
@@ -22,7 +22,7 @@ WORKDIR ?= runs/digits
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: train test lint lock clean
+.PHONY: train test lint docs lock clean
 
 train: $(VENV)/runtime.stamp
 	$(VENV)/bin/python -m pvt_jax.main --config configs/digits.py --workdir $(WORKDIR)
@@ -34,6 +34,11 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+# A warning fails the build. Nothing is downloaded while it runs.
+docs: $(VENV)/docs.stamp
+	$(VENV)/bin/python -m sphinx -W --keep-going --quiet docs build/docs
+	@echo "built build/docs/index.html"
 
 $(VENV)/runtime.stamp: requirements.txt requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
@@ -47,20 +52,25 @@ $(VENV)/dev.stamp: $(VENV)/runtime.stamp requirements-dev.txt requirements-oracl
 	$(PIP) --no-deps timm -c requirements-oracles.txt
 	@touch $@
 
+$(VENV)/docs.stamp: $(VENV)/runtime.stamp requirements-docs.txt
+	$(PIP) -r requirements-docs.txt $(PINS)
+	@touch $@
+
 # PyTorch first and by itself, so that nothing else chooses its version.
 $(VENV)/oracles.stamp: $(VENV)/dev.stamp
 	$(PIP) torch -c requirements-oracles.txt $(PINS)
 	$(PIP) transformers pycocotools -c requirements-oracles.txt $(PINS)
 	@touch $@
 
-# Writes requirements.lock anew, from a fresh environment with the newest versions that the ranges allow.
+# Rewrites requirements.lock from a fresh environment with the newest versions that the ranges allow.
 lock:
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
-	{ echo "# One tested set of versions of requirements.txt and requirements-dev.txt; written by: make lock"; \
+	.venv-lock/bin/python -m pip install --quiet \
+	  -r requirements.txt -r requirements-dev.txt -r requirements-docs.txt
+	{ echo "# One tested set of versions of requirements.txt, -dev.txt and -docs.txt; written by: make lock"; \
 	  .venv-lock/bin/python -m pip freeze --exclude pip --exclude setuptools; } > requirements.lock
 	rm -rf .venv-lock
 
 clean:
-	rm -rf .venv .venv-* .cache
+	rm -rf .venv .venv-* .cache build/docs

@@ -68,7 +68,7 @@ def model_and_variant(path: str, arg: str, example: str, variants: tuple[str, ..
     """(model, variant or "") of an argument ``MODEL`` or ``MODEL,VARIANT``; raises if it is neither."""
     model, _, variant = arg.partition(",")
     if not model:
-        raise UserError(f"{path} needs a model: give one of the README's table, as --config {path}:{example}")
+        raise UserError(f"{path} needs a model: give one of docs/models.md, as --config {path}:{example}")
     if variant and variant not in variants:
         allowed = f"after the model may stand {', '.join(variants)}" if variants else "give the model alone"
         raise UserError(f"{path} knows no {variant!r}: {allowed}, as --config {path}:{example}")
@@ -123,7 +123,7 @@ def coco(path: str, arg: str, head: str, example: str, *, learning_rate: float) 
     model, *variants = arg.split(",")
     known = {"1x", "3x", "640", "800"}
     if not model:
-        raise UserError(f"{path} needs a model: give one of the README's table, as --config {path}:{example}")
+        raise UserError(f"{path} needs a model: give one of docs/models.md, as --config {path}:{example}")
     wrong = [name for name in variants if name not in known]
     if wrong or {"1x", "3x"} <= {*variants} or {"640", "800"} <= {*variants} or {"3x", "640"} <= {*variants}:
         raise UserError(

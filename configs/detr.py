@@ -2,8 +2,8 @@
 
 python -m pvt_jax.main --config configs/detr.py:pvt_small --workdir runs/detr --config.data.root=FOLDER
 
-FOLDER is COCO as released: annotations/instances_train2017.json, train2017/ and so on. The argument is a model of the
-README's table; its ImageNet weights are downloaded, or set --config.init.checkpoint. 50 epochs, at shorter sides from
+FOLDER is COCO as released: annotations/instances_train2017.json, train2017/ and so on. The argument is a model of
+docs/models.md; its ImageNet weights are downloaded, or set --config.init.checkpoint. 50 epochs, at shorter sides from
 640 to 800 pixels.
 
 Metric: AP on val2017. Published: PVT-Small 34.7. Not trained to the end here yet, and its time not measured.

@@ -3,8 +3,8 @@
 python -m pvt_jax.main --config configs/faster_rcnn.py:pvt_small --workdir runs/faster_rcnn --config.data.root=FOLDER
 python -m pvt_jax.main --config configs/faster_rcnn.py:vit_small_16 --workdir runs/vit_frcnn --config.data.root=FOLDER
 
-FOLDER is COCO as released: annotations/instances_train2017.json, train2017/ and so on. The argument is a model of the
-README's table; its ImageNet weights are downloaded, or set --config.init.checkpoint. After it may stand 1x, 3x or 640.
+FOLDER is COCO as released: annotations/instances_train2017.json, train2017/ and so on. The argument is a model of
+docs/models.md; its ImageNet weights are downloaded, or set --config.init.checkpoint. After it may stand 1x, 3x or 640.
 A ViT has no pyramid: its detector looks at its one map, with anchors of five sizes (arXiv 2012.09958); its schedule is
 that of the pyramids, not the paper's.
 

@@ -2,8 +2,8 @@
 
 python -m pvt_jax.main --config configs/mask_rcnn.py:pvt_small --workdir runs/mask_rcnn --config.data.root=FOLDER
 
-FOLDER is COCO as released: annotations/instances_train2017.json, train2017/ and so on. The argument is a model of the
-README's table; its ImageNet weights are downloaded, or set --config.init.checkpoint. After it may stand 3x (36 epochs
+FOLDER is COCO as released: annotations/instances_train2017.json, train2017/ and so on. The argument is a model of
+docs/models.md; its ImageNet weights are downloaded, or set --config.init.checkpoint. After it may stand 3x (36 epochs
 at many scales, as PVT v2 has it) or 640 (shorter sides of 640 pixels in place of 800), as '…:pvt_v2_b2,3x'.
 
 Metric: AP and mask_AP on val2017. Published, 1x: PVT v1 tiny to large 36.7 / 35.1, 40.4 / 37.8, 42.0 / 39.0, 42.9 /

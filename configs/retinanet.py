@@ -2,8 +2,8 @@
 
 python -m pvt_jax.main --config configs/retinanet.py:pvt_small --workdir runs/retinanet --config.data.root=FOLDER
 
-FOLDER is COCO as released: annotations/instances_train2017.json, train2017/ and so on. The argument is a model of the
-README's table; its ImageNet weights are downloaded, or set --config.init.checkpoint. After it may stand 640 (shorter
+FOLDER is COCO as released: annotations/instances_train2017.json, train2017/ and so on. The argument is a model of
+docs/models.md; its ImageNet weights are downloaded, or set --config.init.checkpoint. After it may stand 640 (shorter
 sides of 640 pixels in place of 800) or 3x (36 epochs at many scales), as '…:pvt_small,640'.
 
 Metric: AP on val2017. Published, 1x: PVT v1 tiny to large 36.7, 40.4, 41.9, 42.6, small at 640 38.7; PVT v2 B0 37.2,

@@ -4,7 +4,7 @@ python -m pvt_jax.main --config configs/segformer.py:mit_b0 --workdir runs/segfo
 python -m pvt_jax.main --config configs/segformer.py:mit_b0,cityscapes --workdir runs/city --config.data.root=FOLDER
 
 FOLDER is ADEChallengeData2016 as released, or the folder of Cityscapes with leftImg8bit and gtFine. The argument is a
-model of the README's table, whose ImageNet weights are downloaded (those of a MiT are for non-commercial use only), or
+model of docs/models.md, whose ImageNet weights are downloaded (those of a MiT are for non-commercial use only), or
 set --config.init.checkpoint.
 
 Metric: miou on the validation images. Published for ADE20K, one scale: B0 38.1, B1 41.6, B2 46.5, B3 48.5, B4 49.3, B5

@@ -2,7 +2,7 @@
 
 python -m pvt_jax.main --config configs/semantic_fpn.py:pvt_small --workdir runs/semantic_fpn --config.data.root=FOLDER
 
-FOLDER is ADEChallengeData2016 as released. The argument is a model of the README's table; its ImageNet weights are
+FOLDER is ADEChallengeData2016 as released. The argument is a model of docs/models.md; its ImageNet weights are
 downloaded, or set --config.init.checkpoint. 40,000 steps of 32 images, the recipe of the released code; the paper's is
 '…:pvt_small,paper', 80,000 of 16.
 

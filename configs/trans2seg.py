@@ -2,7 +2,7 @@
 
 python -m pvt_jax.main --config configs/trans2seg.py:pvt_small --workdir runs/trans2seg --config.data.root=FOLDER
 
-FOLDER is ADEChallengeData2016 as released. The argument is a model of the README's table, whose ImageNet weights are
+FOLDER is ADEChallengeData2016 as released. The argument is a model of docs/models.md, whose ImageNet weights are
 downloaded, or set --config.init.checkpoint.
 
 Metric: miou on the 2,000 validation images; the paper of PVT (arXiv 2102.12122) reports 42.6 for pvt_small. Not trained

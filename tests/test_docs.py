@@ -1,4 +1,4 @@
-"""What README.md shows: its Python blocks run as written, its commands parse, its keys, counts and links exist."""
+"""What README.md and docs/ show: Python blocks run as written, commands parse, keys, counts, files and links exist."""
 
 import json
 import os
@@ -27,14 +27,17 @@ from pvt_jax.weights.known import KNOWN
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md")
-# tests/models count the parameters of all models; these suffice to see that the table is of the same numbers.
+MODELS = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXT = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+DOCUMENTS = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md"))]
+# tests/test_models.py counts the parameters of all models; these suffice to see that the table is of the same numbers.
 ONE_OF_EACH = ("pvt_tiny", "pvt_v2_b0", "mit_b1", "vit_tiny_patch16", "resnet18")
 SHRUNK = ["model.depths=(1,1,1,1)", "model.dims=(8,16,40,32)", "model.image_size=32", "steps=2"]
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def python_block(words: str) -> str:
@@ -57,7 +60,7 @@ TRAINING = python_block("loop.train(")
 
 def test_no_python_block_is_forgotten():
     known = {SEGMENTATION, DETECTION, PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX}
-    assert len(blocks("python")) == len(known | {TRAINING})
+    assert {*blocks("python")} == known | {TRAINING}
 
 
 # Run after the blocks, in the same process: the same random images through all of them, and what they showed.
@@ -75,7 +78,7 @@ numpy.savez(
     **{"params/" + jax.tree_util.keystr(k): v for k, v in jax.tree.leaves_with_path(variables["params"])},
 )
 assert jax.tree.structure(segmenter_variables["params"]["backbone"]) == jax.tree.structure(variables["params"])
-assert scores.shape == (1, 16, 24, 5)
+assert segmenter_logits.shape == (1, 16, 24, 5)
 numpy.savez("attention.npz", weights=weights, picture=picture)
 assert result.step == 2 and "top1" in result.metrics
 assert list(saved) == ["params", "opt_state"] and list(maps) == ["c2", "c3", "c4", "c5"]
@@ -89,8 +92,8 @@ def run(code: str, folder: Path, **environment: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with ``runs/digits``, made by the README's training block on a small model, and what the others gave."""
-    folder = tmp_path_factory.mktemp("readme")
+    """A folder with ``runs/digits``, made by the training block on a small model, and what the others gave."""
+    folder = tmp_path_factory.mktemp("docs")
     training = TRAINING
     for shown, here in {
         '"configs/digits.py"': repr(str(ROOT / "configs/digits.py")),
@@ -168,7 +171,7 @@ def test_pre_trained_weights_load_by_name_without_a_network_once_they_are_there(
 @pytest.mark.parametrize(
     ("block", "expected"),
     [
-        (SEGMENTATION, {"class_scores": (1, 24, 40, 21), "label_map": (1, 96, 160)}),
+        (SEGMENTATION, {"pixel_logits": (1, 24, 40, 21), "label_map": (1, 96, 160)}),
         (DETECTION, {"boxes": (1, 100, 4), "valid": (1, 100)}),
     ],
     ids=["segmentation", "detection"],
@@ -235,14 +238,37 @@ ocp.save_checkpointables({str(path)!r}, {{"params": params, "opt_state": params}
     np.testing.assert_array_equal(kernel, np.arange(32.0).reshape(16, 2))
 
 
+def shell_lines() -> list[str]:
+    return "".join(blocks("sh")).replace("\\\n", " ").splitlines()
+
+
 def commands(module: str) -> list[list[str]]:
-    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line.split(module, 1)[1]) for line in lines if f"-m {module} " in line]
+    """The arguments of each command of a module. A command that several pages show counts once."""
+    lines = dict.fromkeys(line.split(f"-m {module} ", 1)[1] for line in shell_lines() if f"-m {module} " in line)
+    return [shlex.split(line) for line in lines]
+
+
+# Patterns of what else a shell block may show.
+OTHER_COMMANDS = (
+    r"git clone … && cd pvt_jax",
+    r"source \.venv/bin/activate",
+    r'pip install "jax\[(cuda12|cuda13|tpu)\]"',
+)
 
 
 def test_every_command_is_checked():
-    modules = set(re.findall(r"-m (pvt_jax[\w.]*) ", "".join(blocks("sh"))))
-    # The last is checked by its own tests: it wants archives of ImageNet.
+    targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
+    modules = set()
+    for line in shell_lines():
+        if line.startswith("make "):
+            assert line.split()[1] in targets, line
+        elif line.startswith("pip install -r "):
+            assert all((ROOT / name).exists() for name in line.split() if name.startswith("requirements")), line
+        elif module := re.match(r"(?:srun [-\w= ]+ )?(?:\.venv/bin/)?python -m (pvt_jax[\w.]*) ", line):
+            modules.add(module[1])
+        else:
+            assert any(re.fullmatch(pattern, line) for pattern in OTHER_COMMANDS), line
+    # tests/data/formats check the last: it needs archives of ImageNet.
     assert modules == {"pvt_jax.main", "pvt_jax.convert", "pvt_jax.summary", "pvt_jax.prepare"}
 
 
@@ -274,7 +300,7 @@ def test_summaries_name_real_models_and_flags(arguments):
 
 def test_keys_in_the_text_exist():
     sections = [name for name, value in config_lib.defaults().items() if hasattr(value, "keys")]
-    mentioned = set(re.findall(rf"(?:`|--config\.)((?:{'|'.join(sections)})\.[a-z_0-9]+)\b(?!\()", README))
+    mentioned = set(re.findall(rf"(?:`|--config\.)((?:{'|'.join(sections)})\.(?!py\b)[a-z_0-9]+)\b(?!\()", TEXT))
     assert len(mentioned) >= 10
     models: list[Any] = [pvt_jax.create_model(name) for name in ("pvt_tiny", "resnet18")]
     models += [pvt_jax.create_model("pvt_tiny", head=name).head for name in pvt_jax.list_heads()]
@@ -286,9 +312,44 @@ def test_keys_in_the_text_exist():
 TABLE = {
     name: rest
     for name, *rest in re.findall(
-        r"^\| `(\w+)` +\| +([\d,]+) \| +([\d.]+) \| +(\S+) \| (\S+) +\|$", README, re.MULTILINE
+        r"^\| `(\w+)` +\| +([\d,]+) \| +([\d.]+) \| +(\S+) \| (\S+) +\|$", MODELS, re.MULTILINE
     )
 }
+
+
+def expanded(names: str) -> list[str]:
+    """Names in backticks, with ``{a,b}`` written out as a shell does."""
+    found = re.findall(r"`([^`]+)`", names)
+    while any("{" in name for name in found):
+        parts = [re.fullmatch(r"(.*?)\{(.*?)\}(.*)", name) for name in found]
+        found = [
+            text
+            for name, part in zip(found, parts, strict=True)
+            for text in ([part[1] + choice + part[3] for choice in part[2].split(",")] if part else [name])
+        ]
+    return found
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_readme_has_the_ranges_of_the_table():
+    rows = re.findall(r"^\| \w[^|]*\| (`[^|]*) +\| +(\S+) \| +(\S+) \|$", README, re.MULTILINE)
+    assert sorted(name for names, *_ in rows for name in expanded(names)) == pvt_jax.list_models()
+    for names, *ranges in rows:
+        counts = [f"{int(TABLE[name][0].replace(',', '')) / 1e6:.1f}" for name in expanded(names)]
+        accuracies = [TABLE[name][2] for name in expanded(names) if TABLE[name][2] != "–"]
+        shown = [
+            "–".join(f(values, key=float) for f in (min, max)) if values else "–" for values in (counts, accuracies)
+        ]
+        assert ranges == shown, names
+
+
+@pytest.mark.parametrize("text", [README, MODELS], ids=["README", "models"])
+def test_heads_are_all_there(text):
+    rows = re.findall(r"^\|(.*(?:segmentation|detection) .*)\|$", text, re.MULTILINE)
+    assert sorted(name for row in rows for name in expanded(row)) == pvt_jax.list_heads()
 
 
 def test_table_names_every_model():
@@ -307,17 +368,36 @@ def test_table_counts_what_the_code_counts(name, monkeypatch):
         assert parameters == f"{sum(leaf.size for leaf in jax.tree.leaves(variables['params'])):,}"
     if link != "–":
         spec, path = re.fullmatch(r"\[(\S+)\]\((\S+)\)", link).groups()  # pyright: ignore
-        assert path == f"configs/{spec.partition(':')[0]}"
+        assert path == f"../configs/{spec.partition(':')[0]}"
         assert config_lib.load(f"configs/{spec}").model.name == name
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_documents_link_to_what_exists_and_fit_the_page(document):
-    path = ROOT / document
+def anchors(path: Path) -> set[str]:
+    """What can be linked to in a page: its headings, as GitHub and MyST write them in links."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_link_to_what_exists_and_fit_the_page(path):
     text = path.read_text(encoding="utf-8")
-    headings = {re.sub(r"[^\w -]", "", line).strip().lower() for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
-    for target in re.findall(r"\]\(#([^)]+)\)", text):
-        assert target in {heading.replace(" ", "-") for heading in headings}, target
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert target.startswith("https://") or (path.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+    for name in re.findall(r"`((?:pvt_jax|configs|docs|tests|experiments)/[\w/.]+)`", text):
+        # NAME stands for what a reader adds; the changelog names what was.
+        assert path.name == "CHANGELOG.md" or (ROOT / name.partition("NAME")[0]).exists(), name
     assert [line for line in text.splitlines() if len(line) > 120] == []
+
+
+def test_every_page_is_in_the_contents():
+    listed = set()
+    for index in (ROOT / "docs").rglob("index.md"):
+        for tree in re.findall(r"^```{toctree}\n(.*?)^```$", index.read_text(), re.MULTILINE | re.DOTALL):
+            names = [line for line in tree.splitlines() if line and not line.startswith(":")]
+            listed |= {index.parent / f"{name}.md" for name in names}
+    assert listed == {path for path in PAGES[1:] if path != ROOT / "docs/index.md"}
