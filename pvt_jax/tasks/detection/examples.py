@@ -1,4 +1,4 @@
-"""What the pipeline makes of one record: decoded, transformed, as arrays."""
+"""From records to examples of the pipeline: decoded, transformed, as arrays."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +18,11 @@ class DetectionTraining:
     """``image`` uint8 [h, w, 3], ``size``, ``boxes``, ``labels``, ``valid`` and ``masks``; see the transform.
 
     Attributes:
-      transform: what is done to an image and its objects.
-      shapes: int [kinds, 2]: height and width to which images of a kind are padded.
-      short_sides: int [kinds]: that of the images of a kind.
-      long_side: the longer side, at most.
-      places: objects of an image, the missing ones padded.
+      transform: of an image and its objects.
+      shapes: int [kinds, 2]: padded (height, width) of each kind.
+      short_sides: int [kinds]: of each kind.
+      long_side: limit of the longer side.
+      places: objects per image, after padding.
     """
 
     transform: DetectionTrainTransform
@@ -48,11 +48,11 @@ class DetectionTraining:
 
 @dataclass(frozen=True)
 class DetectionEvaluation:
-    """``image`` uint8 [h, w, 3], padded, its ``size`` and, before it was resized, ``original_size`` int32 [2].
+    """``image`` uint8 [h, w, 3], padded, its ``size``, and its ``original_size`` before resizing, int32 [2].
 
     Attributes:
-      transform: what is done to an image.
-      shapes: int [kinds, 2]: height and width to which images of a kind are padded.
+      transform: of an image.
+      shapes: int [kinds, 2]: padded (height, width) of each kind.
     """
 
     transform: DetectionEvalTransform
@@ -67,17 +67,17 @@ class DetectionEvaluation:
 
     def blank(self, kind: int, /) -> Batch:
         height, width = self.shapes[kind].tolist()
-        # A size that a model takes: what is detected in nothing is nobody's business, but it must be finite.
+        # The least size that models take: the output for blank images is discarded, but must be finite.
         size = np.full(2, 32, np.int32)
         return {"image": np.zeros((height, width, 3), np.uint8), "size": size, "original_size": size}
 
 
 def image_and_objects(source: DetectionSource, index: int) -> tuple[np.ndarray, Objects]:
-    """uint8 [h, w, 3] and the objects of a record.
+    """A record's image, uint8 [h, w, 3], and objects.
 
     Raises:
       CorruptImageError: the image cannot be decoded.
-      UserError: its size is not what the annotations say, so that boxes and padded shapes would not fit it.
+      UserError: its size differs from the annotated one, so that boxes and padded shapes would not fit.
     """
     image, objects = source.record(index)
     image = decoded(image, source.name(index))

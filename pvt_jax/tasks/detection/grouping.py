@@ -1,7 +1,7 @@
-"""Training on images of many sizes at several scales: batches of one padded shape each, in few shapes.
+"""Batches for multi-scale training on images of many sizes: one padded shape per batch, few shapes in all.
 
-XLA compiles a program a shape, and every padded pixel costs time. So wide and high images are kept apart, as
-mmdetection does, one short side is drawn for a whole batch, and similar shapes are merged.
+XLA compiles one program per shape, and every padded pixel costs time. So landscape and portrait images are batched
+separately, as in mmdetection, one short side is drawn per batch, and similar shapes are merged.
 """
 
 import threading
@@ -23,16 +23,15 @@ _CACHED_EPOCHS = 2
 
 @dataclass(frozen=True, eq=False)
 class Kinds:
-    """What a batch can be: images of one group at one short side.
+    """The kinds of batches: images of one group at one short side.
 
-    Kind g · len(short sides) + i is group g at short side i. If there are two groups, a third one follows them, for
-    batches that hold images of both.
+    Kind g · len(short sides) + i is group g at short side i. With two groups, a third follows for mixed batches.
 
     Attributes:
       shapes: (rows, columns) of each kind's padded images, multiples of 32.
       short_sides: of each kind.
-      long_side: of all.
-      groups: of each record, from 0: wide (and square) images and high ones, or one group if there is only one.
+      long_side: of all kinds.
+      groups: of each record, from 0: landscape (or square) and portrait images, or one group if all are alike.
     """
 
     shapes: Int[np.ndarray, "k 2"]
@@ -49,17 +48,17 @@ def training_kinds(
     crop: bool,
     crop_range: tuple[int, int] = CROP_RANGE,
 ) -> Kinds:
-    """The kinds of batches for images of these sizes (height, width), resized as ``detection_transforms.fit`` does.
+    """The kinds of batches for images of these sizes (height, width), resized by ``transforms.fit``.
 
     A kind's shape covers every image of its group at its short side. Shapes are merged until at most ``shapes``
-    different ones are left (see ``choose_buckets``). Batches of both groups have the shapes of wide images, into which
-    the transform fits the high ones: they are one or two an epoch, not worth a compilation and twice the memory.
+    different ones remain (see ``choose_buckets``). Mixed batches have the shapes of landscape images, into which the
+    transform shrinks portrait ones: there are one or two per epoch, not worth a compilation and twice the memory.
 
     Args:
-      sizes: (0, 0) for what is no image: it is put in the first group, and has no say in its shapes.
-      crop: whether images may be cropped before they are resized, to sides in ``crop_range``. Shapes then cover these
-        crops too, those of wide images if they are wide, those of high ones if they are high; what turns the aspect is
-        not worth the padding, and becomes smaller (see ``DetectionTrainTransform``).
+      sizes: (0, 0) for unreadable images, which join the first group and do not affect its shapes.
+      crop: whether images may be cropped, to sides in ``crop_range``, before they are resized. Shapes then also cover
+        crops of the group's own orientation; others are not worth the padding and become smaller (see
+        ``DetectionTrainTransform``).
 
     Raises:
       UserError: there are no images, or a number is out of range.
@@ -70,21 +69,21 @@ def training_kinds(
         raise UserError("there is no image to train on")
     if not short_sides or min(short_sides) < 1 or long_side < max(short_sides):
         raise UserError(f"short_sides {tuple(short_sides)} must be 1 or more, and at most long_side, {long_side}")
-    is_high = sizes[:, 0] > sizes[:, 1]
-    high = np.unique(is_high[readable])
-    groups = np.searchsorted(high, is_high).astype(np.int32)
+    is_portrait = sizes[:, 0] > sizes[:, 1]
+    portrait = np.unique(is_portrait[readable])
+    groups = np.searchsorted(portrait, is_portrait).astype(np.int32)
     needed = []
-    for group in range(len(high)):
+    for group in range(len(portrait)):
         members = np.unique(sizes[readable & (groups == group)], axis=0).tolist()
         if crop:
-            members.append(crop_range[::-1] if high[group] else crop_range)
+            members.append(crop_range[::-1] if portrait[group] else crop_range)
         for side in short_sides:
             fitted = np.array([fit(height, width, side, long_side) for height, width in members])
             needed.append(-(-fitted.max(axis=0) // _MULTIPLE) * _MULTIPLE)
     weights = np.repeat(np.bincount(groups[readable]), len(short_sides))
     buckets = choose_buckets(np.array(needed), shapes, weights)
-    padded = buckets.shapes[buckets.of].reshape(len(high), len(short_sides), 2)
-    if len(high) > 1:
+    padded = buckets.shapes[buckets.of].reshape(len(portrait), len(short_sides), 2)
+    if len(portrait) > 1:
         padded = np.concatenate([padded, padded[:1]])
     return Kinds(
         shapes=padded.reshape(-1, 2).astype(np.int32),
@@ -95,19 +94,18 @@ def training_kinds(
 
 
 class Grouped(grain.MapDataset):
-    """An endless order of (record, kind), int32 [2]: whole batches of one kind each, every record once an epoch.
+    """An endless order of (record, kind), int32 [2]: full batches of one kind each, every record once per epoch.
 
-    In every epoch each group's records are shuffled and cut into batches. What is left over of all groups makes batches
-    of its own, the last of which is filled up with records of the epoch; the batches are shuffled, and each gets a
-    scale. Kinds are numbered as in ``Kinds``: group · num_scales + scale, and a batch that holds several groups counts
-    as one more group, behind the last.
+    In each epoch every group's records are shuffled and split into batches. The remainders of all groups form mixed
+    batches, the last one filled up with records of the epoch; batches are shuffled, and each draws a scale. Kinds are
+    numbered as in ``Kinds``: group · num_scales + scale, where mixed batches count as one more group after the last.
 
-    Epoch e depends on the seed and e alone, so element i on the seed and i: a resume needs only the step, and neither
-    hosts nor workers change it. The length is that of an epoch, and any index from 0 on is an element.
+    Epoch e depends only on seed and e, and so element i on seed and i: resuming needs only the step, and the number of
+    hosts and workers has no influence. The length is that of one epoch; every index from 0 on is valid.
 
     Args:
       groups: [n], of each record, from 0.
-      num_scales: short sides.
+      num_scales: number of short sides.
 
     Raises:
       UserError: there are no records, or a number is less than 1.
@@ -134,14 +132,14 @@ class Grouped(grain.MapDataset):
         return self._epoch(epoch)[position].copy()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the epochs, which workers make for themselves, and the lock, which cannot be sent."""
+        """Without the epochs, which workers compute themselves, and the lock, which cannot be pickled."""
         return {name: value for name, value in vars(self).items() if name not in ("_epochs", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _epochs={}, _lock=threading.Lock())
 
     def _epoch(self, epoch: int) -> Int[np.ndarray, "length 2"]:
-        # One thread makes an epoch while the others wait for it. Two are kept, as reading ahead crosses the border.
+        # One thread computes an epoch while others wait. Two are kept, as reading ahead crosses from one to the next.
         with self._lock:
             if epoch not in self._epochs:
                 while len(self._epochs) >= _CACHED_EPOCHS:
@@ -156,7 +154,7 @@ class Grouped(grain.MapDataset):
         whole = [records[: len(records) // size * size] for records in shuffled]
         left_over = np.concatenate([shuffled[group][len(whole[group]) :] for group in rng.permutation(count)])
         if missing := -len(left_over) % size:
-            # Of its last group if that has a whole batch: then none is there twice, and none of another shape joins.
+            # From the last record's group if it has a full batch: no duplicates, and no other shape joins.
             pool = np.concatenate([whole[self._groups[left_over[-1]]], *whole, left_over])
             left_over = np.concatenate([left_over, np.resize(pool, missing)])
         batches = np.concatenate([*whole, left_over]).reshape(-1, size)

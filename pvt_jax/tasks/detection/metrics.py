@@ -1,4 +1,4 @@
-"""COCO's average precision of boxes and masks, and the collected detections that it is computed from."""
+"""COCO average precision of boxes and masks, and the collected detections that it is computed from."""
 
 import io
 import json
@@ -19,7 +19,7 @@ _RANGES = ("all", "small", "medium", "large")
 
 @dataclass(frozen=True)
 class _Detections:
-    """Of one image; ``masks`` are the counts of COCO's run lengths, or None without masks."""
+    """Detections of one image; ``masks`` are the counts of COCO run-length encodings, or None."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -29,13 +29,13 @@ class _Detections:
 
 
 class DetectionResults:
-    """What a model predicted, image by image. Each image counts once: what comes later of it is dropped."""
+    """Detections by image. Each image counts once: later additions are ignored."""
 
     def __init__(self) -> None:
         self._images: dict[int | str, _Detections] = {}
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self._images)
 
     def add(
@@ -47,15 +47,15 @@ class DetectionResults:
         masks: Float[np.ndarray, "n rows columns"] | None = None,
         size: tuple[int, int] = (0, 0),
     ) -> None:
-        """Add the detections of an image. Those with a number that is not finite are none, and are dropped.
+        """Add the detections of an image; any with a number that is not finite are dropped.
 
         Args:
-          image_id: as the ground truth has it.
+          image_id: as in the ground truth.
           boxes: (x1, y1, x2, y2) in pixels of the original image.
-          scores: higher is surer.
-          labels: numbers of classes.
-          masks: probabilities on a grid that spans the box; they are pasted into the image at 0.5.
-          size: (height, width) of the original image; masks need it.
+          scores: confidences.
+          labels: class indices.
+          masks: probabilities on a grid that spans the box; pasted into the image and thresholded at 0.5.
+          size: (height, width) of the original image; required for masks.
         """
         if image_id in self._images:
             return
@@ -76,17 +76,17 @@ class DetectionResults:
         )
 
     def merge(self, other: "DetectionResults") -> None:
-        """Add the images of another part that are not here yet."""
+        """Add the images of ``other`` that are not here yet."""
         for image_id, found in other._images.items():
             self._images.setdefault(image_id, found)
 
     def results(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """All detections as COCO's results format has them: plain Python values, by image id, in the order of ``add``.
+        """All detections in COCO's results format: plain Python values, by image id, in the order of ``add``.
 
-        Numbers are exactly those of the float32 that they come from, so that a file of them has the same AP.
+        Numbers equal the float32 values that they come from, so that a file of them gives the same AP.
 
         Args:
-          category_ids: what the ground truth calls each class.
+          category_ids: the ground truth's id of each class.
         """
         rows: list[dict[str, Any]] = []
         for image_id in sorted(self._images, key=_rank):
@@ -103,9 +103,9 @@ class DetectionResults:
         return rows
 
     def to_bytes(self) -> bytes:
-        """All of it as an ``.npz`` file without pickles, for another host."""
+        """Everything as an ``.npz`` file without pickles, for another host."""
         images = list(self._images.values())
-        # A mask has at least one character: 0 says that there is none.
+        # Encoded masks have at least one character: length 0 means none.
         masks = [mask for found in images for mask in found.masks or [""] * len(found.scores)]
         file = io.BytesIO()
         np.savez_compressed(
@@ -123,7 +123,7 @@ class DetectionResults:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "DetectionResults":
-        """What ``to_bytes`` wrote."""
+        """The inverse of ``to_bytes``."""
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = dict(file)
         text = arrays["masks"].tobytes().decode()
@@ -149,27 +149,27 @@ def coco_metrics(
 ) -> dict[str, float]:
     """Average precision and recall as pycocotools computes them, in percent.
 
-    ``AP`` (the mean over IoU 0.50 … 0.95), ``AP50``, ``AP75``, ``AP_small``, ``AP_medium``, ``AP_large`` (of objects by
-    their annotated area: up to 32² pixels, to 96², above), ``AR`` (with 100 detections of a class and image) and
-    ``AP/CLASS``; with ``masks`` the same of masks, named ``mask_AP`` and so on.
+    ``AP`` (mean over IoU thresholds 0.50 … 0.95), ``AP50``, ``AP75``, ``AP_small``, ``AP_medium``, ``AP_large`` (by
+    annotated area: up to 32² pixels, up to 96², above), ``AR`` (at 100 detections per class and image) and
+    ``AP/CLASS``; with ``masks`` also those of masks, ``mask_AP`` and so on.
 
-    What has no object in the ground truth has no number and is left out: a range of areas or a class, always the same
-    ones of a data set. AP, AP50, AP75 and AR are always there, 0 if there is no object at all.
+    Area ranges and classes without ground truth are left out, always the same ones for a data set. AP, AP50, AP75 and
+    AR are always present, and 0 if there is no object at all.
 
-    The area of a mask's detection, which says in which range it can be wrong, is the mask's, as in detectron2 and
-    mmdetection. pycocotools takes the box's where a result has a ``bbox`` too: give it results without, for the same
-    ``mask_AP_small``, ``mask_AP_medium`` and ``mask_AP_large``.
+    For masks, a detection's area range is that of its mask, as in detectron2 and mmdetection. pycocotools uses the box
+    if a result has a ``bbox``, too: drop it there to get the same ``mask_AP_small``, ``mask_AP_medium`` and
+    ``mask_AP_large``.
 
     Args:
-      ground_truth: ``images`` and ``annotations`` as in COCO's files; not changed. Ids of images are numbers or texts,
-        those of annotations do not matter. Without ``area`` it is the box's, without ``iscrowd`` 0, and without
-        ``segmentation`` an object has no pixels; None is as nothing.
-      results: as of ``DetectionResults.results``; not changed.
-      masks: also of masks.
-      class_names: by category id; annotations and results of others do not count.
+      ground_truth: ``images`` and ``annotations`` as in COCO's files; not changed. Image ids are integers or strings;
+        annotation ids do not matter. ``area`` defaults to the box's, ``iscrowd`` to 0, ``segmentation`` to an empty
+        mask; None counts as missing.
+      results: as from ``DetectionResults.results``; not changed.
+      masks: whether to evaluate masks, too.
+      class_names: by category id; annotations and results of other categories are ignored.
 
     Raises:
-      UserError: a result is of an image that the ground truth does not have, or lacks its mask.
+      UserError: a result is for an image that is not in the ground truth, or lacks a box or mask.
     """
     numbers = {image["id"]: 1 + number for number, image in enumerate(_by_id(ground_truth["images"]))}
     images = [
@@ -181,12 +181,12 @@ def coco_metrics(
         for annotation in ground_truth["annotations"]
         if annotation["category_id"] in class_names and annotation["image_id"] in numbers
     ]
-    # The number of an annotation marks a match, and 0 would mark none: hence numbers of our own, from 1.
+    # pycocotools marks a match by the annotation's id, where 0 means none: ids are reassigned from 1.
     objects = [_object(number, annotation, numbers, masks) for number, annotation in enumerate(annotations, start=1)]
     results = [result for result in results if result["category_id"] in class_names]
     unknown = next((result["image_id"] for result in results if result["image_id"] not in numbers), None)
     if unknown is not None:
-        raise UserError(f"there are results of image {unknown!r}, which the ground truth does not have: give its own")
+        raise UserError(f"there are results for image {unknown!r}, which is not in the ground truth: use its image ids")
 
     headline: dict[str, float] = {}
     of_classes: dict[str, float] = {}
@@ -215,7 +215,7 @@ def _evaluated(
     objects: list[dict[str, Any]],
     detections: list[dict[str, Any]],
 ) -> tuple[Float[np.ndarray, "10 101 k 4"], Float[np.ndarray, "10 k 4"]]:
-    """(precision by IoU, recall, class and range of areas; recall by IoU, class and range), -1 where no object is."""
+    """(precision by IoU, recall, class and area range; recall by IoU, class and area range); -1 without objects."""
 
     def silent(*_: Any) -> None: ...
 
@@ -227,7 +227,7 @@ def _evaluated(
     evaluator: Any = COCOeval_faster(truth, found, kind, print_function=silent)  # pyright: ignore[reportArgumentType]
     evaluator.evaluate()
     evaluator.accumulate()
-    # The last of three limits is 100 detections of a class and image.
+    # The last of three limits: 100 detections per class and image.
     return evaluator.eval["precision"][..., -1], evaluator.eval["recall"][..., -1]
 
 
@@ -269,7 +269,7 @@ def _detections(results: list[Mapping[str, Any]], numbers: dict[Any, int], kind:
 
 
 def _by_id(images: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    # Of equal scores the one in the first image comes first.
+    # Of equal scores, that of the first image comes first.
     return sorted(images, key=lambda image: _rank(image["id"]))
 
 
@@ -278,7 +278,7 @@ def _rank(image_id: int | str) -> tuple[bool, int | str]:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """The mean of those that are numbers, in percent; None if there is none."""
+    """The mean of the values that are present (not -1), in percent; None if there are none."""
     values = values[values > -1]
     return 100.0 * float(values.mean()) if values.size else None
 

@@ -1,4 +1,4 @@
-"""Detections as pictures: boxes, masks, classes and scores over the image, and beside the truth."""
+"""Pictures of detections: boxes, masks, classes and scores over the image, and beside the ground truth."""
 
 import colorsys
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from pvt_jax.visualization.panels import Picture, checked, composed, fitted
 _Colour = tuple[int, int, int]
 
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-_OPACITY = 0.45  # of the colour within a mask
-_LIGHTNESS = (0.299, 0.587, 0.114)  # of red, green and blue
-_DARKEST = 95  # the least lightness of a colour, so that it is seen over a night, too
-_CROWD = 20  # boxes beyond which texts are small
-_HIDDEN = 0.4  # share of a text under others from which it is left out
+_OPACITY = 0.45  # of masks
+_LIGHTNESS = (0.299, 0.587, 0.114)  # weights of red, green and blue
+_DARKEST = 95  # least lightness of a colour, to be visible over dark images
+_CROWD = 20  # more boxes than this get small labels
+_HIDDEN = 0.4  # largest fraction of a label that others may cover
 
 
 @dataclass(frozen=True, eq=False)
 class Instances:
-    """n objects of an image: what is drawn of a truth or a prediction.
+    """The n objects of an image, ground truth or prediction.
 
     Attributes:
       boxes: (x1, y1, x2, y2) in pixels of the image.
-      labels: numbers of classes.
-      scores: None for a truth.
+      labels: class indices.
+      scores: None for ground truth.
       masks: bool [n, h, w] or n of [h, w], each of the image's size.
     """
 
@@ -48,20 +48,20 @@ def draw_detections(
     side: int = 640,
     score_threshold: float = 0.3,
 ) -> Picture:
-    """``image`` with boxes, class names and scores, and translucent masks, in one colour a class.
+    """``image`` with boxes, class names, scores and translucent masks, in one colour per class.
 
-    Higher scores lie above lower ones, and without scores small boxes above large ones.
+    Higher scores are drawn over lower ones; without scores, small boxes over large ones.
 
     Args:
       image: RGB; it is not changed.
-      boxes: (x1, y1, x2, y2) in its pixels; one with a number that is not finite is left out.
-      labels: numbers of classes.
+      boxes: (x1, y1, x2, y2) in its pixels; boxes that are not finite are left out.
+      labels: class indices.
       class_names: of all classes.
-      scores: from 0 to 1; None draws all boxes, without numbers.
-      masks: of the image's size, one a box.
-      side: pixels that the longer side of the picture has at most; small images are enlarged by a whole number first,
-        so that lines and text are as fine as those of large ones.
-      score_threshold: what scores less is left out.
+      scores: from 0 to 1; None draws all boxes, without scores.
+      masks: one per box, of the image's size.
+      side: longest side of the picture in pixels; small images are first enlarged by a whole factor, so that lines and
+        text are as fine as on large ones.
+      score_threshold: minimum score to be drawn.
 
     Raises:
       UserError: an argument has another type or shape, or a label has no name.
@@ -97,15 +97,15 @@ def side_by_side(
     side: int = 512,
     score_threshold: float = 0.3,
 ) -> Picture:
-    """Truth and prediction next to each other, titled; below, the colours of the classes that they show.
+    """Ground truth and prediction side by side, with a legend of the classes shown.
 
     Args:
       image: RGB.
       truth: None leaves its panel out.
-      prediction: what is predicted.
+      prediction: of the same image.
       class_names: of all classes.
-      side: pixels that the longer side of a panel has at most; small images are enlarged by a whole number.
-      score_threshold: what scores less is left out.
+      side: longest side of a panel in pixels; small images are enlarged by a whole factor.
+      score_threshold: minimum score to be drawn.
 
     Raises:
       UserError: as ``draw_detections``.
@@ -124,8 +124,8 @@ def side_by_side(
 
 
 def colour_of_class(number: int) -> _Colour:
-    """A bright RGB colour that depends on the class alone; those of neighbouring numbers differ most."""
-    # Steps of the golden section meet no hue again; two brightnesses and saturations part those that come near.
+    """A bright RGB colour that depends on the class index alone; neighbouring indices differ most."""
+    # Golden ratio steps never repeat a hue; saturation and brightness separate those that come close.
     hue = (0.58 + number * 0.618034) % 1.0
     saturation, value = ((0.85, 1.0), (0.5, 1.0), (0.95, 0.78))[number % 3]
     colour = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
@@ -137,12 +137,12 @@ def colour_of_class(number: int) -> _Colour:
 
 
 def _order(found: Instances, score_threshold: float) -> list[int]:
-    """Numbers of what is drawn, from below to above. A box with a number that is not finite is none."""
+    """Indices of the objects to draw, from bottom to top; boxes that are not finite are left out."""
     drawn = np.asarray(np.isfinite(found.boxes).all(-1))
     if found.scores is None:
         order = np.argsort(-(found.boxes[:, 2:] - found.boxes[:, :2]).prod(-1), kind="stable")
     else:
-        # From behind: of equal scores the first comes out last, above the others.
+        # Reversed, so that of equal scores the first is drawn last, on top.
         order = np.argsort(-found.scores, kind="stable")[::-1]
         drawn &= found.scores >= score_threshold
     return [i for i in order.tolist() if drawn[i]]
@@ -157,13 +157,13 @@ def _corners(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int
 
 def _draw_box(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: _Colour, line: int) -> None:
     left, top, right, bottom = box
-    # A dark edge without, so that it is seen over everything.
+    # With a dark edge, to be visible on any background.
     draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_BLACK)
     draw.rectangle(box, outline=colour, width=line)
 
 
 def _paint_mask(pixels: np.ndarray, mask: np.ndarray, colour: _Colour, line: int) -> None:
-    """Lay the colour over the pixels of a mask, thinly inside, fully along its outline."""
+    """Draw a mask in place, translucent inside and opaque along its outline."""
     height, width, _ = pixels.shape
     enlarged = width >= mask.shape[1]
     whole = Image.fromarray(np.asarray(mask, np.uint8) * 255)
@@ -196,15 +196,15 @@ def _draw_labels(
     texts: list[str],
     colours: list[_Colour],
 ) -> None:
-    """Write each text on its colour at a corner of its box, where it covers least of the others.
+    """Write each text on its colour at the corner of its box where it overlaps others least.
 
-    One that would be largely covered is left out: it could not be read.
+    Texts that would be largely covered are left out.
     """
     font = ImageFont.load_default(min(max(round(max(size) / (42 if len(boxes) <= _CROWD else 54)), 11), 24))
     height, pad = int(font.getbbox("Äg")[3]) + 2, 3
     places = np.zeros((0, 4))
     drawn = []
-    # The surest has the first choice, and is drawn last.
+    # The highest score chooses first, and is drawn last.
     for (left, top, right, bottom), text, colour in reversed(list(zip(boxes, texts, colours, strict=True))):
         while len(text) > 1 and font.getlength(text) + 2 * pad > size[0]:
             text = text[:-2] + "…"

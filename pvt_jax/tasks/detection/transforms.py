@@ -1,11 +1,11 @@
-"""Images with their objects on the host: uint8 RGB [H, W, 3] and boxes → what a detector is trained or evaluated on.
+"""Transforms of images and their objects on the host: uint8 RGB [H, W, 3] and boxes → a detector's input.
 
-The pipelines of mmdetection 2.x, which trained the published models, on mmcv's arithmetic: sides rounded as its
-imrescale rounds them, pixels resampled by OpenCV (bilinear without antialiasing). Boxes are (x1, y1, x2, y2) in
-continuous coordinates. Masks are not resized with the image: of each object its coverage of a small grid over its box
-is kept, exact areas of the original mask, from which the targets of any proposal can be had.
+They follow mmdetection 2.x, which trained the published models, with mmcv's arithmetic: imrescale's rounding of sides,
+OpenCV's bilinear resizing without antialiasing. Boxes are (x1, y1, x2, y2) in continuous coordinates. Masks are not
+resized with the image: each object keeps the exact coverage of a small grid over its box, from which the mask targets
+of any proposal follow.
 
-Like the other transforms they run on OpenCV's threads unless ``transforms.limit_threads`` was called in the process.
+Like the other transforms they run on OpenCV's threads unless ``data.images.limit_threads`` was called in the process.
 """
 
 import math
@@ -21,14 +21,14 @@ from pvt_jax.data.images import check_rgb, fitted_size, pad_to
 from pvt_jax.data.objects import Objects
 from pvt_jax.errors import UserError
 
-# The sides in pixels that a crop may have, within the image: mmdetection's absolute_range.
+# Range of a crop's sides in pixels: mmdetection's absolute_range.
 CROP_RANGE = (384, 600)
 
-# Pixels. A box that a crop or the border leaves with less in width or height is no object: mmdetection drops what is
-# 0, but boxes are float32, and of less than this a coordinate near 1333 cannot tell the two edges apart.
+# Boxes with a smaller width or height, in pixels, after cropping are dropped. mmdetection drops only those of 0, but
+# boxes are float32, and near 1333 a smaller side would round to 0.
 _LEAST_SIDE = 1e-3
 
-# What the longer side may be before a crop: PVT's 3x schedules have 1333 here too, DETR's own policy 4200.
+# Limit of the longer side before a crop: PVT's 3x schedules have 1333 here too, DETR's own policy 4200.
 _CROP_LONG_SIDE = 1333
 
 # The masks of objects, each bool [H, W] or uint8 of 0 and 1; see ``DetectionSource.masks``.
@@ -36,27 +36,26 @@ DecodeMasks = Callable[[Objects], Sequence[np.ndarray]]
 
 
 def fit(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """(height, width) of an image made as large as the limits of its sides allow, its aspect kept, as mmdetection does.
+    """(height, width) of an image resized as large as its side limits allow, keeping the aspect ratio.
 
-    By the factor min(long_side / longer, short_side / shorter), sides rounded by int(side · factor + 0.5).
+    As in mmdetection, the factor is min(long_side / longer, short_side / shorter); sides are int(side · factor + 0.5).
     """
     return fitted_size(height, width, (long_side, short_side))
 
 
 @dataclass(frozen=True)
 class DetectionTrainTransform:
-    """Crop now and then, resize to fit, flip, pad: an image and its objects → arrays of fixed shapes.
+    """Random crop, resize, flip, pad: an image and its objects → arrays of fixed shapes.
 
-    The crop is the second branch of DETR's policy, which the 3x schedules took over (mmdetection's AutoAugment): the
-    image is resized until its shorter side is one of ``crop_short_sides``, then cropped at random, with sides uniform
-    in ``crop_range``, or within the image's where that has less. Both resizes are done, not merged into one: the first
-    one loses detail, which shows.
+    The crop is the second branch of DETR's policy, which the 3x schedules adopted (mmdetection's AutoAugment): the
+    image is resized so that its shorter side is one of ``crop_short_sides``, then cropped at random with sides uniform
+    in ``crop_range``, limited by the image. The two resizes are not merged, as the first one visibly loses detail.
 
     Attributes:
       flip_probability: of a horizontal flip.
-      crop_probability: of the crop; the 3x schedules take 0.5, those of 12 epochs 0.
+      crop_probability: of the crop; 0.5 in 3x schedules, 0 in those of 12 epochs.
       crop_short_sides, crop_range: see above, in pixels.
-      mask_side: side s of the grid of each object's mask; 0 for no masks.
+      mask_side: side s of each object's mask grid; 0 for no masks.
 
     Raises:
       UserError: a value is out of range.
@@ -90,25 +89,25 @@ class DetectionTrainTransform:
         rng: np.random.Generator,
         decode_masks: DecodeMasks | None = None,
     ) -> dict[str, np.ndarray]:
-        """New arrays, m = ``places``, s = ``mask_side``:
+        """New arrays, with m = ``places`` and s = ``mask_side``:
 
-        ``image`` uint8 [*shape, 3], zero beyond ``size`` int32 [2], its true (height, width); ``boxes`` float32 [m, 4]
-        in its pixels, ``labels`` int32 [m] and ``valid`` bool [m], the valid ones first, 0 behind them; if s > 0 also
-        ``masks`` uint8 [m, s, s], the share 0..255 of each cell of a grid over the final box that the object covers.
+        ``image`` uint8 [*shape, 3], zero beyond its (height, width) ``size`` int32 [2]; ``boxes`` float32 [m, 4] in
+        its pixels, ``labels`` int32 [m] and ``valid`` bool [m], padded with 0 at the end; if s > 0 also ``masks`` uint8
+        [m, s, s], the object's coverage, 0..255, of each cell of a grid over the final box.
 
-        Crowd regions are left out, and what has no area (less than 0.001 pixels in width or height) in the picture; an
-        image may so lose all its objects. If more than m are left, m of them are drawn.
+        Crowd regions and boxes narrower or lower than 0.001 pixels after cropping are dropped, so an image may lose all
+        its objects. If more than m remain, m of them are drawn at random.
 
-        Shapes are static, so an image that would not fit into ``shape`` becomes smaller than mmdetection makes it. That
-        happens where a crop has turned the aspect: a high crop of a wide image, say.
+        Shapes are static, so an image that exceeds ``shape`` becomes smaller than in mmdetection. That happens where a
+        crop swaps the orientation: a portrait crop of a landscape image, say.
 
         Args:
           shape: (rows, columns) of the result.
           short_side, long_side: see ``fit``.
-          decode_masks: called once with those of ``objects`` that are left, if ``mask_side`` is above 0.
+          decode_masks: called once with the remaining ``objects`` if ``mask_side`` is above 0.
 
         Raises:
-          UserError: ``image`` is not uint8 [H, W, 3], or masks are wanted and ``decode_masks`` is not given.
+          UserError: ``image`` is not uint8 [H, W, 3], or ``mask_side`` is set without ``decode_masks``.
         """
         image = check_rgb(image)
         if self.mask_side and decode_masks is None:
@@ -156,7 +155,7 @@ class DetectionTrainTransform:
 
 @dataclass(frozen=True)
 class DetectionEvalTransform:
-    """Resize to fit, keeping the aspect: → uint8 RGB [h, w, 3]. The attributes are those of ``fit``.
+    """Resize, keeping the aspect ratio: → uint8 RGB [h, w, 3]. The attributes are those of ``fit``.
 
     Raises:
       UserError: a side is less than 1, or the short one more than the long one.
@@ -172,7 +171,7 @@ class DetectionEvalTransform:
             )
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the result for an image of that size."""
+        """(height, width) of the result for an image of this size."""
         return fit(height, width, self.short_side, self.long_side)
 
     def __call__(self, image: np.ndarray | Image.Image) -> np.ndarray:
@@ -182,7 +181,7 @@ class DetectionEvalTransform:
 
 
 class _View:
-    """An image as it is changed, and where the points of the original are in it: (x, y) at scale · (x, y) + shift."""
+    """An image under transformation, and where the original's points are in it: (x, y) → scale · (x, y) + shift."""
 
     def __init__(self, image: np.ndarray):
         self.image = image
@@ -203,19 +202,19 @@ class _View:
         self._shift = self._shift - (left, top)
 
     def flip(self) -> None:
-        """Left is right."""
+        """Flip horizontally."""
         self.image = np.asarray(cv2.flip(self.image, 1))
         self._scale, self._shift = self._scale * (-1, 1), self._shift * (-1, 1) + (self.size[1], 0)
 
     def boxes(self, boxes: np.ndarray) -> Float64[np.ndarray, "n 4"]:
-        """Boxes [n, 4] of the original where they are now, clipped to what is seen."""
+        """The original's boxes [n, 4] in current coordinates, clipped to the image."""
         corners = np.sort(boxes.reshape(-1, 2, 2) * self._scale + self._shift, axis=1)
         return np.clip(corners, 0, self.size[::-1]).reshape(-1, 4)
 
     def grids(self, boxes: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
-        """The borders of a grid over each box, as rows and columns of the original: two of float64 [n, cells + 1].
+        """Row and column borders of a grid over each box, in the original's coordinates: two float64 [n, cells + 1].
 
-        The columns of a flipped view fall.
+        Columns descend if the view is flipped.
         """
         corners = (boxes.reshape(-1, 2, 2) - self._shift) / self._scale
         borders = np.linspace(corners[:, 0], corners[:, 1], cells + 1, axis=-1)
@@ -223,7 +222,7 @@ class _View:
 
 
 def _fit_into(shape: tuple[int, int], size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
-    """As ``fit``, but where that is more than ``shape``, as large as its limits allow."""
+    """As ``fit``, but within ``shape``, too."""
     height, width = fitted = fit(*size, short_side, long_side)
     if height <= shape[0] and width <= shape[1]:
         return fitted
@@ -233,15 +232,15 @@ def _fit_into(shape: tuple[int, int], size: tuple[int, int], short_side: int, lo
 
 
 def _coverage(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> UInt8[np.ndarray, "s s"]:
-    """The share 0..255 of each cell of a regular grid that a mask [H, W] covers, by area; see ``_View.grids``.
+    """Coverage, 0..255 by area, of each cell of a regular grid by a mask [H, W]; see ``_View.grids``.
 
-    The exact integral of the mask, whose pixels are squares of 0 and 1: sums up to each border are read off the
-    integral image, linearly between the pixels, and subtracted. Some 0.1 ms for 112 × 112 cells.
+    The exact integral of the mask, whose pixels are squares of 0 or 1: differences of the integral image at the cell
+    borders, interpolated linearly between pixels. It takes about 0.1 ms for 112 × 112 cells.
     """
     row_part, row, row_share = _locate(rows, mask.shape[0])
     column_part, column, column_share = _locate(columns, mask.shape[1])
     part = mask[row_part, column_part].view(np.uint8)
-    # float32 holds whole numbers up to 2**24 exactly. What is not whole is added after the large sums have gone.
+    # float32 holds integers up to 2**24 exactly; fractions are added after the large sums have cancelled.
     sums = np.asarray(cv2.integral(part, sdepth=cv2.CV_32F))
     above = sums.take(row, axis=0)
     within = sums.take(row + 1, axis=0)
@@ -250,22 +249,22 @@ def _coverage(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> UInt8[
     bands = above[1:] - above[:-1]
     bands += within[1:]
     bands -= within[:-1]
-    # Transposed, so that whole rows are taken here too.
+    # Transposed, so that contiguous rows are taken here, too.
     sums = np.asarray(cv2.transpose(bands))
     before = sums.take(column, axis=0)
     within = sums.take(column + 1, axis=0)
     within -= before
     within *= column_share
     before += within
-    # By the absolute value, as the borders of a flipped view fall.
+    # The absolute value, as the borders of a flipped view descend.
     area = (rows[1] - rows[0]) * (columns[1] - columns[0])
     return np.asarray(cv2.transpose(cv2.convertScaleAbs(before[1:] - before[:-1], alpha=255 / area)))
 
 
 def _locate(borders: np.ndarray, side: int) -> tuple[slice, np.ndarray, np.ndarray]:
-    """The pixels between the outermost borders along an axis; in which of them each border is, and how far: [n, 1]."""
+    """Along one axis: the pixels that a grid spans, each border's index among them, and its offset there [n, 1]."""
     first, last = sorted((float(borders[0]), float(borders[-1])))
-    # A box may end where the image does, up to rounding.
+    # A box may reach the image's edge, up to rounding.
     start = min(max(int(first), 0), side - 1)
     stop = min(max(math.ceil(last), start + 1), side)
     places = np.minimum(np.maximum(borders - start, 0), stop - start)

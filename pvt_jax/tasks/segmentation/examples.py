@@ -1,4 +1,4 @@
-"""What the pipeline makes of one record: decoded, transformed, as arrays."""
+"""From records to examples of the pipeline: decoded, transformed, as arrays."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from pvt_jax.tasks.segmentation.transforms import SegmentationEvalTransform, Seg
 
 @dataclass(frozen=True)
 class SegmentationTraining:
-    """``image`` uint8 [h, w, 3], ``label_map`` uint8 [h, w] and ``size`` int32 [2], what of them is not padding."""
+    """``image`` uint8 [h, w, 3], ``label_map`` uint8 [h, w] and ``size`` int32 [2], (height, width) without padding."""
 
     transform: SegmentationTrainTransform
 
@@ -25,10 +25,10 @@ class SegmentationTraining:
 
 @dataclass(frozen=True)
 class SegmentationEvaluation:
-    """One image at several scales, padded to the shapes of its kind, and its label map as it is, padded.
+    """An image at one or more scales and its label map at original size, all padded to the shapes of its kind.
 
-    ``image{i}`` uint8 [h_i, w_i, 3] and ``size{i}`` int32 [2] for scale i; ``label_map`` uint8 [h, w], 255 where there
-    is none, and ``label_size`` int32 [2].
+    ``image{i}`` uint8 [h_i, w_i, 3] and ``size{i}`` int32 [2] for scale i; ``label_map`` uint8 [h, w], 255 in the
+    padding, and ``label_size`` int32 [2].
 
     Attributes:
       views: the transform of each scale.
@@ -50,16 +50,16 @@ class SegmentationEvaluation:
         *views, (height, width) = self.shapes[kind].reshape(-1, 2)
         arrays = {"label_map": np.full((height, width), IGNORE, np.uint8), "label_size": np.zeros(2, np.int32)}
         for i, (height, width) in enumerate(views):
-            # The least size that a model takes: what it makes of nothing is nobody's business, but it must be finite.
+            # The least size that models take: the output for blank images is discarded, but must be finite.
             arrays |= {f"image{i}": np.zeros((height, width, 3), np.uint8), f"size{i}": np.full(2, 32, np.int32)}
         return arrays
 
 
 def image_and_label_map(source: SegmentationSource, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [h, w, 3] and uint8 [h, w] of a record.
+    """A record's image, uint8 [h, w, 3], and label map, uint8 [h, w].
 
     Raises:
-      CorruptImageError: one of the two cannot be decoded.
+      CorruptImageError: either cannot be decoded.
       UserError: a label is out of range, or the two differ in size.
     """
     record = source[index]

@@ -1,4 +1,4 @@
-"""Cross-entropy of every pixel of a label map, from logits at a lower resolution."""
+"""Per-pixel cross-entropy of a label map, from logits at a lower resolution."""
 
 import functools
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 from pvt_jax.ops.resize import interpolation_matrix
 
-# Rows of pixels whose logits exist at the same time.
+# Rows of pixels whose logits are in memory at a time.
 _BLOCK_ROWS = 16
 
 _Sums = tuple[Array, Array | None]
@@ -19,12 +19,11 @@ _Sums = tuple[Array, Array | None]
 def segmentation_cross_entropy(
     logits: Float[Array, "b h w k"], labels: Integer[Array, "b y x"], ignore: int = 255
 ) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
-    """Sum of -log softmax(logits)_label over the pixels of each image that count, and their number.
+    """Sum of -log softmax(logits)_label over each image's pixels that are not ignored, and their number.
 
-    The logits are resampled bilinearly to the size of the labels (half-pixel centres, borders repeated), in float32.
-    Pixels whose label is ``ignore`` do not count; other labels are 0 to k - 1. The logits of all pixels never exist
-    together: what takes memory is one block of rows and, when a gradient is taken, the gradient of ``logits``, which is
-    computed on the way forward. It can be differentiated once, in reverse mode.
+    Logits are upsampled bilinearly to the size of the labels (half-pixel centres, borders repeated), in float32.
+    Pixels with label ``ignore`` are left out; other labels are 0 to k - 1. Only one block of rows is in memory at full
+    resolution; the gradient of ``logits`` is computed in the forward pass. Reverse mode and first order only.
     """
     counted = jnp.sum(labels != ignore, axis=(1, 2), dtype=jnp.int32)
     return _loss(logits, labels, ignore), counted
@@ -48,11 +47,11 @@ _loss.defvjp(_forward, _backward)
 
 
 class _Blocks(NamedTuple):
-    """Equally many rows of pixels each, the last ones padding.
+    """Blocks of equally many rows of pixels, the last padded.
 
     Attributes:
-      start: of each block, the first row of logits that it needs.
-      rows: the interpolation matrix of each block, from those rows to its pixels; 0 for padding.
+      start: first row of logits that each block needs.
+      rows: interpolation matrix of each block, from those rows to its pixels; 0 for padding.
     """
 
     start: Int[np.ndarray, " n"]
@@ -75,7 +74,7 @@ def _split(source: int, target: int) -> _Blocks:
 def _by_blocks(
     logits: Float[Array, "b h w k"], labels: Integer[Array, "b y x"], ignore: int, with_gradient: bool
 ) -> tuple[Float[Array, " b"], Float[Array, "b h w k"] | None]:
-    """(loss of each image, its gradient), float32."""
+    """(loss of each image, gradient), float32."""
     (batch, height, width, classes), (label_height, label_width) = logits.shape, labels.shape[1:]
     blocks = _split(height, label_height)
     number, rows, reach = blocks.rows.shape

@@ -1,4 +1,4 @@
-"""Mean intersection over union and accuracies of label maps, from one confusion matrix."""
+"""Mean IoU and accuracies of semantic segmentation, from one confusion matrix."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Integer
 
-# Labels of pixels that do not count.
+# Label of ignored pixels.
 _IGNORE = 255
 
 
@@ -17,10 +17,10 @@ def confusion_matrix(
     num_classes: int,
     mask: Bool[Array, " b"] | Bool[Array, "b h w"] | None = None,
 ) -> Int[Array, "{num_classes} {num_classes}"]:
-    """How many pixels of each class (rows) were predicted as each class (columns), int32.
+    """Pixels of each true class (rows) predicted as each class (columns), int32.
 
-    Pixels labelled 255 and those whose ``mask`` is false are left out. Counts are exact for fewer than 2^31 pixels;
-    those of several batches and hosts add up, as int64 on the host.
+    Pixels labelled 255 and those where ``mask`` is False are ignored. Counts are exact below 2^31 pixels; add those of
+    batches and hosts as int64 on the host.
     """
     labels = labels.astype(jnp.int32)
     counts = (labels != _IGNORE) & (labels < num_classes)
@@ -29,7 +29,7 @@ def confusion_matrix(
     cells = num_classes**2
     cell = labels * num_classes + predictions.astype(jnp.int32)
     cell = jnp.where(counts, cell, cells).reshape(len(cell), -1)
-    # Image by image, so that each device counts its own; the cell past the end takes what is left out.
+    # Per image, so that each device counts its own; one more cell collects ignored pixels.
     by_image = jax.vmap(lambda cell: jnp.zeros(cells + 1, jnp.int32).at[cell].add(1))(cell)
     return by_image.sum(0)[:cells].reshape(num_classes, num_classes)
 
@@ -37,8 +37,8 @@ def confusion_matrix(
 def segmentation_metrics(matrix: Integer[np.ndarray, "k k"], class_names: Sequence[str]) -> dict[str, float]:
     """A confusion matrix → ``miou``, ``mean_accuracy``, ``pixel_accuracy`` and ``iou/NAME`` of each class, in percent.
 
-    As mmsegmentation: a class that neither labels nor predictions show has no IoU and no part in their mean, and one
-    that no label shows has no part in the mean accuracy. Without any pixel all three are 0.
+    As in mmsegmentation, the mean IoU is over classes in the labels or predictions, the mean accuracy over classes in
+    the labels. Without any pixel all three are 0.
     """
     matrix = np.asarray(matrix, np.int64)
     right, labelled, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)

@@ -1,4 +1,4 @@
-"""Label maps as pictures: in colours, over the image, and beside the truth with a legend."""
+"""Pictures of label maps: in colours, over the image, and beside the ground truth with a legend."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _IGNORE = 255
 
 
 def colour_labels(labels: _Labels, palette: _Palette, ignored: Sequence[int] = (0, 0, 0)) -> Picture:
-    """The colour of each pixel's class; what has none (255, not counted) is ``ignored``.
+    """Each pixel in the colour of its class, or in ``ignored`` if it has none (255).
 
     Raises:
       UserError: an argument has another type or shape.
@@ -32,13 +32,13 @@ def colour_labels(labels: _Labels, palette: _Palette, ignored: Sequence[int] = (
 
 
 def overlay(image: Picture, labels: _Labels, palette: _Palette, opacity: float = 0.5) -> Picture:
-    """``image`` with the colours of ``labels`` laid over it; where no class is, the image itself.
+    """``image`` with the colours of ``labels`` over it; ignored pixels show the image.
 
     Args:
       image: RGB; it is not changed.
       labels: of the same size.
       palette: RGB of each class.
-      opacity: share of the colours, from 0 to 1; the rest is the image.
+      opacity: of the colours, from 0 to 1.
 
     Raises:
       UserError: an argument has another type, shape or range.
@@ -60,7 +60,7 @@ def side_by_side(
     class_names: Sequence[str],
     side: int = 384,
 ) -> Picture:
-    """Image, truth and prediction next to each other, titled; below, the colours of the classes that they show.
+    """Image, ground truth and prediction side by side, with a legend of the classes shown.
 
     Args:
       image: RGB.
@@ -68,15 +68,15 @@ def side_by_side(
       prediction: of the same size.
       palette: RGB of each class.
       class_names: of each class.
-      side: pixels that the longer side of a panel has at most; small images are enlarged by a whole number.
+      side: longest side of a panel in pixels; small images are enlarged by a whole factor.
 
     Raises:
-      UserError: an argument has another type or shape, or class names and palette are not equally many.
+      UserError: an argument has another type or shape, or class names and palette differ in length.
     """
     image = checked(image)
     if len(class_names) != len(palette):
         raise UserError(
-            f"there are {len(class_names)} class names, but {len(palette)} colours: give one of each a class"
+            f"there are {len(class_names)} class names, but {len(palette)} colours: give one of each per class"
         )
     maps = {"truth": truth, "prediction": prediction} if truth is not None else {"prediction": prediction}
     panels = {"image": fitted(image, side, Image.Resampling.BOX)}

@@ -1,4 +1,4 @@
-"""Label maps of images of many sizes, from logits at a lower resolution."""
+"""Predicted label maps of images of many sizes, from logits at a lower resolution."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Num, UInt8
 
 from pvt_jax.ops.resize import padded_interpolation_matrix
 
-# Rows of pixels whose logits exist at the same time.
+# Rows of pixels whose logits are in memory at a time.
 _BLOCK_ROWS = 8
 
 # A TPU would multiply float32 in bfloat16 by default.
@@ -21,11 +21,11 @@ _PRECISION = jax.lax.Precision.HIGHEST
 
 @struct.dataclass
 class PixelLogits:
-    """Logits of every pixel that a network saw, as a product that is not multiplied out.
+    """Per-pixel logits at the network's input resolution, kept as factors.
 
-    The logits of pixel (y, x) are Σ_ij rows[y, i] columns[x, j] maps[i, j]. The images had y × x pixels, with padding
-    beyond the (height, width) of ``sizes``. No weight is negative, and at most ``taps`` of the j have weight in
-    two neighbouring columns of pixels together.
+    The logits of pixel (y, x) are Σ_ij rows[y, i] columns[x, j] maps[i, j]. Inputs had y × x pixels, of which
+    ``sizes`` (height, width) are valid. Weights are not negative, and any two neighbouring columns of pixels together
+    have at most ``taps`` of the j with weight.
     """
 
     maps: Float[Array, "b i j k"]
@@ -35,14 +35,14 @@ class PixelLogits:
     taps: int = struct.field(pytree_node=False)
 
     def mirrored(self) -> "PixelLogits":
-        """Those of the images themselves, if the network saw them mirrored (see ``mirror``), or the other way round."""
+        """The logits of the mirrored images (see ``mirror``)."""
         return dataclasses.replace(self, columns=mirror(self.columns[:, None], self.sizes)[:, 0])
 
 
 def pixel_logits(logits: Float[Array, "b h w k"], sizes: Int[Array, "b 2"] | None = None) -> PixelLogits:
-    """Logits of stride 4, enlarged bilinearly to the pixels of the images that the network saw.
+    """Logits at stride 4, upsampled bilinearly to the network's input resolution.
 
-    ``sizes`` holds (height, width) of each image without its padding, multiples of 4; None where there is none.
+    ``sizes`` are the (height, width) of each image without padding, multiples of 4; None: no padding.
     """
     batch, height, width, _ = logits.shape
     if sizes is None:
@@ -57,17 +57,17 @@ def pixel_logits(logits: Float[Array, "b h w k"], sizes: Int[Array, "b 2"] | Non
 def predicted_labels(
     logits: Sequence[PixelLogits], label_sizes: Int[Array, "b 2"], label_shape: tuple[int, int]
 ) -> UInt8[Array, "b {label_shape[0]} {label_shape[1]}"]:
-    """The class of every pixel of the original images, and 0 beyond them.
+    """The predicted class of every pixel of the original images; 0 in the padding.
 
-    As in mmsegmentation's tests: logits at the size that the network saw are resampled bilinearly to the size of the
-    original image, and the highest decides; of several logits (other scales, mirrored images) the highest mean of
-    softmax. Of equal classes the first is taken. The logits of all pixels never exist together.
+    As in mmsegmentation's testing, logits at the network's input size are resized bilinearly to the original image's
+    size before the argmax; several predictions (other scales, mirrored images) are averaged after softmax. The first
+    class wins ties. Full-resolution logits are in memory for one block of rows at a time.
 
     Args:
-      logits: of the same images, at one scale or more, and of at most 256 classes. What lies beyond ``sizes`` must be
+      logits: of the same images at one or more scales, of at most 256 classes. Padding is discarded, but must be
         finite.
       label_sizes: (height, width) of each original image.
-      label_shape: (height, width) of the result, at least those of every original image.
+      label_shape: (height, width) of the result, at least the largest of ``label_sizes``.
     """
     height, width = label_shape
     number = -(-height // _BLOCK_ROWS)
@@ -82,7 +82,7 @@ def predicted_labels(
             for part, one, (_, *taps) in zip(rows, logits, sources, strict=True)
         ]
         total = scores[0] if len(scores) == 1 else functools.reduce(jnp.add, map(jax.nn.softmax, scores))
-        # The first of the highest; argmax takes three times as long on CPU.
+        # The first of the highest: argmax takes three times as long on CPU.
         last = total.shape[-1] - 1
         highest = total == jnp.max(total, axis=-1, keepdims=True)
         return jnp.min(jnp.where(highest, jnp.arange(last + 1), last), axis=-1).astype(jnp.uint8)
@@ -94,7 +94,7 @@ def predicted_labels(
 
 
 def mirror(images: Num[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None) -> Num[Array, "b h w c"]:
-    """Images, or maps, with left and right exchanged within their true (height, width); padding stays where it is."""
+    """Images or feature maps flipped left to right within ``sizes`` (height, width); padding stays in place."""
     if sizes is None:
         return images[:, :, ::-1]
     place, width = jnp.arange(images.shape[2]), sizes[:, 1:]
@@ -103,7 +103,7 @@ def mirror(images: Num[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None
 
 
 class _Resampling(NamedTuple):
-    """Weights of the rows of ``maps`` in every row of pixels, and of those few columns that have any in a column."""
+    """Weights from ``maps`` to pixels: a matrix for rows; for columns, the few that have weight in each."""
 
     rows: Float[Array, "b y i"]
     places: Int[Array, "b x t"]
@@ -111,7 +111,7 @@ class _Resampling(NamedTuple):
 
 
 def _resampling(logits: PixelLogits, target_sizes: Int[Array, "b 2"], target: tuple[int, int]) -> _Resampling:
-    """Two resamplings, to what the network saw and from there to the target, are one product of matrices."""
+    """Upsampling to the network's input and resizing to the target, merged into one product of matrices."""
     rows, columns = (
         jnp.einsum(
             "bty,byi->bti",
@@ -122,7 +122,7 @@ def _resampling(logits: PixelLogits, target_sizes: Int[Array, "b 2"], target: tu
         for axis, first in enumerate((logits.rows, logits.columns))
     )
     places, weights = [], []
-    # Not by top_k: devices would gather the whole batch for it.
+    # Not by top_k, for which devices would gather the whole batch.
     for _ in range(min(logits.taps, columns.shape[-1])):
         places.append(jnp.argmax(columns, axis=-1))
         weights.append(jnp.max(columns, axis=-1))
@@ -133,7 +133,7 @@ def _resampling(logits: PixelLogits, target_sizes: Int[Array, "b 2"], target: tu
 def _picked_columns(
     part: Float[Array, "b y j k"], places: Int[Array, "b x t"], weights: Float[Array, "b x t"]
 ) -> Float[Array, "b y x k"]:
-    """Few columns of many are picked sooner than multiplied by a matrix that is almost all zeros."""
+    """The weighted sum of a few gathered columns, which is faster than a matrix of almost all zeros."""
     total = jnp.zeros(())
     for tap in range(places.shape[-1]):
         picked = jax.vmap(lambda one, columns: one[:, columns])(part, places[..., tap])

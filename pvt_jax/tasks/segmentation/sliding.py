@@ -1,4 +1,4 @@
-"""Dense prediction by a window that slides over images of many sizes."""
+"""Sliding window inference on images of many sizes."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.ops.resize import padded_interpolation_matrix
 from pvt_jax.tasks.segmentation.pixel_logits import PixelLogits
 
-# What the deepest level of a pyramid reduces sides by.
+# The largest stride of a pyramid.
 _MULTIPLE = 32
 
 
@@ -22,19 +22,19 @@ def sliding_logits(
     crop: tuple[int, int],
     stride: tuple[int, int],
 ) -> PixelLogits:
-    """The mean of the logits of all windows that hold a pixel, each enlarged bilinearly to the window's pixels.
+    """Each pixel's mean logits over all windows that contain it, upsampled bilinearly within each window.
 
-    As mmsegmentation's ``slide_inference``: windows start at multiples of the stride, and the last ends where the image
-    ends; of an image smaller than a window the window is as large as the image. The enlarged logits are not kept: the
-    mean of windows that form a grid is a product of one matrix a side, exactly, borders of windows included.
+    As in mmsegmentation's ``slide_inference``, windows start at multiples of the stride, the last one ends with the
+    image, and an image smaller than the window is a window itself. Upsampled logits are never stored: the mean over a
+    grid of windows is exactly a product of one matrix per axis.
 
     Args:
-      apply: (windows [b, y, x, c], their true (height, width) [b, 2] or None) → logits [b, y / 4, x / 4, k]. It runs
-        for one window of all images at a time.
-      images: zero beyond their true size; both sides are multiples of 32.
-      sizes: true (height, width) of each, multiples of 32; None where there is no padding.
+      apply: (windows [b, y, x, c], their (height, width) without padding [b, 2] or None) → logits
+        [b, y / 4, x / 4, k]. It runs on one window of all images at a time.
+      images: zero in the padding; both sides are multiples of 32.
+      sizes: (height, width) of each image without padding, multiples of 32; None: no padding.
       crop: (height, width) of the window.
-      stride: from a window to the next, down and to the right.
+      stride: (down, right) from one window to the next.
 
     Raises:
       UserError: ``crop`` or ``stride`` is not a multiple of 32, or the windows leave gaps.
@@ -55,7 +55,7 @@ def sliding_logits(
         grid = (len(down.start), len(across.start))
         starts = (jnp.repeat(down.start, grid[1], axis=0), jnp.tile(across.start, (grid[0], 1)))
         logits = jax.lax.map(of_window, starts)
-        # Windows side by side make one large map.
+        # The logits of all windows, side by side, are one large map.
         logits = logits.reshape(*grid, *logits.shape[1:]).transpose(2, 0, 3, 1, 4, 5)
         maps = logits.reshape(batch, grid[0] * logits.shape[2], grid[1] * logits.shape[4], -1)
         taps = 3 * min(grid[1], crop[1] // stride[1] + 2)
@@ -63,7 +63,7 @@ def sliding_logits(
 
 
 def check_windows(crop: tuple[int, int], stride: tuple[int, int]) -> None:
-    """Raise UserError for windows (height, width) that ``sliding_logits`` cannot move by this stride."""
+    """Raise UserError unless windows ``crop`` (height, width) can move by ``stride``; see ``sliding_logits``."""
     for axis, name in enumerate(("height", "width")):
         if crop[axis] % _MULTIPLE or stride[axis] % _MULTIPLE or not 0 < stride[axis] <= crop[axis]:
             raise UserError(
@@ -73,13 +73,13 @@ def check_windows(crop: tuple[int, int], stride: tuple[int, int]) -> None:
 
 
 class _Windows(NamedTuple):
-    """The windows of every image along one side.
+    """The windows of every image along one axis.
 
     Attributes:
-      side: pixels of a window, padding included.
-      size: pixels without.
-      start: first pixel of each window, n of them for the longest image.
-      used: those that this image has.
+      side: of a window in pixels, with padding.
+      size: without padding.
+      start: first pixel of each window, for the n windows of the longest image.
+      used: whether the image has this window.
     """
 
     side: int
@@ -97,7 +97,7 @@ def _windows(image_size: Int[Array, " b"], image_side: int, crop: int, stride: i
 
 
 def _mean(windows: _Windows, image_side: int) -> Float[Array, "b {image_side} j"]:
-    """Weights of the logits of all windows, one window after the other, in the mean of each pixel."""
+    """Weights of the logits of all windows, concatenated, in each pixel's mean."""
     side = windows.side
     enlarged = padded_interpolation_matrix(windows.size // 4, windows.size, side // 4, side)
     place = jnp.arange(image_side)[:, None] - windows.start.T[:, None]

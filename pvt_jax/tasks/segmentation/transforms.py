@@ -1,8 +1,8 @@
-"""Images with their label maps on the host: uint8 RGB [H, W, 3] and uint8 classes [H, W] → what the model sees.
+"""Transforms of images and label maps on the host: uint8 RGB [H, W, 3] and uint8 class indices [H, W] → model input.
 
-The pipelines of mmsegmentation 0.x, which trained the published models, on mmcv's arithmetic: sides rounded as its
-imrescale rounds them, pixels resampled by OpenCV (bilinear without antialiasing), labels by nearest neighbour. Like
-the other transforms they run on OpenCV's threads unless ``transforms.limit_threads`` was called in the process.
+They follow mmsegmentation 0.x, which trained the published models, with mmcv's arithmetic: imrescale's rounding of
+sides, OpenCV's bilinear resizing without antialiasing, nearest neighbour for labels. Like the other transforms they run
+on OpenCV's threads unless ``data.images.limit_threads`` was called in the process.
 """
 
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ _CROP_TRIES = 10
 _BRIGHTNESS = 32.0
 _CONTRAST = _SATURATION = (0.5, 1.5)
 _HUE = 18
-_HUES = 180  # OpenCV's hue counts in steps of two degrees.
+_HUES = 180  # OpenCV's hue is in steps of two degrees.
 _LEVELS = np.arange(256, dtype=np.uint8)
 
 
 def distort_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """mmsegmentation's photometric distortion of uint8 RGB [h, w, 3]: each of four changes with probability 0.5.
+    """mmsegmentation's photometric distortion of uint8 RGB [h, w, 3]: four changes, each with probability 0.5.
 
-    Brightness is shifted, then contrast (or, by a coin, at the very end) scaled, then saturation scaled and hue turned,
-    each in an HSV round trip of its own. Every step rounds to uint8, downwards, as the original does. The image itself
-    is left as it is; it may be the result.
+    Brightness is shifted, contrast scaled (at random here or last), saturation scaled and hue shifted, the last two in
+    an HSV round trip each. Every step rounds down to uint8, as the original does. ``image`` is not changed, but may be
+    returned.
     """
     table = _LEVELS
     if rng.random() < 0.5:
@@ -47,16 +47,16 @@ def distort_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SegmentationTrainTransform:
-    """Resize, crop, flip, distort the colours, pad: an image and its label map → both of ``crop_size``.
+    """Resize, crop, flip, distort colours, pad: an image and its label map → both of ``crop_size``.
 
     Attributes:
       crop_size: (h, w) of the result.
-      scale: see ``fitted_size``: the size that a ratio of 1 stands for.
-      scale_range: the ratio is uniform in it.
-      largest_share: of the labelled pixels of a crop, which its most frequent class must stay below, and there must be
-        two classes. After ten crops that fail, the next one is taken as it is. 1 takes every crop.
+      scale: the size at ratio 1; see ``fitted_size``.
+      scale_range: the ratio is uniform in this range.
+      largest_share: upper bound, exclusive, on the fraction of a crop's labelled pixels in its most frequent class
+        (mmsegmentation's ``cat_max_ratio``). After ten rejected crops the next is accepted. 1 accepts every crop.
       flip_probability: of a horizontal flip.
-      photometric: whether to ``distort_colours``.
+      photometric: whether to apply ``distort_colours``.
       fill: RGB in 0..255 of the padding.
 
     Raises:
@@ -87,19 +87,19 @@ class SegmentationTrainTransform:
     def __call__(
         self, image: np.ndarray, labels: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """New arrays: image uint8 [h, w, 3], labels uint8 [h, w], and int32 [2], what is not padding: (height, width).
+        """New arrays: image uint8 [h, w, 3], labels uint8 [h, w], and (height, width) without padding, int32 [2].
 
-        The image lies at the top left; beyond it are ``fill`` and IGNORE. Raises UserError unless ``image`` is uint8
-        [H, W, 3] and ``labels`` uint8 [H, W].
+        Padding at the bottom and right is ``fill`` and IGNORE. Raises UserError unless ``image`` is uint8 [H, W, 3] and
+        ``labels`` uint8 [H, W].
         """
         image = check_rgb(image)
         if labels.dtype != np.uint8 or labels.shape != image.shape[:2]:
             raise UserError(
                 f"labels must be uint8 {list(image.shape[:2])} as the image, not {labels.dtype} {list(labels.shape)}; "
-                "label maps need the size of their images"
+                "label maps must have the size of their images"
             )
-        # The whole image is resized although less is kept: OpenCV's fixed-point weights depend on the position, so
-        # that a part resized by itself has other pixels.
+        # The whole image is resized although only a crop is kept: OpenCV's fixed-point weights depend on the position,
+        # so a crop resized by itself would have other pixels.
         height, width = labels.shape
         size = fitted_size(height, width, self.scale, rng.uniform(*self.scale_range))
         labels = _resize(labels, size, cv2.INTER_NEAREST)
@@ -113,7 +113,7 @@ class SegmentationTrainTransform:
         return pad_to(image, *self.crop_size, self.fill), pad_to(labels, *self.crop_size, IGNORE), true_size
 
     def _sample_box(self, labels: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice]:
-        """Rows and columns of a crop, fewer than ``crop_size`` where the label map has no more."""
+        """Rows and columns of a crop, smaller than ``crop_size`` where the label map is."""
 
         def draw() -> tuple[slice, slice]:
             spare = (max(side - crop, 0) for side, crop in zip(labels.shape, self.crop_size, strict=True))
@@ -131,14 +131,14 @@ class SegmentationTrainTransform:
 
 @dataclass(frozen=True)
 class SegmentationEvalTransform:
-    """Resize to fit, keeping the aspect, then once more to sides that ``multiple`` divides: → uint8 RGB [h, w, 3].
+    """Resize, keeping the aspect ratio, then stretch both sides to multiples of ``multiple``: → uint8 RGB [h, w, 3].
 
-    PVTv2-Seg's AlignResize. Label maps are not resized: predictions are brought to their size.
+    This is PVTv2-Seg's AlignResize. Label maps are not resized: predictions are resized to them.
 
     Attributes:
-      scale: see ``fitted_size``; (0, 0) keeps the image's own size but for the alignment.
-      ratio: the scale's factor, for testing at several.
-      multiple: both sides are stretched to the next multiple of it; 1 stretches nothing.
+      scale: see ``fitted_size``; (0, 0) keeps the image's own size, up to ``multiple``.
+      ratio: factor of the scale, for multi-scale testing.
+      multiple: both sides are stretched to the next multiple; 1 does not stretch.
 
     Raises:
       UserError: a value is out of range.
@@ -156,7 +156,7 @@ class SegmentationEvalTransform:
             raise UserError(f"multiple must be 1 or more, not {self.multiple}")
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the result for an image of that size."""
+        """(height, width) of the result for an image of this size."""
         fitted_height, fitted_width = fitted_size(height, width, self.scale, self.ratio)
         return -(-fitted_height // self.multiple) * self.multiple, -(-fitted_width // self.multiple) * self.multiple
 
@@ -179,14 +179,14 @@ def _resize(array: np.ndarray, size: tuple[int, int], interpolation: int) -> np.
 
 
 def _is_varied(labels: np.ndarray, largest_share: float) -> bool:
-    """Whether no class has ``largest_share`` (below 1) of the labelled pixels or more, so that there are two."""
-    # Several times as fast as numpy's bincount, and exact up to 2**24 pixels of a class.
+    """Whether each class has less than ``largest_share`` (below 1) of the labelled pixels, so there are at least two."""
+    # Several times as fast as NumPy's bincount, and exact up to 2**24 pixels per class.
     counts = np.asarray(cv2.calcHist([labels], [0], None, [256], [0, 256])).ravel()[:IGNORE]
     return bool(counts.max() < largest_share * counts.sum(dtype=np.float64))
 
 
 def _linear(table: np.ndarray, factor: float = 1.0, shift: float = 0.0) -> np.ndarray:
-    """uint8 levels scaled and shifted in float32, clipped, fractions cut off."""
+    """uint8 levels scaled and shifted in float32, clipped and truncated."""
     return np.clip(table.astype(np.float32) * factor + shift, 0, 255).astype(np.uint8)
 
 
@@ -195,14 +195,14 @@ def _random_contrast(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The image with level i replaced by table [256] or, by channel, [256, 3] at i."""
+    """The image with level i replaced by table[i]; the table is [256] or, per channel, [256, 3]."""
     if table is _LEVELS:
         return image
     return np.asarray(cv2.LUT(image, table.reshape(1, 256, -1)))
 
 
 def _change_hsv(image: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
-    """One channel of hue, saturation, value through a table [256]; hue is in 0..179."""
+    """``table`` [256] applied to one channel of hue (0..179), saturation, value."""
     tables = np.stack([_LEVELS] * 3, axis=1)
     tables[:, channel] = table
     hsv = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))

@@ -136,7 +136,7 @@ def test_results_that_cannot_be_evaluated():
     results = [detection(1, 2, CAT, 0.9), detection(5, 2, CAT, 0.9)]
     with pytest.raises(UserError) as error:
         coco_metrics(truth((1, 2, CAT, {})), results, False, NAMES)
-    assert str(error.value) == "there are results of image 5, which the ground truth does not have: give its own"
+    assert str(error.value) == "there are results for image 5, which is not in the ground truth: use its image ids"
     with pytest.raises(UserError) as error:
         coco_metrics(truth((1, 2, CAT, {})), results[:1], True, NAMES)
     assert str(error.value) == "a result of image 1 has no segmentation: evaluate what the model predicts"

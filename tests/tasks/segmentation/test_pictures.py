@@ -158,7 +158,7 @@ def test_large_images_are_reduced_in_their_proportions():
         ),
         (
             lambda: side_by_side(image(), None, LABELS, PALETTE, NAMES[:3]),
-            "there are 3 class names, but 4 colours: give one of each a class",
+            "there are 3 class names, but 4 colours: give one of each per class",
         ),
     ],
 )
