@@ -179,7 +179,7 @@ def _resize(array: np.ndarray, size: tuple[int, int], interpolation: int) -> np.
 
 
 def _is_varied(labels: np.ndarray, largest_share: float) -> bool:
-    """Whether each class has less than ``largest_share`` (below 1) of the labelled pixels, so there are at least two."""
+    """Whether each class has less than ``largest_share`` (below 1) of the labelled pixels, so two or more exist."""
     # Several times as fast as NumPy's bincount, and exact up to 2**24 pixels per class.
     counts = np.asarray(cv2.calcHist([labels], [0], None, [256], [0, 256])).ravel()[:IGNORE]
     return bool(counts.max() < largest_share * counts.sum(dtype=np.float64))
