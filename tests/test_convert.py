@@ -491,7 +491,7 @@ def test_a_write_that_fails_leaves_nothing(kind, source, tmp_path, monkeypatch, 
 
 def test_a_killed_conversion_leaves_no_destination(source, tmp_path):
     script = (
-        "import os, sys; from pvt_jax import convert; from pvt_jax.checkpoints import store\n"
+        "import os, sys; from pvt_jax import convert; from pvt_jax.training import store\n"
         "close = store.CheckpointStore.close\n"
         "store.CheckpointStore.close = lambda self: (close(self), os._exit(9))\n"
         "convert.main(sys.argv[1:])"

@@ -169,7 +169,7 @@ SHARDED = """
     import sys
     import jax, jax.numpy as jnp, numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
-    from pvt_jax.models.normalization import BatchNorm
+    from pvt_jax.nn.normalization import BatchNorm
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     x = np.load(sys.argv[1])
     model = BatchNorm()

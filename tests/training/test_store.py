@@ -173,7 +173,7 @@ def test_saved_on_eight_devices_restored_on_one(tmp_path):
     script = f"""
 import jax, jax.numpy as jnp, pathlib
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from pvt_jax.checkpoints.store import CheckpointStore
+from pvt_jax.training.store import CheckpointStore
 assert jax.device_count() == 8
 mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
 kernel = jax.device_put(jnp.arange(64.0).reshape(16, 4), NamedSharding(mesh, PartitionSpec("fsdp")))

@@ -293,7 +293,7 @@ def test_saved_on_eight_devices_loaded_on_one(run, tmp_path):
 import jax, pathlib
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import pvt_jax
-from pvt_jax.checkpoints.store import CheckpointStore
+from pvt_jax.training.store import CheckpointStore
 from pvt_jax.training.sharding import make_mesh
 model = pvt_jax.create_model("pvt_tiny", **{SIZES!r})
 params = pvt_jax.load_variables({str(run[0])!r}, model)["params"]

@@ -380,7 +380,7 @@ import subprocess
 import sys
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from pvt_jax.models.heads.detr import DETRHead
+from pvt_jax.heads.detr.head import DETRHead
 mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 head = DETRHead(3, dim=8, num_heads=2, hidden_dim=8, encoder_depth=1, decoder_depth=2, num_queries=4)
 maps = {"c5": jax.ShapeDtypeStruct((8, 2, 3, 8), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("data")))}
