@@ -62,4 +62,4 @@ def test_mistakes_are_one_line(capsys):
     assert "did you mean 'pvt_tiny'?" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         detection_parts.main(["--image_sizes", "800by"])
-    assert "'800by' is no image size: give height and width, as 800x1344" in capsys.readouterr().err
+    assert "'800by' is not an image size: give it as 224 or 800x1344" in capsys.readouterr().err

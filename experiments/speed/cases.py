@@ -1,4 +1,4 @@
-"""What ``compare_pytorch.py`` compares: models, the sizes of their inputs, and how many parameters a peer has more."""
+"""The cases of ``compare_pytorch.py``: models, input sizes, and differences in parameter counts."""
 
 import argparse
 import re
@@ -18,11 +18,11 @@ DETECTORS = ("resnet50+retinanet", "resnet50+mask_rcnn")
 
 # Of classifiers, segmenters and detectors.
 IMAGE_CLASSES, PIXEL_CLASSES, OBJECT_CLASSES = 1000, 150, 80
-# Objects of an image that a detector is trained on.
+# Ground truth objects per image when training a detector.
 OBJECTS = 10
 
-# Parameters of the peer less ours; None: the peer is another model. torchvision's Mask R-CNN predicts a box and a mask
-# for the background, too, which nothing reads: four numbers of 1,024 weights and a bias, and one of 256.
+# Parameters of the baseline minus ours; None: it is another model. torchvision's Mask R-CNN has unused background
+# outputs: four box deltas of 1,024 weights and a bias, and a mask channel of 256 weights and a bias.
 MORE_PARAMETERS: dict[str, int | None] = {
     "pvt_tiny+semantic_fpn": None,
     "resnet50+mask_rcnn": 4 * (1024 + 1) + 256 + 1,
@@ -30,8 +30,8 @@ MORE_PARAMETERS: dict[str, int | None] = {
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """(height, width) of a word as 800x1344, or 224 for a square."""
+    """(height, width) from text such as 800x1344, or 224 for a square."""
     if not re.fullmatch(r"[1-9]\d*([x×][1-9]\d*)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no image size: give height and width, as 800x1344")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an image size: give it as 224 or 800x1344")
     sides = [int(side) for side in re.split("[x×]", text)]
     return sides[0], sides[-1]

@@ -1,18 +1,17 @@
-"""Times models here against Hugging Face's and torchvision's in eager PyTorch, in turns, on one machine.
+"""Compares the speed of these models with Hugging Face's and torchvision's in eager PyTorch, on one machine.
 
     python experiments/speed/compare_pytorch.py --torch_python /path/to/an/environment/with/torch/bin/python \\
         --models pvt_tiny pvt_small --modes infer train --rounds 10 --json results.json
 
 Prints a markdown table; 10 rounds of PVT-Tiny take about 2 minutes on two CPU cores. For each model and mode, one
-process for each framework lives through all rounds and runs only when it is asked to, so that both meet the same
-state of the machine. Both do the same work in float32 on random weights, with no dropout and no drop-path: ``infer``
-is the forward pass; ``train`` is cross-entropy, the gradients of all parameters and one AdamW step.
+process per framework lives through all rounds and the two take turns, so that both meet the same state of the machine.
+Both do the same work in float32 on random weights, without dropout and stochastic depth: ``infer`` is the forward
+pass; ``train`` is cross-entropy, the gradients of all parameters and one AdamW step.
 
-A name with a plus is a backbone and a head. The peer of a segmenter, 150 classes, is Hugging Face's SegFormer-B0:
-``infer`` ends with scores at a quarter of the image's sides; ``train`` has the loss at its full size, and batch norms
-in training mode. The peer of a detector, 80 classes, is torchvision's: ``infer`` ends with at most 100 detections,
-masks as they are before they are pasted into the image; ``train`` is on 10 objects an image. A detector's images fill
-the batch, so nothing is masked.
+A name with a plus is a backbone and a head. The baseline of a segmenter, 150 classes, is Hugging Face's SegFormer-B0:
+``infer`` ends with logits at stride 4; ``train`` has the loss at full resolution, and batch norms in training mode. The
+baseline of a detector, 80 classes, is torchvision's: ``infer`` ends with at most 100 detections and their masks, not
+pasted into the image; ``train`` has 10 objects per image. Images are not padded, so nothing is masked.
 """
 
 import argparse
@@ -34,7 +33,7 @@ FRAMEWORKS = ("jax", "torch")
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Answer each line of standard input with one line: facts about the case first, then the seconds of each step."""
+    """Print facts about the case, then answer each line of standard input with the seconds of each step, as JSON."""
     # Each environment has one of the two frameworks.
     if arguments.worker == "jax":
         from experiments.speed.jax_steps import jax_step as make_step
@@ -45,7 +44,7 @@ def work(arguments: argparse.Namespace) -> None:
         step()
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
-        step()  # What an idle process has lost meanwhile, caches and pages of memory, is no cost of a step.
+        step()  # Untimed: an idle process has lost caches and memory pages, which is no cost of a step.
         seconds = []
         for _ in range(arguments.steps):
             start = time.perf_counter()
@@ -56,7 +55,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace, model: str, mode: str) -> dict[str, Any]:
-    """Results of one model and mode, by framework: times, images a second, facts."""
+    """Results of one model and mode, by framework: times, images per second, facts."""
     flags = [f"--{name}={getattr(arguments, name)}" for name in ("batch_size", "steps", "warmup")]
     flags += [f"--image_size={'x'.join(map(str, arguments.image_size))}", f"--model={model}", f"--mode={mode}"]
     workers, results = {}, {}
@@ -85,7 +84,7 @@ def compare(arguments: argparse.Namespace, model: str, mode: str) -> dict[str, A
 
 
 def read(worker: subprocess.Popen) -> dict[str, Any]:
-    """One answer of a worker; a worker that died has written why on standard error."""
+    """One answer of a worker; a worker that died has explained itself on standard error."""
     assert worker.stdout is not None
     line = worker.stdout.readline()
     if not line:
@@ -109,7 +108,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jax_python", default=sys.executable, help="interpreter of the environment with jax")
-    parser.add_argument("--torch_python", default=sys.executable, help="interpreter with torch and the peer's library")
+    parser.add_argument(
+        "--torch_python", default=sys.executable, help="interpreter with torch and the baseline's library"
+    )
     parser.add_argument(
         "--models",
         nargs="+",
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--image_size", type=image_size, default=(224, 224), metavar="HxW")
     parser.add_argument("--rounds", type=int, default=10, help="turns of each framework")
-    parser.add_argument("--steps", type=int, default=2, help="timed steps a turn, after one that is not")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps per turn, after an untimed one")
     parser.add_argument("--warmup", type=int, default=3, help="steps before the first turn")
     parser.add_argument("--json", type=Path, help="also write all times to this file")
     for name, choices in {"worker": FRAMEWORKS, "model": None, "mode": ("infer", "train")}.items():
@@ -130,7 +131,7 @@ def main() -> None:
         return work(arguments)
     classifiers = [model for model in arguments.models if model in CLASSIFIERS]
     if classifiers and len(set(arguments.image_size)) > 1:
-        parser.error(f"Hugging Face's {classifiers[0]} takes square images alone: give --image_size as 224")
+        parser.error(f"Hugging Face's {classifiers[0]} takes only square images: give --image_size as 224")
 
     print("| model | mode | images/s | PyTorch | ratio | ratio of best | compile, s | peak GiB | PyTorch |")
     print("|---|---|---|---|---|---|---|---|---|")

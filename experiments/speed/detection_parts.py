@@ -1,21 +1,21 @@
-"""Times each part of RetinaNet's prediction, from image to boxes, on the device that jax finds.
+"""Times each part of RetinaNet inference, from image to boxes, on jax's default device.
 
     python experiments/speed/detection_parts.py --models pvt_tiny pvt_small resnet50 \\
         --image_sizes 800x1344 640x1088 --rounds 5 --json results.json
 
-Prints a markdown table. The parts are programs of their own: backbone, feature pyramid (FPN), heads (the towers of
-convolutions up to class scores and box deltas), and decoding with non-maximum suppression (NMS); "whole" is one program
-of all. Images fill the batch, so nothing is masked. Weights are random and made once; models and sizes take turns.
+Prints a markdown table. Each part is its own program: backbone, feature pyramid (FPN), heads (the towers of
+convolutions up to logits and box deltas), and decoding with non-maximum suppression (NMS); "whole" is one program for
+everything. Images are not padded, so nothing is masked. Weights are random; models and sizes take turns.
 
-What decoding costs depends on the scores, of which random weights say nothing. So it runs on three inputs:
+The cost of decoding depends on the scores, which random weights do not determine. So it runs on three inputs:
 
-  none:    classifier as initialised, every score near 0.01: nothing enters suppression.
-  all:     its bias 0, every score near 0.5: the most pairs that each level may hand on do enter. Their boxes are
-           nearly the anchors and their classes any, so the most detections are soon found, and suppression ends.
-  objects: every anchor tells the box and class of one of 20 objects: as many pairs enter, but all fall to those of 20
-           boxes, so suppression has to go through all of them. Its worst case.
+  none:    the classifier as initialised, all scores near 0.01: nothing enters NMS.
+  all:     its bias at 0, all scores near 0.5: the most pairs that each level may pass on enter. Boxes are nearly the
+           anchors and classes arbitrary, so NMS soon has the largest number of detections and stops.
+  objects: every anchor predicts the box and class of one of 20 objects: as many pairs enter, but all except 20 are
+           suppressed, so NMS has to visit all of them. This is its worst case.
 
-The sum and the whole are those of "all".
+"sum" and "whole" are those of "all".
 """
 
 import argparse
@@ -50,25 +50,25 @@ PARTS = (*SUMMED[:-1], *(f"decoding, {name}" for name in INPUTS), "whole")
 
 
 def random_variables(model: Any) -> Any:
-    """Weights as at the start of training. They do not depend on the size of images."""
+    """Variables as at the start of training; they do not depend on the image size."""
     init = jax.jit(model.init, compiler_options=compiler_options("init"))
     return init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 
 
 def with_bias(variables: Any, bias: float) -> Any:
-    """``variables`` with this bias of the classifier for every class."""
+    """``variables`` with the classifier's bias set to ``bias`` for every class."""
     head = variables["params"]["head"]
     classifier = {**head["classifier"], "bias": jnp.full_like(head["classifier"]["bias"], bias)}
     return {**variables, "params": {**variables["params"], "head": {**head, "classifier": classifier}}}
 
 
 def of_part(variables: Any, name: str) -> Any:
-    """The variables of a module of the model; not all have batch statistics."""
+    """The variables of one module of the model; not all have batch norm statistics."""
     return {collection: tree[name] for collection, tree in variables.items() if name in tree}
 
 
 def decode(head: Any, levels: list[Any], sizes: jax.Array) -> dict[str, jax.Array]:
-    """What ``head.detect`` makes of the class scores and deltas of each level."""
+    """``head.detect``, given the logits and deltas of each level."""
 
     def given(method: Callable, arguments: Any, keywords: Any, context: Any) -> Any:
         return levels if context.method_name == "_levels" else method(*arguments, **keywords)
@@ -77,35 +77,35 @@ def decode(head: Any, levels: list[Any], sizes: jax.Array) -> dict[str, jax.Arra
         return head.apply({}, {}, sizes, method="detect")
 
 
-def telling_objects(levels: list[Any], image_size: tuple[int, int]) -> list[Any]:
-    """``levels`` whose anchors in turn tell one of ``OBJECTS`` boxes, each of a class of its own, surely."""
+def predicting_objects(levels: list[Any], image_size: tuple[int, int]) -> list[Any]:
+    """``levels`` whose anchors in turn predict one of ``OBJECTS`` boxes, each of its own class, with high scores."""
     height, width = image_size
     keys = jax.random.split(jax.random.key(1))
     corners = jax.random.uniform(keys[0], (OBJECTS, 2)) * jnp.array([width, height]) * 0.75
     sides = jax.random.uniform(keys[1], (OBJECTS, 2), minval=0.1, maxval=0.25) * jnp.array([width, height])
     boxes = jnp.concatenate([corners, corners + sides], axis=1)
-    told = []
+    predicted = []
     for level in levels:
         number = jnp.arange(len(level.anchors)) % OBJECTS
         own = number[:, None] == jnp.arange(level.logits.shape[-1])
         deltas = jnp.broadcast_to(encode_deltas(level.anchors, boxes[number]), level.deltas.shape)
-        told.append(level._replace(logits=jnp.where(own, level.logits + 3.0, -10.0), deltas=deltas))
-    return told
+        predicted.append(level._replace(logits=jnp.where(own, level.logits + 3.0, -10.0), deltas=deltas))
+    return predicted
 
 
 def candidates(head: Any, levels: list[Any]) -> int:
-    """Pairs of anchor and class of the first image that enter suppression."""
+    """Number of pairs of anchor and class of the first image that enter NMS."""
     passing = [int((jax.nn.sigmoid(level.logits[0]) > head.score_threshold).sum()) for level in levels]
     return sum(min(count, head.pre_nms) for count in passing)
 
 
 class Case:
-    """A model at an image size: every part compiled, and the inputs on which it runs.
+    """A model at an image size: every part compiled, with its inputs.
 
     Attributes:
-      calls: part → a call that runs it once and waits; it returns what the part gives.
-      facts: what is known before it is timed.
-      seconds: part → of each timed call.
+      calls: part → a function that runs it once and returns its outputs.
+      facts: known before timing.
+      seconds: part → seconds of each timed call.
     """
 
     def __init__(self, name: str, model: Any, variables: Any, image_size: tuple[int, int], batch_size: int):
@@ -126,7 +126,7 @@ class Case:
         inputs = {
             "none": [level._replace(logits=level.logits + rare) for level in levels],
             "all": levels,
-            "objects": telling_objects(levels, image_size),
+            "objects": predicting_objects(levels, image_size),
         }
         program = self._compiled("decoding", partial(decode, model.head), levels, sizes)
         found = {}
@@ -147,7 +147,7 @@ class Case:
         }
 
     def turn(self, steps: int) -> None:
-        """Time every part; the first call of each is not counted, for what others have pushed out of caches."""
+        """Time every part, after an untimed call of each to refill the caches."""
         for part in PARTS:
             jax.block_until_ready(self.calls[part]())
             for _ in range(steps):
@@ -167,7 +167,7 @@ class Case:
 
 
 def results(case: Case) -> dict[str, Any]:
-    """Facts, all times, and the medians in seconds a batch."""
+    """Facts, all times, and medians in seconds per batch."""
     medians = {part: statistics.median(values) for part, values in case.seconds.items()}
     medians["sum"] = sum(medians[part] for part in SUMMED)
     rate = case.facts["batch_size"] / medians["whole"]
@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each model at each size")
-    parser.add_argument("--steps", type=int, default=1, help="timed calls of each part a turn, after one that is not")
+    parser.add_argument("--steps", type=int, default=1, help="timed calls of each part per turn, after an untimed one")
     parser.add_argument("--json", type=Path, help="also write all times to this file")
     flags = parser.parse_args(arguments)
     cases = []
@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     for result in measured:
         entered = (f"{name} {result['candidates'][name]} → {result['detections'][name]}" for name in INPUTS)
         size = "×".join(map(str, result["image_size"]))
-        print(f"\n{result['model']}, {size}: pairs into suppression → detections: {', '.join(entered)}")
+        print(f"\n{result['model']}, {size}: pairs into NMS → detections: {', '.join(entered)}")
     machine = (
         f"{jax.devices()[0].device_kind} ({jax.default_backend()}), {os.cpu_count()} CPU cores, {platform.platform()}; "
         f"jax {jax.__version__}, flax {flax.__version__}; {flags.dtype}, batch {flags.batch_size}"

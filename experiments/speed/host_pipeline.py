@@ -28,7 +28,7 @@ POLICY = "rand-m9-mstd0.5-inc1"
 
 
 def read_photographs(path: Path, limit: int) -> list[tuple[str, bytes]]:
-    """(name, bytes of the file) of the first images of a tar file or folder. Raises UserError if there are none."""
+    """(name, file contents) of the first images of a tar file or folder. Raises UserError if there are none."""
     photographs: list[tuple[str, bytes]] = []
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
@@ -40,12 +40,12 @@ def read_photographs(path: Path, limit: int) -> list[tuple[str, bytes]]:
                 if content is not None and len(photographs) < limit:
                     photographs.append((member.name, content.read()))
     if not photographs:
-        raise UserError(f"{path}: no images there; give a tar file or a folder that holds some")
+        raise UserError(f"{path}: no images found; give a tar file or folder of images")
     return photographs
 
 
 def stages(image_size: tuple[int, int]) -> dict[str, Callable[[bytes, str, np.random.Generator], object]]:
-    """What is timed: name → function of a file's bytes, its name and a generator."""
+    """The timed stages: name → function of a file's contents, its name and a generator."""
     crop = TrainTransform(image_size)
     augment = TrainTransform(image_size, policy=POLICY)
     evaluate = EvalTransform(image_size)
@@ -58,7 +58,7 @@ def stages(image_size: tuple[int, int]) -> dict[str, Callable[[bytes, str, np.ra
 
 
 def measure(photographs: list[tuple[str, bytes]], image_size: tuple[int, int], rounds: int) -> dict[str, list[float]]:
-    """Seconds of processor time per image, one value per round, by stage. Every round draws the same crops."""
+    """CPU seconds per image, one value per round, by stage. Every round draws the same crops."""
     limit_threads()
     seconds: dict[str, list[float]] = {name: [] for name in stages(image_size)}
     for _ in range(rounds):
@@ -77,7 +77,7 @@ def main() -> int:
     parser.add_argument("photographs", type=Path, help="tar file or folder")
     parser.add_argument("--image_size", type=int, nargs=2, default=(224, 224), metavar=("H", "W"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--limit", type=int, default=1000, help="use so many images at most")
+    parser.add_argument("--limit", type=int, default=1000, help="largest number of images to use")
     arguments = parser.parse_args()
     try:
         photographs = read_photographs(arguments.photographs, arguments.limit)

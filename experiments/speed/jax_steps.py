@@ -17,7 +17,7 @@ from pvt_jax.tasks.segmentation.loss import segmentation_cross_entropy
 
 
 def jax_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """A call that runs one step here and waits for it; and facts about the model and its compilation."""
+    """A function that runs one step and waits for it, and facts about the model and its compilation."""
     model, targets = model_and_targets(arguments)
     images = jax.random.normal(jax.random.key(0), (arguments.batch_size, *arguments.image_size, 3))
     init = jax.jit(model.init, compiler_options=compiler_options("init"))
@@ -56,7 +56,7 @@ def jax_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str
 
 
 def model_and_targets(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """The model, without dropout and drop-path, and what its batch is trained on."""
+    """The model, without dropout and stochastic depth, and the targets of its batch."""
     name, _, head = arguments.model.partition("+")
     (height, width), batch, key = arguments.image_size, arguments.batch_size, jax.random.key(1)
     if arguments.model in SEGMENTERS:
@@ -65,7 +65,7 @@ def model_and_targets(arguments: argparse.Namespace) -> tuple[Any, Any]:
     if arguments.model not in DETECTORS:
         labels = jax.random.randint(key, (batch,), 0, IMAGE_CLASSES)
         return create_model(name, image_size=arguments.image_size, num_classes=IMAGE_CLASSES), labels
-    # Objects of a tenth to a third of the image's sides, as the peer's.
+    # Objects of a tenth to a third of the image's sides, as for the baseline.
     corner, side, label = jax.random.split(key, 3)
     scale = jnp.array([width, height], jnp.float32)
     corners = jax.random.uniform(corner, (batch, OBJECTS, 2), maxval=0.6) * scale
@@ -80,7 +80,7 @@ def model_and_targets(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def loss_of(name: str, model: Any, variables: Any, images: jax.Array, targets: Any) -> tuple[jax.Array, Any]:
-    """(loss, collections that a training step changes) of a batch."""
+    """(loss, collections that training updates) of a batch."""
     rngs = {"dropout": jax.random.key(3), "sample": jax.random.key(4)}
     options: Any = {"mutable": ["batch_stats"], "rngs": rngs}
     if name in DETECTORS:

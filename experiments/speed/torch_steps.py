@@ -1,4 +1,4 @@
-"""One step of a model's peer in eager PyTorch, of Hugging Face or torchvision, for ``compare_pytorch.py``."""
+"""One step of a model's baseline in eager PyTorch, Hugging Face's or torchvision's, for ``compare_pytorch.py``."""
 
 import argparse
 import time
@@ -19,7 +19,7 @@ from experiments.speed.cases import (
 
 
 def torch_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """As ``jax_step``, for the peer; AdamW in the form that is fastest on this machine."""
+    """As ``jax_step``, for the baseline; with the fastest AdamW implementation on this machine."""
     make = detector if arguments.model in DETECTORS else transformer
     model, predict, loss, version = make(arguments)
     facts = {
@@ -62,7 +62,7 @@ def torch_step(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[s
 
 
 def transformer(arguments: argparse.Namespace) -> tuple[Any, Callable[[], Any], Callable[[], Any], str]:
-    """Hugging Face's model, a call that predicts a batch, one that gives its loss, and the version of the library."""
+    """Hugging Face's model, functions that predict a batch and compute its loss, and the library's version."""
     import transformers  # pyright: ignore[reportMissingImports]
 
     model = peer(transformers, arguments.model, arguments.image_size[0])
@@ -77,9 +77,9 @@ def transformer(arguments: argparse.Namespace) -> tuple[Any, Callable[[], Any], 
 
 
 def peer(transformers: Any, name: str, image_size: int) -> Any:
-    """Hugging Face's model of this name, or SegFormer-B0 for a segmenter; random weights, nothing dropped.
+    """Hugging Face's model of this name, or SegFormer-B0 for a segmenter; random weights, no dropout.
 
-    The reference's epsilon is 1e-6 in blocks, 1e-5 after embeddings; one value here, which time does not feel.
+    The reference's epsilon is 1e-6 in blocks and 1e-5 after embeddings; here it is one value, at no effect on time.
     """
     if name in SEGMENTERS:
         dropped = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "drop_path_rate")
@@ -107,7 +107,7 @@ def peer(transformers: Any, name: str, image_size: int) -> Any:
 
 
 def detector(arguments: argparse.Namespace) -> tuple[Any, Callable[[], Any], Callable[[], Any], str]:
-    """As ``transformer``, for torchvision's detector of that name, with the settings of ours."""
+    """As ``transformer``, for torchvision's detector of this name, with our settings."""
     import torchvision  # pyright: ignore[reportMissingImports]
     from torchvision.models import detection  # pyright: ignore[reportMissingImports]
 
@@ -147,7 +147,7 @@ def detector(arguments: argparse.Namespace) -> tuple[Any, Callable[[], Any], Cal
 
 
 def as_given(detection: Any) -> Any:
-    """In place of torchvision's transform: no normalisation, no resizing, and masks are not pasted into the image."""
+    """Replaces torchvision's transform: no normalisation, no resizing, no pasting of masks."""
 
     class AsGiven(torch.nn.Module):
         def forward(self, images: list[Any], targets: Any) -> tuple[Any, Any]:

@@ -82,7 +82,7 @@ def overlay_attention(
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise UserError(f"the picture must be uint8 [height, width, 3], but is {picture.dtype} {list(picture.shape)}")
     if weights.ndim != 2 or not weights.size:
-        raise UserError(f"the weights must be [rows, columns], as of attention_of_query, but are {list(weights.shape)}")
+        raise UserError(f"the weights must be [rows, columns], from attention_of_query, but are {list(weights.shape)}")
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise UserError("the weights must be finite and at least 0: give those of attention_of_query")
     if not 0 <= opacity <= 1:

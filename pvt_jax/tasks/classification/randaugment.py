@@ -181,9 +181,9 @@ class RandAugment:
         checks = (
             (self.num_ops >= 1, "num_ops must be 1 or more", self.num_ops),
             (0 <= self.magnitude <= MAX_MAGNITUDE, "the magnitude must be in 0..10", self.magnitude),
-            (self.magnitude_std >= 0, "the magnitude's deviation must be 0 or more", self.magnitude_std),
+            (self.magnitude_std >= 0, "magnitude_std must be 0 or more", self.magnitude_std),
             (0 <= self.probability <= 1, "the probability must be in 0..1", self.probability),
-            (self.interpolation in INTERPOLATIONS, f"choose of {sorted(INTERPOLATIONS)}", self.interpolation),
+            (self.interpolation in INTERPOLATIONS, f"choose one of {sorted(INTERPOLATIONS)}", self.interpolation),
         )
         for holds, rule, value in checks:
             if not holds:
@@ -210,7 +210,7 @@ class RandAugment:
             seen.add(key)
             values[key] = float(match[2])
         if kind != "rand" or values["n"] % 1 or values["inc"] not in (0, 1):
-            raise UserError(f'policy {policy!r} must start with "rand", have a whole n, and inc 0 or 1')
+            raise UserError(f'policy {policy!r} must start with "rand", have an integer n, and inc 0 or 1')
         return cls(
             num_ops=int(values["n"]),
             magnitude=values["m"],

@@ -81,7 +81,7 @@ class TrainTransform:
             raise UserError(f'pad is {self.pad}, crop {self.crop!r}: crop="padded" needs pad >= 1, no other reads it')
         if not (0 < self.crop_scale[0] <= self.crop_scale[1] <= 1 and 0 < self.crop_ratio[0] <= self.crop_ratio[1]):
             raise UserError(
-                f"crop_scale {self.crop_scale} must rise within 0..1, crop_ratio {self.crop_ratio} be positive and rise"
+                f"crop_scale {self.crop_scale} must be a range in 0..1, crop_ratio {self.crop_ratio} a range above 0"
             )
         if not 0 <= self.flip_probability <= 1:
             raise UserError(f"flip_probability must be in 0..1, not {self.flip_probability}")

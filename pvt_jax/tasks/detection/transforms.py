@@ -74,7 +74,7 @@ class DetectionTrainTransform:
         if not self.crop_short_sides or min(self.crop_short_sides) < 1:
             raise UserError(f"crop_short_sides must be sides of 1 or more, not {self.crop_short_sides}")
         if len(self.crop_range) != 2 or not 1 <= self.crop_range[0] <= self.crop_range[1]:
-            raise UserError(f"crop_range must be two sides of 1 or more that rise, not {self.crop_range}")
+            raise UserError(f"crop_range must be (smallest, largest) sides of 1 or more, not {self.crop_range}")
         if self.mask_side < 0:
             raise UserError(f"mask_side must be 0 or more, not {self.mask_side}")
 
@@ -167,7 +167,7 @@ class DetectionEvalTransform:
     def __post_init__(self) -> None:
         if not 1 <= self.short_side <= self.long_side:
             raise UserError(
-                f"short_side and long_side must be 1 or more and rise, not {self.short_side} and {self.long_side}"
+                f"short_side must be at least 1 and at most long_side, not {self.short_side} and {self.long_side}"
             )
 
     def size(self, height: int, width: int) -> tuple[int, int]:

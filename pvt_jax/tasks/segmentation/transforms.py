@@ -76,7 +76,7 @@ class SegmentationTrainTransform:
             raise UserError(f"crop_size must be two sides (h, w) of 1 or more, not {self.crop_size}")
         _check_scale(self.scale)
         if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
-            raise UserError(f"scale_range must be two ratios above 0 that rise, not {self.scale_range}")
+            raise UserError(f"scale_range must be (smallest, largest) ratios above 0, not {self.scale_range}")
         if not 0 < self.largest_share <= 1:
             raise UserError(f"largest_share must be above 0 and at most 1, not {self.largest_share}")
         if not 0 <= self.flip_probability <= 1:

@@ -481,8 +481,8 @@ def test_evaluation_resizes_only():
         ({"flip_probability": 1.5}, "flip_probability must be in 0..1, not 1.5"),
         ({"crop_probability": -0.1}, "crop_probability must be in 0..1, not -0.1"),
         ({"crop_short_sides": ()}, "crop_short_sides must be sides of 1 or more, not ()"),
-        ({"crop_range": (600, 384)}, "crop_range must be two sides of 1 or more that rise, not (600, 384)"),
-        ({"crop_range": (0, 384)}, "crop_range must be two sides of 1 or more that rise, not (0, 384)"),
+        ({"crop_range": (600, 384)}, "crop_range must be (smallest, largest) sides of 1 or more, not (600, 384)"),
+        ({"crop_range": (0, 384)}, "crop_range must be (smallest, largest) sides of 1 or more, not (0, 384)"),
         ({"mask_side": -1}, "mask_side must be 0 or more, not -1"),
     ],
 )
@@ -498,7 +498,7 @@ def test_what_is_no_image_and_missing_masks_are_refused():
         DetectionEvalTransform(4, 4)(np.zeros((4, 4), np.uint8))
     with pytest.raises(UserError, match="mask_side is 7, but there are no masks: give decode_masks, or set it to 0"):
         DetectionTrainTransform(mask_side=7)(picture(), objects_of([]), (60, 83), 60, 83, 1, np.random.default_rng(0))
-    with pytest.raises(UserError, match="short_side and long_side must be 1 or more and rise, not 800 and 640"):
+    with pytest.raises(UserError, match="short_side must be at least 1 and at most long_side, not 800 and 640"):
         DetectionEvalTransform(800, 640)
 
 
