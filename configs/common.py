@@ -1,8 +1,14 @@
 """What several configs share. A config names what its experiment chooses; pvt_jax/config_keys.py has all keys."""
 
+import os
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 from pvt_jax.errors import UserError
+
+MODEL = "a model: give one of docs/models.md"
+FOLDER = "the folder of your images"
 
 
 def no_argument(path: str, arg: str) -> None:
@@ -64,15 +70,39 @@ def imagenet(model: str, drop_path_rate: float, clip_norm: float) -> ConfigDict:
     )
 
 
-def model_and_variant(path: str, arg: str, example: str, variants: tuple[str, ...]) -> tuple[str, str]:
-    """(model, variant or "") of an argument ``MODEL`` or ``MODEL,VARIANT``; raises if it is neither."""
-    model, _, variant = arg.partition(",")
-    if not model:
-        raise UserError(f"{path} needs a model: give one of docs/models.md, as --config {path}:{example}")
-    if variant and variant not in variants:
-        allowed = f"after the model may stand {', '.join(variants)}" if variants else "give the model alone"
-        raise UserError(f"{path} knows no {variant!r}: {allowed}, as --config {path}:{example}")
-    return model, variant
+def parse_argument(
+    path: str, arg: str, needs: str, example: str, known: Callable[[str], bool] = lambda word: False, words: str = ""
+) -> tuple[str, list[str]]:
+    """Splits a config's argument, "FIRST" or "FIRST,WORD" …, at its commas; a folder's name may have commas, too.
+
+    Args:
+        path: of the config.
+        arg: its argument.
+        needs: what comes first, ``MODEL`` or ``FOLDER``.
+        example: an argument.
+        known: whether a word may follow.
+        words: those that may, for the message.
+
+    Returns:
+        What comes first, and the words: one at most after a folder. A folder that does not exist is returned whole, as
+        whoever reads it has more to say.
+
+    Raises:
+        UserError: nothing comes first, or what follows it is not known.
+    """
+    is_folder = needs == FOLDER
+    first, comma, rest = arg.rpartition(",") if is_folder else arg.partition(",")
+    if not comma or (is_folder and os.path.isdir(os.path.expanduser(arg))):
+        first, rest = arg, ""
+    following = [word.strip() for word in rest.split(",")] if rest else []
+    if not first:
+        raise UserError(f"{path} needs {needs}, as --config {path}:{example}")
+    if wrong := [word for word in following if not known(word)]:
+        if is_folder and not os.path.isdir(os.path.expanduser(first)):
+            return arg, []
+        allowed = f"after {first} may stand {words}, or nothing" if words else f"give {first} alone"
+        raise UserError(f"{path} knows no {','.join(wrong)!r}: {allowed}, as --config {path}:{example}")
+    return first, following
 
 
 def ade20k(model: str, head: str, side: int = 512) -> ConfigDict:
@@ -120,15 +150,12 @@ def coco(path: str, arg: str, head: str, example: str, *, learning_rate: float) 
     ``1x`` is 12 epochs at a shorter side of 800 pixels, or ``640``. ``3x`` is that of PVT v2: 36 epochs of sides drawn
     from 480 to 800, half of the images cropped first, at a learning rate of 1e-4 with a stronger decay.
     """
-    model, *variants = arg.split(",")
-    known = {"1x", "3x", "640", "800"}
-    if not model:
-        raise UserError(f"{path} needs a model: give one of docs/models.md, as --config {path}:{example}")
-    wrong = [name for name in variants if name not in known]
-    if wrong or {"1x", "3x"} <= {*variants} or {"640", "800"} <= {*variants} or {"3x", "640"} <= {*variants}:
+    words = "1x or 3x, and with 1x 640 or 800"
+    model, variants = parse_argument(path, arg, MODEL, example, ("1x", "3x", "640", "800").__contains__, words)
+    if any(both <= {*variants} for both in ({"1x", "3x"}, {"640", "800"}, {"3x", "640"})):
         raise UserError(
-            f"{path} knows no {','.join(variants)!r}: after the model may stand 1x or 3x, and with 1x 640 or 800, as "
-            f"--config {path}:{example},1x,640"
+            f"{path} knows no {','.join(variants)!r}: after {model} may stand {words}, as --config "
+            f"{path}:{example},1x,640"
         )
     long_run, side = "3x" in variants, 640 if "640" in variants else 800
     epochs, drops = (36.0, (27, 33)) if long_run else (12.0, (8, 11))

@@ -14,18 +14,18 @@ Metric: AP on the validation images. Time: not measured; shorter sides are 640 p
 
 from ml_collections import ConfigDict
 
-from pvt_jax.data.formats.detection_folder import inspect_folder, split_head
+from configs.common import FOLDER, parse_argument
+from pvt_jax.data.formats import OBJECTS
+from pvt_jax.data.formats.recognise import recognise_folder
 from pvt_jax.data.options import DetectionOptions
-from pvt_jax.errors import UserError
 
 _HEADS = ("retinanet", "mask_rcnn", "faster_rcnn")
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment; ``arg`` is the folder, and the head if it is another than RetinaNet."""
-    folder, head = split_head(arg, _HEADS)
-    if not folder:
-        raise UserError("give the folder of your images: --config configs/detection_folder.py:FOLDER")
+    path, words = "configs/detection_folder.py", ", ".join(_HEADS)
+    folder, heads = parse_argument(path, arg, FOLDER, "FOLDER", _HEADS.__contains__, words)
     return ConfigDict(
         {
             "task": "detection",
@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 "image_size": 224,
                 "drop_path_rate": 0.1,
             },
-            "head": {"name": head},
+            "head": {"name": heads[0] if heads else _HEADS[0]},
             "data": {"source": "", "root": folder},  # Its format is found.
             "detection": {"short_sides": (480, 544, 608, 640), "long_side": 1066, "test_short_side": 640},
             "optimizer": {
@@ -68,6 +68,6 @@ def complete(config: ConfigDict) -> None:
         annotations=detection.annotations,
         image_folder=detection.image_folder,
     )
-    source, class_names = inspect_folder(config.data.root, config.data.source, config.data.train_split, options)
-    config.data.source = source
+    data = config.data
+    data.source, class_names = recognise_folder(OBJECTS, data.root, data.source, data.train_split, options)
     config.model.num_classes = config.model.num_classes or len(class_names)

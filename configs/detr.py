@@ -11,13 +11,13 @@ Metric: AP on val2017. Published: PVT-Small 34.7. Not trained to the end here ye
 
 from ml_collections import ConfigDict
 
-from configs.common import coco, model_and_variant
+from configs.common import MODEL, coco, parse_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment."""
     path = "configs/detr.py"
-    model, _ = model_and_variant(path, arg, "pvt_small", ())
+    model, _ = parse_argument(path, arg, MODEL, "pvt_small")
     config = coco(path, model, "detr", "pvt_small", learning_rate=1e-4)
     config.epochs = 50.0
     config.detection.short_sides = tuple(range(640, 801, 32))

@@ -14,7 +14,7 @@ on two CPU cores.
 
 from ml_collections import ConfigDict
 
-from pvt_jax.errors import UserError
+from configs.common import one_of
 
 # Heads that are as narrow as the backbone, and that look at few proposals or queries: a scene has five objects at most.
 _PYRAMID = {"channels": 64, "neck_channels": 64}
@@ -46,9 +46,7 @@ _HEADS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment."""
-    head = arg or "retinanet"
-    if head not in _HEADS:
-        raise UserError(f"configs/digits_detection.py knows no {arg!r}: give one of {', '.join(_HEADS)}")
+    head = one_of("configs/digits_detection.py", arg or "retinanet", _HEADS)
     # Scenes of 128² are seen at 96², for speed. DETR reads the coarsest map alone.
     side = 128 if head == "detr" else 96
     return ConfigDict(

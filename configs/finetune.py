@@ -3,7 +3,7 @@
 python -m pvt_jax.main --config configs/finetune.py:FOLDER --config.init.checkpoint=WEIGHTS --workdir runs/mine
 
 WEIGHTS is whatever init.checkpoint takes: .pth, .safetensors, a workdir, a name of known weights. They must be of the
-model in the config, PVT v2-B0; for others add --config.model.name=pvt_tiny and so on. The classifier starts anew.
+model in the config, PVT v2-B0; for others add --config.model.name=pvt_tiny and so on. The classifier is new.
 Metric: top1 on val. Time: not measured by this project yet.
 
 The learning rate is that of DeiT (arXiv 2012.12877), 5e-4 · batch / 512, with a tenth of its epochs and mild
@@ -12,14 +12,13 @@ augmentation. optimizer.layer_decay 0.9 suits all depths, and 0.75 the networks 
 
 from ml_collections import ConfigDict
 
+from configs.common import FOLDER, parse_argument
 from pvt_jax.data.formats.folder import list_classes
-from pvt_jax.errors import UserError
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment; ``arg`` is the folder."""
-    if not arg:
-        raise UserError("give the folder of your images: --config configs/finetune.py:FOLDER")
+    folder, _ = parse_argument("configs/finetune.py", arg, FOLDER, "FOLDER")
     return ConfigDict(
         {
             "batch_size": 64,
@@ -27,11 +26,11 @@ def get_config(arg: str = "") -> ConfigDict:
             "log_every_steps": 10,
             "model": {
                 "name": "pvt_v2_b0",
-                "num_classes": len(list_classes(arg)),
+                "num_classes": len(list_classes(folder)),
                 "image_size": 224,
                 "drop_path_rate": 0.1,
             },
-            "data": {"source": "folder", "root": arg},
+            "data": {"source": "folder", "root": folder},
             # The pre-training has seen small crops; here most of the object should be in sight.
             "transform": {"crop_scale": (0.35, 1.0)},
             "batch_transform": {"label_smoothing": 0.1},

@@ -8,21 +8,19 @@ time is that of the model, see experiments/speed. Another size of model: --confi
 
 from ml_collections import ConfigDict
 
-from configs.common import strong_augmentation
+from configs.common import FOLDER, parse_argument, strong_augmentation
 from pvt_jax.data.formats.folder import list_classes
-from pvt_jax.errors import UserError
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment; ``arg`` is the folder."""
-    if not arg:
-        raise UserError("give the folder of your images: --config configs/folder.py:FOLDER")
+    folder, _ = parse_argument("configs/folder.py", arg, FOLDER, "FOLDER")
     return ConfigDict(
         {
             "batch_size": 128,
             "epochs": 100.0,
-            "model": {"name": "pvt_tiny", "num_classes": len(list_classes(arg)), "image_size": 224},
-            "data": {"source": "folder", "root": arg},
+            "model": {"name": "pvt_tiny", "num_classes": len(list_classes(folder)), "image_size": 224},
+            "data": {"source": "folder", "root": folder},
             **strong_augmentation(),
             "optimizer": {"clip_norm": 1.0},
         }

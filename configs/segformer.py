@@ -13,15 +13,16 @@ Metric: miou on the validation images. Published for ADE20K, one scale: B0 38.1,
 
 from ml_collections import ConfigDict
 
-from configs.common import ade20k, model_and_variant
+from configs.common import MODEL, ade20k, parse_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment."""
-    model, variant = model_and_variant("configs/segformer.py", arg, "mit_b0", ("cityscapes",))
+    path, variant = "configs/segformer.py", "cityscapes"
+    model, words = parse_argument(path, arg, MODEL, "mit_b0", variant.__eq__, variant)
     config = ade20k(model, "segformer", side=640 if model == "mit_b5" else 512)
     config.batch_size, config.steps = 16, 160_000
-    if variant == "cityscapes":
+    if words:
         config.batch_size = 8
         config.model.num_classes = 19
         config.data.source = "cityscapes"

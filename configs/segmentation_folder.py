@@ -13,22 +13,23 @@ Metric: miou on the validation images. Time: not measured; images are trained on
 
 from ml_collections import ConfigDict
 
-from pvt_jax.data.formats.class_names import names_file, read_names, split_count
+from configs.common import FOLDER, parse_argument
+from pvt_jax.data.formats.class_names import names_file, read_names
 from pvt_jax.errors import UserError
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment; ``arg`` is the folder, and the number of classes if no file in it has their names."""
-    folder, num_classes = split_count(arg)
-    if not folder:
-        raise UserError("give the folder of your images: --config configs/segmentation_folder.py:FOLDER")
-    if num_classes is None:
-        path = names_file(folder)
-        num_classes = len(read_names(path)) if path else None
-    if num_classes is None:
+    path, words = "configs/segmentation_folder.py", "the number of classes"
+    folder, count = parse_argument(path, arg, FOLDER, "FOLDER", str.isdecimal, words)
+    if count:
+        num_classes = int(count[0])
+    elif names := names_file(folder):
+        num_classes = len(read_names(names))
+    else:
         raise UserError(
             f"no classes.txt in {folder}: write one, with the name of a class on each line in the order of their "
-            f"numbers, or give their number, as --config configs/segmentation_folder.py:{folder},11"
+            f"numbers, or give their number, as --config {path}:{folder},11"
         )
     return ConfigDict(
         {

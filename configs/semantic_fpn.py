@@ -13,14 +13,15 @@ yet, and its time not measured.
 
 from ml_collections import ConfigDict
 
-from configs.common import ade20k, model_and_variant
+from configs.common import MODEL, ade20k, parse_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment."""
-    model, variant = model_and_variant("configs/semantic_fpn.py", arg, "pvt_small", ("paper",))
+    path, variant = "configs/semantic_fpn.py", "paper"
+    model, words = parse_argument(path, arg, MODEL, "pvt_small", variant.__eq__, variant)
     config = ade20k(model, "semantic_fpn")
-    config.batch_size, config.steps = (16, 80_000) if variant == "paper" else (32, 40_000)
+    config.batch_size, config.steps = (16, 80_000) if words else (32, 40_000)
     config.optimizer = {
         "learning_rate": 2e-4,
         "base_batch_size": config.batch_size,

@@ -11,12 +11,12 @@ to the end here yet, and its time not measured.
 
 from ml_collections import ConfigDict
 
-from configs.common import ade20k, model_and_variant
+from configs.common import MODEL, ade20k, parse_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment."""
-    model, _ = model_and_variant("configs/trans2seg.py", arg, "pvt_small", ())
+    model, _ = parse_argument("configs/trans2seg.py", arg, MODEL, "pvt_small")
     config = ade20k(model, "trans2seg")
     # The papers do not say how it was trained on ADE20K; this is the recipe of PVT's Semantic FPN in the paper.
     config.batch_size, config.steps = 16, 80_000

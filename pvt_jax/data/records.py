@@ -6,12 +6,14 @@ the data is from.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
-from pvt_jax.data.labels import LabelEncoding
 from pvt_jax.data.objects import Objects
+
+if TYPE_CHECKING:  # It imports OpenCV, which configs that look into a folder do without.
+    from pvt_jax.data.labels import LabelEncoding
 
 Split = Literal["train", "eval"]
 SPLIT_WORDS: dict[Split, str] = {"train": "training", "eval": "evaluation"}
@@ -96,7 +98,7 @@ class SegmentationSource(Protocol):
         ...
 
     @property
-    def encoding(self) -> LabelEncoding:
+    def encoding(self) -> "LabelEncoding":
         """How the label maps are to be read."""
         ...
 

@@ -1,10 +1,11 @@
-"""The registry of data formats: for each, the kinds of records that it reads and the function that opens them.
+"""The registry of data formats: which kinds of records each holds, and the functions that open them.
 
-A new format is a module in this folder and a row of ``FORMATS``. A task with records of its own kind passes a table of
-its own to ``open_source``.
+A new format is a module in this folder and a row of ``FORMATS``. A task with records of a kind of its own passes its
+own table to ``open_source``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -14,38 +15,66 @@ from pvt_jax.errors import UserError
 
 LABELLED_IMAGES, LABEL_MAPS, OBJECTS = "labelled images", "label maps", "objects"
 
-# Format → kind of records → "module:function" that opens them. The module is imported when it is needed: scikit-learn
-# and TFDS take a second or more.
-Openers = Mapping[str, Mapping[str, str]]
+
+@dataclass(frozen=True)
+class Format:
+    """What is known of a format. Functions are named as "module:function", to be imported when they are needed.
+
+    Attributes:
+        openers: for each kind of records that it holds, the function from a Request to a source.
+        title, extension, class_names: of a format that is recognised in a folder: what its annotations are called, how
+            their files end, and the function from a Request to the names of the classes.
+    """
+
+    openers: Mapping[str, str]
+    title: str = ""
+    extension: str = ""
+    class_names: str = ""
+
+
 _HERE = __name__
-FORMATS: Openers = {
-    "digits": {LABELLED_IMAGES: f"{_HERE}.digits.images:open_digits"},
-    "digit_scenes": {
-        LABEL_MAPS: f"{_HERE}.digits.scenes:open_digit_scenes",
-        OBJECTS: f"{_HERE}.digits.objects:open_digit_objects",
-    },
-    "folder": {LABELLED_IMAGES: f"{_HERE}.folder:open_folder"},
-    "label_folder": {LABEL_MAPS: f"{_HERE}.label_folder:open_label_folder"},
-    "ade20k": {LABEL_MAPS: f"{_HERE}.ade20k:open_ade20k"},
-    "cityscapes": {LABEL_MAPS: f"{_HERE}.cityscapes:open_cityscapes"},
-    "coco": {OBJECTS: f"{_HERE}.coco.source:open_coco"},
-    "voc": {OBJECTS: f"{_HERE}.voc.source:open_voc"},
-    "tfds": {
-        LABELLED_IMAGES: f"{_HERE}.tfds.records:open_tfds",
-        LABEL_MAPS: f"{_HERE}.tfds.segmentation:open_tfds_segmentation",
-        OBJECTS: f"{_HERE}.tfds.detection:open_tfds_detection",
-    },
+FORMATS: Mapping[str, Format] = {
+    "digits": Format({LABELLED_IMAGES: f"{_HERE}.digits.images:open_digits"}),
+    "digit_scenes": Format(
+        {
+            LABEL_MAPS: f"{_HERE}.digits.scenes:open_digit_scenes",
+            OBJECTS: f"{_HERE}.digits.objects:open_digit_objects",
+        }
+    ),
+    "folder": Format({LABELLED_IMAGES: f"{_HERE}.folder:open_folder"}),
+    "label_folder": Format({LABEL_MAPS: f"{_HERE}.label_folder:open_label_folder"}),
+    "ade20k": Format({LABEL_MAPS: f"{_HERE}.ade20k:open_ade20k"}),
+    "cityscapes": Format({LABEL_MAPS: f"{_HERE}.cityscapes:open_cityscapes"}),
+    "coco": Format(
+        {OBJECTS: f"{_HERE}.coco.source:open_coco"},
+        title="COCO's JSON format",
+        extension=".json",
+        class_names=f"{_HERE}.coco.source:class_names_of_coco",
+    ),
+    "voc": Format(
+        {OBJECTS: f"{_HERE}.voc.source:open_voc"},
+        title="Pascal VOC's XML format",
+        extension=".xml",
+        class_names=f"{_HERE}.voc.source:class_names_of_voc",
+    ),
+    "tfds": Format(
+        {
+            LABELLED_IMAGES: f"{_HERE}.tfds.records:open_tfds",
+            LABEL_MAPS: f"{_HERE}.tfds.segmentation:open_tfds_segmentation",
+            OBJECTS: f"{_HERE}.tfds.detection:open_tfds_detection",
+        }
+    ),
 }
 
 
-def open_source(kind: str, source: str, request: Request, formats: Openers = FORMATS) -> Any:
+def open_source(kind: str, source: str, request: Request, formats: Mapping[str, Format] = FORMATS) -> Any:
     """Opens the training or the evaluation data of a data set.
 
     Args:
         kind: which records are wanted, such as ``OBJECTS``.
         source: the name of a format.
         request: which data set, and what is known of it.
-        formats: the openers of each format.
+        formats: the table of formats.
 
     Returns:
         A source of ``records.py``: for ``LABELLED_IMAGES`` a ClassificationSource, for ``LABEL_MAPS`` a
@@ -54,12 +83,17 @@ def open_source(kind: str, source: str, request: Request, formats: Openers = FOR
     Raises:
         UserError: an unknown source, or data that is missing, incomplete, wrong or laid out in another way.
     """
-    openers = {name: row[kind] for name, row in formats.items() if kind in row}
+    openers = {name: row.openers[kind] for name, row in formats.items() if kind in row.openers}
     if source not in openers:
         raise UserError(
             f"unknown source '{source}' of {kind}{did_you_mean(source, openers)}; there are: {', '.join(openers)}"
         )
     if request.split not in SPLIT_WORDS:
         raise UserError(f"split is '{request.split}', but a source has 'train' and 'eval'")
-    module, _, function = openers[source].partition(":")
-    return getattr(import_module(module), function)(request)
+    return load(openers[source])(request)
+
+
+def load(function: str) -> Callable[[Request], Any]:
+    """Returns the function that "module:function" names. scikit-learn and TFDS take a second or more to import."""
+    module, _, name = function.partition(":")
+    return getattr(import_module(module), name)

@@ -7,13 +7,14 @@ import os
 from dataclasses import replace
 
 from pvt_jax.data.files import find_root, scan_images
-from pvt_jax.data.formats.label_folder import LabelFolderSource, Layout, open_layout
+from pvt_jax.data.formats.label_folder import LabelFolderSource, open_pairs
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
+from pvt_jax.data.formats.layouts import Layout, Tree, find_layout, no_layout, split_names
 from pvt_jax.data.options import SegmentationOptions
-from pvt_jax.data.records import Request, Split
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 
-# Class, its id in *_labelIds.png, and its colour; the number of the row is its id in *_labelTrainIds.png.
+# Class, its id in *_labelIds.png, and its colour; the row is its id in *_labelTrainIds.png.
 CLASSES = (
     ("road", 7, (128, 64, 128)),
     ("sidewalk", 8, (244, 35, 232)),
@@ -39,33 +40,34 @@ CLASSES = (
 _NUM_IDS = 34
 _IMAGE_SUFFIX = "_leftImg8bit"
 _TRAIN_IDS, _IDS = "_gtFine_labelTrainIds", "_gtFine_labelIds"
-_SPLITS: dict[Split, str] = {"train": "train", "eval": "val"}
+_LAYOUTS = (Layout("leftImg8bit/{split}", "gtFine/{split}"),)
 
 
 def open_cityscapes(request: Request) -> LabelFolderSource:
-    """Opens a half of Cityscapes; ``root`` holds leftImg8bit and gtFine. Without *_labelTrainIds.png, ids are mapped.
+    """Opens a split of Cityscapes; the root holds leftImg8bit and gtFine.
+
+    Ids are mapped to the 19 classes where there are no *_labelTrainIds.png.
 
     Raises:
         UserError: as ``open_label_folder``; also a model without 19 classes, or the split test.
     """
-    root = find_root(request.root, "cityscapes", "leftImg8bit and gtFine")
-    name = request.split_name or _SPLITS[request.split]
-    if name == "test":
-        raise UserError("Cityscapes keeps the labels of its split test to itself: set eval_split to val")
-    layout = Layout("leftImg8bit/{split}", "gtFine/{split}").of(name)
-    if not layout.is_in(root):
-        raise UserError(
-            f"no {layout} in {root}: unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip "
-            f"(https://www.cityscapes-dataset.com) into one folder and set data.root to it"
+    tree = Tree(find_root(request.root, "cityscapes", "leftImg8bit and gtFine"))
+    found = find_layout(tree, _LAYOUTS, split_names(request))
+    if (found.split if found else request.split_name) == "test":
+        raise UserError("the labels of Cityscapes' split test are not public: set data.eval_split to val")
+    if not found:
+        way_out = (
+            "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (https://www.cityscapes-dataset.com) into "
+            "one folder and set data.root to it"
         )
-    files = scan_images(os.path.join(root, layout.labels))
-    is_mapped = not any(os.path.splitext(path)[0].endswith(_TRAIN_IDS) for path in files)
+        raise no_layout(tree, request, "images and label maps", _LAYOUTS, way_out)
+    is_mapped = not any(os.path.splitext(path)[0].endswith(_TRAIN_IDS) for path in scan_images(found[1]))
     labels = cityscapes_labels(request.options, by_id=is_mapped)
-    return open_layout(root, layout, labels, _IMAGE_SUFFIX, _IDS if is_mapped else _TRAIN_IDS)
+    return open_pairs(tree.root, found, labels, _IMAGE_SUFFIX, _IDS if is_mapped else _TRAIN_IDS)
 
 
 def cityscapes_labels(options: SegmentationOptions, *, by_id: bool) -> LabelSet:
-    """Returns the 19 classes, stored by their ids or by their numbers; raises UserError for another number of them."""
+    """Returns the 19 classes, stored by ids or by train ids; raises UserError for a model with another number."""
     names, ids, colours = zip(*CLASSES, strict=True)
     mapping = None
     if by_id:

@@ -17,14 +17,6 @@ VOC_CLASSES = (
 )  # fmt: skip
 
 
-def split_count(argument: str) -> tuple[str, int | None]:
-    """Returns the two of "FOLDER,COUNT"; ``argument`` and None where it has no count, or is a folder's name itself."""
-    folder, _, count = argument.rpartition(",")
-    if not count.strip().isdecimal() or os.path.isdir(os.path.expanduser(argument)):
-        return argument, None
-    return folder, int(count)
-
-
 def names_file(root: str) -> str | None:
     """Returns the path of the file of class names in ``root`` ("~" is expanded), or None; UserError if it is none."""
     folder = os.path.expanduser(root)

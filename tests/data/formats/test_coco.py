@@ -97,7 +97,7 @@ class TestLayouts:
         line = message(root)
         assert f"no training annotations in {root}: looked for annotations/instances_{{split}}.json, " in line
         assert "it holds annotations/, train2017/, val2017/, and annotations/ instances_val2017.json" in line
-        assert "{split}/labels.json, with train2017 or train or training for {split}; " in line
+        assert "{split}/labels.json, with train2017 or train or trainval or training for {split}; " in line
         assert ", with day for {split}" in message(root, "eval", eval_split="day")
         assert f"did you mean --config.data.root={root}?" in message(root.parent, "eval")
         for name in "ab":

@@ -82,16 +82,13 @@ def test_what_is_wrong_with_a_file_of_coco_is_said_beside_other_xml_files(tmp_pa
 
 def test_refused(tmp_path):
     for argument in ("", ",mask_rcnn"):
-        assert "give the folder of your images" in message(argument)
+        assert "needs the folder of your images, as --config" in message(argument)
     line = message(f"{tmp_path},yolo")
-    assert (
-        f"unknown head 'yolo' after the folder {tmp_path}: there may stand retinanet, mask_rcnn, faster_rcnn, or"
-        in line
-    )
+    assert f"knows no 'yolo': after {tmp_path} may stand retinanet, mask_rcnn, faster_rcnn, or nothing" in line
     assert "nowhere,yolo does not exist" in message(f"{tmp_path / 'nowhere'},yolo")
     (tmp_path / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
     line = message(str(tmp_path))
-    assert "has neither annotations in COCO's JSON format nor Pascal VOC's XML files: it holds a.txt" in line
+    assert "has no annotations in COCO's JSON format or Pascal VOC's XML format: it holds a.txt" in line
 
 
 def test_recipes_start_from_weights_that_are_known():

@@ -176,14 +176,27 @@ class TestFolder:
 
     def test_missing_halves_show_the_layout(self, root):
         line = message(source="folder", root=str(root / "train"))
-        assert f"no train folder in {root / 'train'}" in line
-        assert "train/<class>/*.jpg" in line and "holds cat, dog" in line
+        assert f"no training images in {root / 'train'}: looked for {{split}}, with train2017 or train or" in line
+        assert "it holds cat, dog" in line and f"put images into {root}/train/train/<class>/*.jpg" in line
         shutil.rmtree(root / "val")
         line = message(source="folder", split="eval", root=str(root))
-        assert "no val or validation or test folder" in line and "val/<class>/*.jpg" in line
-        assert "no minival folder" in message(source="folder", split="eval", root=str(root), eval_split="minival")
+        assert "no evaluation images" in line and "val or valid or validation or test for {split}" in line
+        assert "val/<class>/*.jpg, or set data.eval_split" in line
+        line = message(source="folder", split="eval", root=str(root), eval_split="minival")
+        assert "with minival for {split}" in line
         (root / "bare").mkdir()
         assert "holds no folder" in message(source="folder", root=str(root / "bare"))
+        write(root / "bare" / "unpacked" / "train" / "cat" / "a.jpg")
+        line = message(source="folder", root=str(root / "bare"))
+        assert f"did you mean --config.data.root={root / 'bare' / 'unpacked'}?" in line
+
+    def test_other_names_and_other_cases_of_letters(self, root):
+        write(root / "test" / "cat" / "a.jpg")
+        (root / "val").rename(root / "valid")
+        assert paths_of(opened("folder", split="eval", root=str(root))) == ["valid/dog/z.jpg"]
+        (root / "train").rename(root / "Train")
+        source = opened("folder", split="train", root=str(root))
+        assert len(source) == 5 and os.path.samefile(root / "Train/cat/a.jpg", source.name(0))
 
     def test_no_class_folders(self, root):
         for name in ("cat", "dog"):

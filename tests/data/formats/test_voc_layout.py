@@ -127,8 +127,14 @@ class TestLayouts:
         assert "needs data.root" in message("")
         shutil.rmtree(root / "valid")
         line = message(root, "eval")
-        assert f"no evaluation images with XML files in {root}: looked for Annotations + JPEGImages + ImageSets" in line
-        assert "with val or valid or validation or test for {split}; it holds train; set data.eval_split" in line
+        assert (
+            f"no evaluation images with XML files in {root}: looked for Annotations + JPEGImages|images + ImageSets"
+            in line
+        )
+        assert (
+            "with val2017 or val or valid or validation or test for {split}; it holds train; set data.eval_split"
+            in line
+        )
         write_voc(tmp_path / "a/VOCdevkit/VOC2007")
         line = message(tmp_path / "a", num_classes=10)
         assert f"did you mean --config.data.root={tmp_path / 'a/VOCdevkit/VOC2007'}?" in line

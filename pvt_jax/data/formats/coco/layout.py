@@ -1,20 +1,13 @@
-"""Where the annotations and images of a data set are that has COCO's format.
+"""Where the annotations and images of a data set in COCO's format are.
 
-These layouts are found by themselves; {split} is train2017, train or training, and val2017, val, valid, validation or
-test:
-
-- annotations/instances_{split}.json, as COCO has it, also {split}.json there; images in {split}, images/{split},
-  {split}/images or images;
-- {split}/_annotations.coco.json beside the images, as Roboflow exports it; {split}.json, {split}/annotations.json,
-  {split}/result.json;
-- {split}/annotations/instances_default.json, as each task of CVAT is exported; images in {split}/images/default,
-  {split}/images or {split};
-- {split}/labels.json, as FiftyOne exports it; images in {split}/data;
-- these in other upper and lower case, such as Train;
-- any other one JSON in the root or in annotations whose name has the word train, and val, valid, validation or test.
+Known layouts are those of ``_ANNOTATIONS``: COCO's own, those of Roboflow ({split}/_annotations.coco.json), of CVAT
+with an export for each split ({split}/annotations/instances_default.json), of Label Studio ({split}/result.json) and of
+FiftyOne ({split}/labels.json). The only JSON in the root or in annotations that has the name of the split as a word in
+its own name counts, too.
+Images are beside their annotations or in one of ``_IMAGES``.
 
 An image that is listed by its path on another machine, or with %20 for a space, is looked for by the last part of its
-path, and as the name is without such codes.
+path, and by its name without such codes.
 """
 
 import os
@@ -25,27 +18,23 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from pvt_jax.data.files import list_folder, names_in
-from pvt_jax.data.formats.folder import in_other_case
-from pvt_jax.data.records import SPLIT_WORDS, Request, Split
+from pvt_jax.data.files import names_in
+from pvt_jax.data.formats.layouts import Layout, NoLayoutError, Tree, find_layout, no_layout, split_names
+from pvt_jax.data.records import Request, Split
 from pvt_jax.data.text import escaped, escaped_name, listed
 from pvt_jax.errors import UserError
 
-SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train2017", "train", "training"),
-    "eval": ("val2017", "val", "valid", "validation", "test"),
-}
 _ANNOTATIONS = (
-    "annotations/instances_{split}.json",
-    "{split}/_annotations.coco.json",
-    "annotations/{split}.json",
-    "{split}.json",
-    "{split}/annotations.json",
-    "{split}/annotations/instances_default.json",
-    "{split}/result.json",
-    "{split}/labels.json",
+    Layout("annotations/instances_{split}.json"),
+    Layout("{split}/_annotations.coco.json"),
+    Layout("annotations/{split}.json"),
+    Layout("{split}.json"),
+    Layout("{split}/annotations.json"),
+    Layout("{split}/annotations/instances_default.json"),
+    Layout("{split}/result.json"),
+    Layout("{split}/labels.json"),
 )
-# Where images are, below the root. Beside their annotations comes first.
+# Below the root; the folder of the annotations comes first.
 _IMAGES = (
     "{split}",
     "images/{split}",
@@ -62,44 +51,43 @@ _PROBES = 64
 
 
 def find_annotations(root: str, request: Request) -> tuple[str, str]:
-    """Returns the path of the annotations of one half, and the name of its split."""
-    split, pattern = request.split, request.options.annotations
+    """Returns the path of the annotations of a split, and what the data set calls it."""
+    pattern = request.options.annotations
     if pattern and "{split}" not in pattern:
-        raise UserError(
+        raise NoLayoutError(
             f"detection.annotations '{pattern}' has no {{split}}: write {{split}} where data.train_split and "
             f"data.eval_split go, such as 'annotations/{{split}}.json'"
         )
-    names = (request.split_name,) if request.split_name else SPLIT_NAMES[split]
-    patterns = (pattern,) if pattern else _ANNOTATIONS
-    places = [(candidate.replace("{split}", name), name) for candidate in patterns for name in names]
-    found = next((place for place in places if os.path.isfile(os.path.join(root, place[0]))), None)
-    alike = [] if found or pattern else _with_the_word(root, names)
+    tree, names = Tree(root), split_names(request)
+    layouts = (Layout(pattern, as_named=True),) if pattern else _ANNOTATIONS
+    if found := find_layout(tree, layouts, names, lambda found: os.path.isfile(found[0]), cases=(False,)):
+        return found[0], found.split
+    alike = [] if pattern else _with_the_word(tree, names)
     if len(alike) == 1:
-        found = alike[0]
-    if not found and not alike and not pattern:
-        spelled = ((in_other_case(root, place, os.path.isfile), name) for place, name in places)
-        found = next(((place, name) for place, name in spelled if place), None)
-    if found:
-        return os.path.normpath(os.path.join(root, found[0])), found[1]
-    folders = list_folder(root)[1]
-    beside, below = _jsons(root, ""), _jsons(root, "annotations") if "annotations" in folders else []
-    has = sorted([*beside, *(f"{name}/" for name in folders)])
-    inside = f", and annotations/ {listed(below)}" if below else ""
-    looked_for = f"{listed(patterns)}, with {' or '.join(names)} for {{split}}"
-    choices = f"; {listed([place for place, _ in alike])} all could be meant" if alike else ""
-    key = {"train": "train_split", "eval": "eval_split"}[split]
-    aside = "put some of the images aside for it, or " * (split == "eval" and not request.split_name)
-    way_out = f"{aside}set detection.annotations, such as 'annotations/{{split}}.json', and data.{key}"
-    if not pattern and not request.split_name and len(beside) + len(below) == 1:
-        way_out = _about_one_file(root, [*beside, *(f"annotations/{name}" for name in below)][0], split)
-    nested = [name for name in folders if any(os.path.isfile(os.path.join(root, name, place)) for place, _ in places)]
-    if len(nested) == 1:
-        way_out = f"did you mean --config.data.root={os.path.join(root, nested[0])}?"
-    raise UserError(
-        escaped(
-            f"no {SPLIT_WORDS[split]} annotations in {root}: looked for {looked_for}{choices}; it holds "
-            f"{listed(has) or 'no folder and no JSON'}{inside}; {way_out}"
-        )
+        return alike[0]
+    if not alike and not pattern and (found := find_layout(tree, layouts, names, cases=(True,))):
+        return found[0], found.split
+    raise _no_annotations(tree, request, layouts, [os.path.relpath(path, root) for path, _ in alike])
+
+
+def _no_annotations(tree: Tree, request: Request, layouts: Sequence[Layout], alike: Sequence[str]) -> NoLayoutError:
+    folders = tree.list(tree.root)[1]
+    beside, below = _jsons(tree, ""), _jsons(tree, "annotations") if "annotations" in folders else []
+    is_usual = layouts is _ANNOTATIONS and not request.split_name
+    aside = "put some of the images aside for it, or " * (request.split == "eval" and not request.split_name)
+    way_out = f"{aside}set detection.annotations, such as 'annotations/{{split}}.json', and data.{request.split}_split"
+    if is_usual and len(beside) + len(below) == 1:
+        name = [*beside, *(f"annotations/{name}" for name in below)][0]
+        way_out = _about_one_file(tree.root, name, request.split)
+    has = listed(sorted([*beside, *(f"{name}/" for name in folders)])) or "no folder and no JSON"
+    return no_layout(
+        tree,
+        request,
+        "annotations",
+        layouts,
+        way_out,
+        holds=f"{has}{f', and annotations/ {listed(below)}' * bool(below)}",
+        choices=f"; {listed(alike)} all could be meant" * bool(alike),
     )
 
 
@@ -107,20 +95,20 @@ def _about_one_file(root: str, name: str, split: Split) -> str:
     """Returns the way out where there is one file of annotations, and more than one is wanted."""
     if name == "_annotations.coco.json":
         return f"did you mean the folder above, {os.path.dirname(root)}?"
-    halves = (
+    how = (
         f"split {name} into train.json and val.json" if split == "train" else "move some images to one called val.json"
     )
-    return f"training and evaluation need a file each: {halves}"
+    return f"training and evaluation need a file each: {how}"
 
 
-def _jsons(root: str, folder: str) -> list[str]:
-    return sorted(name for name in list_folder(os.path.join(root, folder))[0] if name.lower().endswith(".json"))
+def _jsons(tree: Tree, folder: str) -> list[str]:
+    return sorted(name for name in tree.list(os.path.join(tree.root, folder))[0] if name.lower().endswith(".json"))
 
 
-def _with_the_word(root: str, names: Sequence[str]) -> list[tuple[str, str]]:
+def _with_the_word(tree: Tree, names: Sequence[str]) -> list[tuple[str, str]]:
     """Returns the JSONs in the root or in annotations whose name has one of ``names`` as a word, and that name."""
-    folders = [folder for folder in ("", "annotations") if os.path.isdir(os.path.join(root, folder))]
-    paths = [os.path.join(folder, name) for folder in folders for name in _jsons(root, folder)]
+    folders = ["", *tree.find("annotations")]
+    paths = [os.path.join(tree.root, folder, name) for folder in folders for name in _jsons(tree, folder)]
     paths = [path for path in paths if not os.path.basename(path).lower().startswith(_OTHERS)]
     for name in names:
         word = re.compile(rf"(?<![a-z0-9]){re.escape(name.lower())}(?![a-z0-9])")
@@ -138,29 +126,27 @@ def find_images(
         root: of the data set.
         path, split: as ``find_annotations`` returns them.
         listed_files: paths of the images as the annotations have them.
-        pattern: the folder below the root, with {split}; "" for layouts that are known.
+        pattern: the folder below the root, with {split}; "" for the known layouts.
 
     Raises:
         UserError: no such folder, images that are missing, or several that would be one file.
     """
-    beside = os.path.relpath(os.path.dirname(path), root)
-    places = [pattern] if pattern else [*([beside] if beside != "." else []), *_IMAGES]
+    tree, beside = Tree(root), os.path.relpath(os.path.dirname(path), root)
+    patterns = [pattern] if pattern else [*([beside] if beside != "." else []), *_IMAGES]
     names = (split, os.path.splitext(os.path.basename(path))[0].removeprefix("instances_"))
-    paths = [os.path.join(root, place.replace("{split}", name)) for place in places for name in names]
-    folders = [folder for folder in dict.fromkeys(map(os.path.normpath, paths)) if os.path.isdir(folder)]
-    spellings = _spellings(listed_files)
-    choice = _choose(folders, spellings)
-    if not choice and not pattern:
-        others = [in_other_case(root, os.path.relpath(path, root), os.path.isdir) for path in paths]
-        others = [os.path.normpath(os.path.join(root, other)) for other in others if other]
-        choice = _choose(others, spellings)
-        folders = list(dict.fromkeys([*folders, *others]))
+    places = [pattern.replace("{split}", name) for pattern in patterns for name in names]
+    spellings, choice, folders = _spellings(listed_files), None, []
+    for any_case in (False,) if pattern else (False, True):
+        found = [folder for place in places for folder in tree.find(place, any_case, os.path.isdir)]
+        folders = list(dict.fromkeys([*folders, *found]))
+        if choice := _choose(folders, spellings):
+            break
     if not choice:
         looked_in = listed([os.path.relpath(folder, root) for folder in folders], 30)
         if pattern and not looked_in:
             raise UserError(
-                f"there is no folder {escaped(pattern.replace('{split}', split))} in {escaped(root)}: set "
-                f"detection.image_folder to that of the images, below data.root"
+                f"there is no folder {escaped(places[0])} in {escaped(root)}: set detection.image_folder to that of "
+                f"the images, below data.root"
             )
         raise UserError(
             f"none of the images that {escaped(path)} lists is there, such as '{escaped_name(listed_files[0])}': "

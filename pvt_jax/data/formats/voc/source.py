@@ -18,7 +18,7 @@ from pvt_jax.data.files import EXTENSIONS, find_root, read_file, scan
 from pvt_jax.data.formats.class_names import VOC_CLASSES, check_classes, names_file, read_names
 from pvt_jax.data.formats.object_table import FilesSource, RawObjects, keep_labelled, select, tabulate
 from pvt_jax.data.formats.problems import Problems
-from pvt_jax.data.formats.voc.layout import UNREAD, find_layout, read_lists, with_extension
+from pvt_jax.data.formats.voc.layout import UNREAD, find_folders, read_lists, with_extension
 from pvt_jax.data.formats.voc.xml_file import CORNERS, XmlFile, read_xml
 from pvt_jax.data.headers import THREADS, image_sizes
 from pvt_jax.data.options import DetectionOptions
@@ -189,21 +189,21 @@ def _labels(half: _Half, class_names: Sequence[str], known_as: str, chosen: bool
 
 
 def _read_half(root: str, request: Request) -> _Half:
-    layout = find_layout(root, request)
-    half = _Half(layout.xml_folder, layout.image_folder)
-    xml_files = {_stem(path): path for path in with_extension(scan(half.where, layout.nested), ("xml",))}
+    folders = find_folders(root, request)
+    half = _Half(folders.xml_folder, folders.image_folder)
+    xml_files = {_stem(path): path for path in with_extension(scan(half.where, folders.nested), ("xml",))}
     half.stems = sorted(xml_files)
-    if layout.lists:
-        half.stems, half.repeated = read_lists(layout, xml_files.keys())
+    if folders.lists:
+        half.stems, half.repeated = read_lists(folders, xml_files.keys())
     half.xml_files = [xml_files[stem] for stem in half.stems]
-    images = _Images(half.image_folder, scan(half.image_folder, layout.nested))
+    images = _Images(half.image_folder, scan(half.image_folder, folders.nested))
     problems = Problems(half.where)
     paths = [os.path.join(half.where, name) for name in half.xml_files]
     with ThreadPoolExecutor(THREADS) as pool:
         for number, data in enumerate(pool.map(read_file, paths)):
             _add(read_xml(data, half.xml_files[number], problems), number, half, problems, images)
     problems.check()
-    if not layout.lists:
+    if not folders.lists:
         half.unlabelled = len(images.by_stem.keys() - xml_files.keys() - set(map(_stem, half.image_files)))
     return half
 

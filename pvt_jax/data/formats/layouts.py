@@ -1,0 +1,193 @@
+"""Where the files of a data set are: one finder for the layouts of all formats.
+
+A format's layouts are rows of patterns, paths below the root of the data set. In a pattern
+
+- {split} stands for the name of the split, one of ``SPLIT_NAMES`` unless the config names it;
+- a|b, within one part of the path, stands for either of the two;
+- "*" at the start of the last part stands for any beginning of a file's name;
+- .json or .txt at the end says that it is a file; others are folders.
+
+Names spelled exactly so come first, then those in other upper and lower case.
+"""
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pvt_jax.data.files import list_folder
+from pvt_jax.data.records import SPLIT_WORDS, Request, Split
+from pvt_jax.data.text import escaped, listed
+from pvt_jax.errors import UserError
+
+# The likelier first.
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train2017", "train", "trainval", "training"),
+    "eval": ("val2017", "val", "valid", "validation", "test"),
+}
+_FILES = (".json", ".txt")
+# Folders whose own folders are tried, too, where a data set may have been unpacked: listing many takes time.
+_MOST_OPENED = 50
+
+
+class NoLayoutError(UserError):
+    """A folder has none of the layouts of a format."""
+
+
+def split_names(request: Request) -> tuple[str, ...]:
+    """Returns the names that the wanted split may have in the data set."""
+    return (request.split_name,) if request.split_name else SPLIT_NAMES[request.split]
+
+
+class Layout:
+    """Patterns of the places that a format needs.
+
+    Args:
+        patterns: what the module's docstring describes.
+        as_named: whether a config names the places, which then are files or folders without alternatives.
+    """
+
+    def __init__(self, *patterns: str, as_named: bool = False) -> None:
+        self.patterns = patterns
+        self._is_there = os.path.exists if as_named else None
+        parts = [[part.split("|") for part in pattern.split("/")] for pattern in patterns]
+        choices = [["/".join(chosen) for chosen in itertools.product(*pattern)] for pattern in parts]
+        self._choices = [patterns] if as_named else list(itertools.product(*choices))
+
+    def __str__(self) -> str:
+        return " + ".join(dict.fromkeys(self.patterns))
+
+    def places(self, tree: "Tree", name: str, any_case: bool) -> "list[tuple[tuple[str, ...], ...]]":
+        """Returns the paths of all patterns, for each choice of alternatives that is there for the split ``name``."""
+        found = (
+            tuple(tree.find(pattern.replace("{split}", name), any_case, self._is_there) for pattern in patterns)
+            for patterns in self._choices
+        )
+        return [places for places in found if all(places)]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A layout that is there.
+
+    Attributes:
+        layout: which one.
+        split: the name of the split.
+        places: for each pattern the absolute paths, several where it has a "*".
+    """
+
+    layout: Layout
+    split: str
+    places: tuple[tuple[str, ...], ...]
+
+    def __getitem__(self, pattern: int) -> str:
+        return self.places[pattern][0]
+
+
+class Tree:
+    """The folder of a data set. Folders in it are listed once, as that is slow over a network."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.list = functools.cache(list_folder)
+
+    def find(
+        self, place: str, any_case: bool = False, is_there: Callable[[str], bool] | None = None
+    ) -> tuple[str, ...]:
+        """Returns the absolute paths of what is at ``place`` below the root: one, several of a "*", or none.
+
+        With ``any_case`` upper and lower case may differ, unless several names then match.
+        """
+        folder, name = os.path.split(place)
+        if name.startswith("*"):
+            same = str.lower if any_case else str
+            return tuple(
+                os.path.join(path, other)
+                for path in self.find(folder, any_case)
+                for other in sorted(self.list(path)[0])
+                if same(other).endswith(same(name[1:]))
+            )
+        is_there = is_there or (os.path.isfile if place.lower().endswith(_FILES) else os.path.isdir)
+        spellings = [os.path.join(self.root, place), *([self._spelled(place)] if any_case else [])]
+        return tuple(os.path.normpath(path) for path in spellings if path and is_there(path))[:1]
+
+    def _spelled(self, place: str) -> str:
+        """Returns the path whose upper and lower case differs at most; "" if there is none, or several are."""
+        found = self.root
+        for part in filter(None, place.split("/")):
+            names = [name for kind in self.list(found) for name in kind] if os.path.isdir(found) else []
+            alike = [part] if part in names else [name for name in names if name.lower() == part.lower()]
+            if len(alike) != 1:
+                return ""
+            found = os.path.join(found, alike[0])
+        return found
+
+
+def find_layout(
+    tree: Tree,
+    layouts: Sequence[Layout],
+    names: Sequence[str],
+    accepts: Callable[[Found], bool] = lambda found: True,
+    cases: Sequence[bool] = (False, True),
+) -> Found | None:
+    """Returns the first layout that is there; None if none is.
+
+    Args:
+        tree: the data set.
+        layouts, names: of the format, and of the split, the likelier first.
+        accepts: what else the format wants of it.
+        cases: whether other upper and lower case counts, in this order.
+    """
+    for any_case, layout in itertools.product(cases, layouts):
+        for name in names:
+            for places in layout.places(tree, name, any_case):
+                if accepts(found := Found(layout, name, places)):
+                    return found
+    return None
+
+
+def no_layout(
+    tree: Tree,
+    request: Request,
+    what: str,
+    layouts: Sequence[Layout],
+    way_out: str,
+    *,
+    holds: str = "",
+    choices: str = "",
+    roots: Sequence[Layout] = (),
+) -> NoLayoutError:
+    """Returns the error for a data set in none of the ``layouts``.
+
+    Args:
+        tree, request: the data set, and which part of it is wanted.
+        what: the wanted files, such as "images and label maps".
+        layouts: what was looked for.
+        way_out: what to do about it, unless one folder below looks like the data set.
+        holds: what is there, if it is more than folders.
+        choices: what could be meant, but is not alone.
+        roots: layouts by which a folder below is recognised; ``layouts`` if not given.
+    """
+    names = split_names(request)
+    below = sorted(tree.list(tree.root)[1])
+    # Archives often unpack into a folder of their own.
+    inside = [os.path.join(folder, name) for folder in below[:_MOST_OPENED] for name in _folders(tree, folder)]
+    nested = [
+        path
+        for path in (os.path.join(tree.root, folder) for folder in [*below, *inside])
+        if os.path.basename(path).lower() not in itertools.chain(*SPLIT_NAMES.values())
+        and find_layout(Tree(path), roots or layouts, names)
+    ]
+    if len(nested) == 1:
+        way_out = f"did you mean --config.data.root={nested[0]}?"
+    return NoLayoutError(
+        escaped(
+            f"no {SPLIT_WORDS[request.split]} {what} in {tree.root}: looked for {', '.join(map(str, layouts))}, with "
+            f"{' or '.join(names)} for {{split}}{choices}; it holds {holds or listed(below) or 'no folder'}; {way_out}"
+        )
+    )
+
+
+def _folders(tree: Tree, folder: str) -> list[str]:
+    return sorted(tree.list(os.path.join(tree.root, folder))[1])

@@ -1,0 +1,117 @@
+"""Files of the same stem in two parallel trees of folders: images, and what belongs to each of them."""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pvt_jax.data.files import read_file, scan_images
+from pvt_jax.data.text import escaped
+from pvt_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Side:
+    """The files of one kind.
+
+    Attributes:
+        folder: absolute, with files at any depth.
+        what: they are, in messages, as "label maps".
+        key: of the config that sets ``suffix``.
+        suffix: what their stems end in, such as "_leftImg8bit", and is not part of what they share.
+    """
+
+    folder: str
+    what: str
+    key: str
+    suffix: str = ""
+
+    def owns(self, path: str) -> bool:
+        """Whether a file's stem has the suffix."""
+        return os.path.splitext(path)[0].endswith(self.suffix)
+
+
+def find_pairs(images: Side, partners: Side, stems: str = "") -> list[tuple[str, str]]:
+    """Returns the paths, relative to their folders, of each image and its partner, sorted or as listed.
+
+    Args:
+        images, partners: the two kinds. In one folder, partners are those with their suffix, or the PNGs.
+        stems: path of a list of the stems that are wanted; "" for all.
+
+    Raises:
+        UserError: no files, two of one stem, a file without its partner, or a list that names others.
+    """
+    image_files, partner_files = scan_images(images.folder), scan_images(partners.folder)
+    if images.folder == partners.folder:
+
+        def is_partner(path: str) -> bool:
+            return partners.owns(path) if partners.suffix else path.lower().endswith(".png")
+
+        image_files = [path for path in image_files if not is_partner(path)]
+        partner_files = [path for path in partner_files if is_partner(path)]
+    image_of, partner_of = _by_stem(images, image_files), _by_stem(partners, partner_files)
+    if stems:
+        chosen = _read_stems(stems, image_of)
+    else:
+        chosen = sorted(image_of)
+        _check_all_paired(partner_of, partners, image_of, images)
+    _check_all_paired(chosen, images, partner_of, partners)
+    return [(image_of[stem], partner_of[stem]) for stem in chosen]
+
+
+def _by_stem(side: Side, paths: list[str]) -> dict[str, str]:
+    """Returns the path of each stem, without the suffix, among those that end in it."""
+    found: dict[str, str] = {}
+    for path in filter(side.owns, paths):
+        stem = os.path.splitext(path)[0].removesuffix(side.suffix)
+        if stem in found:
+            raise UserError(
+                f"{escaped(os.path.join(side.folder, path))} and {escaped(found[stem])} have the same stem: remove one "
+                f"of the two {side.what}, or set {side.key}"
+            )
+        found[stem] = path
+    if not found:
+        ending = f" whose stems end in '{side.suffix}'" if side.suffix else ""
+        others = f"; it has {len(paths):,} others, such as {paths[0]}: correct {side.key}" if paths else ""
+        way_out = others or ": put them there, as PNG or JPEG files"
+        raise UserError(escaped(f"no {side.what}{ending} in {side.folder}{way_out}"))
+    return found
+
+
+def _check_all_paired(stems: Collection[str], side: Side, others: dict[str, str], other: Side) -> None:
+    """Raises UserError unless each of ``stems`` is among ``others``."""
+    alone = sorted(set(stems) - others.keys())
+    if not alone:
+        return
+    way_out = "add what is missing, or remove the rest"
+    if len(alone) == len(stems):
+        keys = sorted((side, other), key=lambda one: one.key)
+        way_out = (
+            f"{next(iter(others.values()))} is one of those there; if stems end differently, set "
+            f"{keys[0].key} and {keys[1].key.rpartition('.')[2]} to their ends"
+        )
+    raise UserError(
+        escaped(
+            f"{len(alone):,} of {len(stems):,} {side.what} in {side.folder} have no {other.what.removesuffix('s')} of "
+            f"the same stem in {other.folder}, such as '{alone[0]}': {way_out}"
+        )
+    )
+
+
+def _read_stems(path: str, images: dict[str, str]) -> list[str]:
+    """Returns the stems in a list, a line each; what may follow a stem after a space is not read."""
+    stems = []
+    for line in (os.fsdecode(line.strip()) for line in read_file(path).splitlines() if line.strip()):
+        word = line.split()[0]
+        known = (line, os.path.splitext(line)[0], word, os.path.splitext(word)[0])
+        stem = next((stem for stem in known if stem in images), None)
+        if stem is None:
+            raise UserError(
+                escaped(
+                    f"{path} names '{line}', but there is no such image: write the path of each image below its "
+                    f"folder, without its extension, such as '{next(iter(images))}'"
+                )
+            )
+        stems.append(stem)
+    if not stems:
+        raise UserError(f"{escaped(path)} is empty: write the path of each image below its folder, a line each")
+    return stems
