@@ -1,50 +1,180 @@
 """Checks a data set before the first step, so that a wrong one is refused within seconds and not after an epoch."""
 
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
-from pvt_jax.errors import UserError
+import numpy as np
+
+from pvt_jax.data.headers import THREADS
+from pvt_jax.data.images import check_source_array
+from pvt_jax.data.text import plural
+from pvt_jax.errors import CorruptImageError, UserError
+
+_SECONDS_BETWEEN_REPORTS = 10
 
 
-def check_halves(halves: dict[str, Any], num_classes: int, on_corrupt: str, check: str) -> None:
-    """Checks what the halves of every dense data set have: images, and as many classes as the model, the same in both.
+@dataclass(frozen=True)
+class Attempt:
+    """How many files of a kind, such as "label maps", were decoded, and the errors of those that cannot be."""
+
+    what: str
+    count: int
+    errors: Sequence[CorruptImageError]
+
+
+class DataChecks:
+    """What every task checks of its training and evaluation data. A task overrides the hooks.
 
     Args:
-        halves: the training and the evaluation source, in this order, by what a person calls them.
         num_classes: number of classes of the model.
-        on_corrupt, check: values of these keys of the config's section ``data``.
-
-    Raises:
-        UserError: what is wrong, and what to do about it.
+        decode: called with an encoded image and its name, for a sample of each split; raises CorruptImageError.
+        on_corrupt: "error" refuses a data set in which a file that is tried cannot be decoded, "skip" one in which
+            none can.
+        check: "all" or "sample"; what it covers is up to the task.
+        probes: how many images of each split are decoded, evenly spaced.
+        progress: called with a line now and then, when it takes long.
     """
-    for key, value, known in (("on_corrupt", on_corrupt, ("error", "skip")), ("check", check, ("all", "sample"))):
-        if value not in known:
-            raise UserError(f"data.{key} is '{value}', but it is either '{known[0]}' or '{known[1]}'")
-    for half, source in halves.items():
-        if not len(source):
-            raise UserError(f"the {half} data has no images ({source}): check its folder or split")
-    train, evaluation = halves.values()
-    check_same_classes(train.class_names, evaluation.class_names)
-    if (count := len(train.class_names)) != num_classes:
-        raise UserError(
-            f"the data set has {count:,} class{'es' * (count != 1)} but model.num_classes is {num_classes}: "
-            f"set --config.model.num_classes={count}"
+
+    # What the closing line calls the records.
+    records = "images"
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        decode: Callable[[bytes, str], object],
+        on_corrupt: str = "error",
+        check: str = "all",
+        probes: int = 32,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        self.num_classes, self.check, self._decode = num_classes, check, decode
+        self._on_corrupt, self._probes, self._progress = on_corrupt, probes, progress
+
+    def validate(self, train: Any, evaluation: Any) -> str:
+        """Checks both splits of a data set.
+
+        Returns:
+            One line for the log: how many records of how many classes, from where, and what is worth a note.
+
+        Raises:
+            UserError: what is wrong, where, how often, and what to do about it.
+        """
+        for key, value, known in (
+            ("on_corrupt", self._on_corrupt, ("error", "skip")),
+            ("check", self.check, ("all", "sample")),
+        ):
+            if value not in known:
+                raise UserError(f"data.{key} is '{value}', but it is either '{known[0]}' or '{known[1]}'")
+        splits = {"training": train, "evaluation": evaluation}
+        for split, source in splits.items():
+            if not len(source):
+                raise UserError(f"the {split} data has no images ({source}): check its folder or split")
+        self.check_classes(train.class_names, evaluation.class_names)
+        notes = []
+        for split, source in splits.items():
+            found = self._check_split(split, source)
+            notes += [f"{split}: {', '.join(found)}"] * bool(found)
+        notes += self.compare(train, evaluation)
+        return (
+            f"{len(train):,} training and {len(evaluation):,} evaluation {self.records} of "
+            f"{self.describe_classes(train.class_names)}, from {train}{''.join(f'; {note}' for note in notes)}"
         )
 
+    # What a task overrides.
 
-def check_same_classes(train: tuple[str, ...], evaluation: tuple[str, ...]) -> None:
-    """Raises UserError unless both halves have the same classes in the same order."""
-    if tuple(train) == tuple(evaluation):
-        return
-    differences = [
-        f"only the {half} data has {', '.join(only[:5])}{f' and {len(only) - 5} more' * (len(only) > 5)}"
-        for half, only in (
-            ("training", sorted(set(train) - set(evaluation))),
-            ("evaluation", sorted(set(evaluation) - set(train))),
-        )
-        if only
-    ]
-    raise UserError(
-        "training and evaluation data name different classes: "
-        + ("; ".join(differences) or "the same names in another order, so that labels differ")
-        + "; give both the same list of classes"
-    )
+    def check_classes(self, train: Sequence[str], evaluation: Sequence[str]) -> None:
+        """Raises UserError unless both splits have the same classes, as many as the model."""
+        if tuple(train) != tuple(evaluation):
+            differences = [
+                f"only the {split} data has {', '.join(only[:5])}{f' and {len(only) - 5} more' * (len(only) > 5)}"
+                for split, only in (
+                    ("training", sorted(set(train) - set(evaluation))),
+                    ("evaluation", sorted(set(evaluation) - set(train))),
+                )
+                if only
+            ]
+            raise UserError(
+                "training and evaluation data name different classes: "
+                + ("; ".join(differences) or "the same names in another order, so that labels differ")
+                + "; give both the same list of classes"
+            )
+        if len(train) != self.num_classes:
+            raise UserError(
+                f"the data set has {plural(len(train), 'class', 'es')} but model.num_classes is {self.num_classes}: "
+                f"set --config.model.num_classes={len(train)}"
+            )
+
+    def describe_classes(self, names: Sequence[str]) -> str:
+        """Returns the classes in a few words."""
+        return plural(len(names), "class", "es")
+
+    def check_before_decoding(self, split: str, source: Any, probes: list[int]) -> tuple[set[int], list[str]]:
+        """Returns the records whose images look broken, and what is worth a note; raises UserError."""
+        return set(), []
+
+    def image(self, source: Any, index: int) -> bytes | np.ndarray:
+        """Returns the image of a record."""
+        return source[index]["image"]
+
+    def check_rest(self, split: str, source: Any, probes: list[int]) -> tuple[list[Attempt], list[str]]:
+        """Checks all but images; returns what else was decoded, and what is worth a note; raises UserError."""
+        return [], []
+
+    def compare(self, train: Any, evaluation: Any) -> list[str]:
+        """Returns what is worth a note of both splits together."""
+        return []
+
+    # What a task calls.
+
+    def each(
+        self, function: Callable[[int], Any], indices: Sequence[int], split: str, what: str
+    ) -> Iterator[tuple[int, Any]]:
+        """Yields each index and what ``function`` returns for it, computed in threads; reports the progress."""
+        reported = time.monotonic()
+        with ThreadPoolExecutor(THREADS) as pool:
+            for done, (index, found) in enumerate(zip(indices, pool.map(function, indices), strict=True), start=1):
+                yield index, found
+                if self._progress and time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+                    reported = time.monotonic()
+                    self._progress(f"checked {done:,} of {len(indices):,} {split} {what}")
+
+    def _check_split(self, split: str, source: Any) -> list[str]:
+        """Checks one split; returns what is worth a note."""
+        count = len(source)
+        probes = np.unique(np.linspace(0, count - 1, min(self._probes, count)).astype(np.int64)).tolist()
+        suspects, notes = self.check_before_decoding(split, source, probes)
+        tried = sorted({*probes, *suspects})
+        errors = [error for _, error in self.each(lambda index: self._probe(source, index), tried, split, "images")]
+        others, more = self.check_rest(split, source, probes)
+        attempts = [Attempt("images", len(tried), [error for error in errors if error]), *others]
+        for attempt in attempts:
+            if attempt.count and len(attempt.errors) == attempt.count:
+                raise UserError(
+                    f"none of the {attempt.count:,} {split} {attempt.what} tried can be decoded: the data set as a "
+                    f"whole looks unreadable, fetch or unpack it again; the first: {attempt.errors[0]}"
+                ) from attempt.errors[0]
+        corrupt = [error for attempt in attempts for error in attempt.errors]
+        what = " or ".join(attempt.what for attempt in attempts)
+        if corrupt and self._on_corrupt == "error":
+            raise UserError(
+                f"{len(corrupt):,} of {sum(attempt.count for attempt in attempts):,} {split} {what} tried cannot be "
+                f"decoded: repair or remove {'such pairs' if others else 'them'}, or skip them with "
+                f"--config.data.on_corrupt=skip; the first: {corrupt[0]}"
+            ) from corrupt[0]
+        skipped = [f"{len(corrupt):,} {what} cannot be decoded and are skipped"] * bool(corrupt)
+        return [*notes, *more, *skipped]
+
+    def _probe(self, source: Any, index: int) -> CorruptImageError | None:
+        image, name = self.image(source, index), source.name(index)
+        if not isinstance(image, bytes):
+            check_source_array(image, name)
+            return None
+        try:
+            self._decode(image, name)
+        except CorruptImageError as error:
+            return error
+        return None

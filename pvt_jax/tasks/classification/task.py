@@ -13,7 +13,7 @@ from pvt_jax.data.images import decode
 from pvt_jax.data.records import ClassificationSource, Request, Split
 from pvt_jax.ops.cross_entropy import soft_cross_entropy
 from pvt_jax.tasks.classification import examples, mixing, transforms
-from pvt_jax.tasks.classification.checks import validate_classification
+from pvt_jax.tasks.classification.checks import ClassificationChecks
 from pvt_jax.tasks.classification.metrics import classification_metrics, classification_sums
 from pvt_jax.tasks.task import Batch, Sums, Task
 
@@ -38,14 +38,14 @@ class Classification(Task):
         self._eval_transform = transforms.EvalTransform(self.image_size, options.eval_crop_fraction)
 
     def validate_data(self, say: Callable[[str], None] | None = None) -> str:
-        """See ``Task``; it takes no time to speak of."""
-        return validate_classification(
-            self.train_source,
-            self.eval_source,
+        """See ``Task``; all known labels are checked, and a sample of the images."""
+        checks = ClassificationChecks(
             self._config.model.num_classes,
             decode=decode,
             on_corrupt=self._config.data.on_corrupt,
+            progress=say,
         )
+        return checks.validate(self.train_source, self.eval_source)
 
     def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
         """Every evaluation record once, in order."""

@@ -18,7 +18,7 @@ from pvt_jax.data.records import DetectionSource, Request, Split
 from pvt_jax.heads.detection_model import MULTIPLE, DetectionModel
 from pvt_jax.ops.boxes import clip_boxes
 from pvt_jax.tasks.detection import examples, grouping
-from pvt_jax.tasks.detection.checks import validate_detection
+from pvt_jax.tasks.detection.checks import DetectionChecks
 from pvt_jax.tasks.detection.instance_masks import paste_mask
 from pvt_jax.tasks.detection.metrics import DetectionResults, coco_metrics
 from pvt_jax.tasks.detection.pictures import Instances, side_by_side
@@ -51,9 +51,7 @@ class Detection(Task):
 
     def validate_data(self, say: Callable[[str], None] | None = None) -> str:
         """See ``Task``; all annotations are checked, and all images unless ``data.check`` says otherwise."""
-        return validate_detection(
-            self.train_source,
-            self.eval_source,
+        checks = DetectionChecks(
             self._config.model.num_classes,
             needs_masks=self.model.needs_masks,
             decode=decode,
@@ -61,6 +59,7 @@ class Detection(Task):
             check=self._config.data.check,
             progress=say,
         )
+        return checks.validate(self.train_source, self.eval_source)
 
     def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
         """Every evaluation record once, in batches of one shape each."""

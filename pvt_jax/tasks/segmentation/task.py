@@ -17,7 +17,7 @@ from pvt_jax.data.records import Request, SegmentationSource, Split
 from pvt_jax.errors import UserError
 from pvt_jax.heads.segmentation_model import SegmentationModel
 from pvt_jax.tasks.segmentation import examples
-from pvt_jax.tasks.segmentation.checks import validate_segmentation
+from pvt_jax.tasks.segmentation.checks import SegmentationChecks
 from pvt_jax.tasks.segmentation.loss import segmentation_cross_entropy
 from pvt_jax.tasks.segmentation.metrics import confusion_matrix, segmentation_metrics
 from pvt_jax.tasks.segmentation.pictures import side_by_side
@@ -56,15 +56,14 @@ class Segmentation(Task):
 
     def validate_data(self, say: Callable[[str], None] | None = None) -> str:
         """See ``Task``; all label maps are read, unless ``data.check`` says otherwise."""
-        return validate_segmentation(
-            self.train_source,
-            self.eval_source,
+        checks = SegmentationChecks(
             self._config.model.num_classes,
             decode=decode,
             on_corrupt=self._config.data.on_corrupt,
             check=self._config.data.check,
             progress=say,
         )
+        return checks.validate(self.train_source, self.eval_source)
 
     def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
         """Every evaluation record once, in batches of one shape each."""

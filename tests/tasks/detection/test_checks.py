@@ -16,8 +16,8 @@ from pvt_jax.data.images import decode
 from pvt_jax.data.options import DetectionOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
-from pvt_jax.tasks.detection import checks as detection_validation
-from pvt_jax.tasks.detection.checks import validate_detection
+from pvt_jax.tasks import checks
+from pvt_jax.tasks.detection.checks import DetectionChecks
 from tests.helpers.detection_data import save, write_coco, write_json, write_voc
 
 CHECKS = pytest.mark.parametrize("check", ["all", "sample"])
@@ -43,7 +43,7 @@ def validate(root: Path, needs_masks=True, outputs=10, source="coco", **rest: An
     train, held_out = (
         open_source(OBJECTS, source, Request(split, root=str(root), options=options)) for split in ("train", "eval")
     )
-    return validate_detection(train, held_out, outputs, needs_masks=needs_masks, decode=decode, **rest)
+    return DetectionChecks(outputs, needs_masks=needs_masks, decode=decode, **rest).validate(train, held_out)
 
 
 def message(*arguments: Any, **rest: Any) -> str:
@@ -84,7 +84,7 @@ def test_describes_a_sound_data_set(root, check):
 def test_digit_scenes_are_not_all_composed(monkeypatch):
     train, held_out = DigitObjectsSource("train"), DigitObjectsSource("eval")
     monkeypatch.setattr(DigitObjectsSource, "counts", None)
-    line = validate_detection(train, held_out, 10, needs_masks=True, decode=decode)
+    line = DetectionChecks(10, needs_masks=True, decode=decode).validate(train, held_out)
     assert line == (
         "32,768 training and 256 evaluation images with objects of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), from "
         "scenes of scikit-learn's digits over its photographs"
@@ -105,7 +105,7 @@ def test_keys():
         arguments: Any = {key: "maybe"}
         with pytest.raises(UserError, match=f"data.{key} is 'maybe', but it is either"):
             source = DigitObjectsSource("eval", count=1)
-            validate_detection(source, source, 10, needs_masks=False, decode=decode, **arguments)
+            DetectionChecks(10, needs_masks=False, decode=decode, **arguments).validate(source, source)
 
 
 class TestClasses:
@@ -218,13 +218,13 @@ class TestImages:
         path = root / "train2017/1.png"
         path.write_bytes(path.read_bytes()[:900])
         line = message(root, check=check)
-        assert "1 training images cannot be decoded: repair or remove them" in line and "1.png" in line
+        assert "training images tried cannot be decoded: repair or remove them" in line and "1.png" in line
         assert "training: " in validate(root, check=check, on_corrupt="skip")
         assert "1 images cannot be decoded and are skipped" in validate(root, check=check, on_corrupt="skip")
 
     def test_that_are_no_images(self, root):
         (root / "train2017/5.png").write_bytes(b"<html>")
-        assert "1 training images cannot be decoded" in message(root)
+        assert "1 of 33 training images tried cannot be decoded" in message(root)
 
     def test_of_which_none_can_be_decoded(self, root):
         for path in (root / "val2017").iterdir():
@@ -244,16 +244,16 @@ class TestImages:
         assert "; 1 image of the evaluation are trained on, too" in validate(root)
 
     def test_progress(self, root, monkeypatch):
-        monkeypatch.setattr(detection_validation, "_SECONDS_BETWEEN_REPORTS", -1)
+        monkeypatch.setattr(checks, "_SECONDS_BETWEEN_REPORTS", -1)
         lines: list[str] = []
         validate(root, progress=lines.append)
-        assert "checked the size of 40 of 40 training images" in lines
+        assert "checked 40 of 40 training image sizes" in lines
 
 
 def test_a_source_without_images(root):
     source = DigitObjectsSource("train", count=0)
     with pytest.raises(UserError, match="the training data has no images"):
-        validate_detection(source, source, 10, needs_masks=False, decode=decode)
+        DetectionChecks(10, needs_masks=False, decode=decode).validate(source, source)
 
 
 def test_grey_images_are_decoded_like_others(root):

@@ -13,8 +13,8 @@ from pvt_jax.data.labels import LabelEncoding
 from pvt_jax.data.options import SegmentationOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
-from pvt_jax.tasks.segmentation import checks as segmentation_validation
-from pvt_jax.tasks.segmentation.checks import validate_segmentation
+from pvt_jax.tasks import checks
+from pvt_jax.tasks.segmentation.checks import SegmentationChecks
 
 CHECKS = pytest.mark.parametrize("check", ["all", "sample"])
 
@@ -50,15 +50,9 @@ def validate(root, num_classes=3, outputs=None, on_corrupt="error", check="all",
         open_source(LABEL_MAPS, "label_folder", Request(split, root=str(root), options=options))
         for split in ("train", "eval")
     )
-    return validate_segmentation(
-        train,
-        held_out,
-        num_classes if outputs is None else outputs,
-        decode=decode,
-        on_corrupt=on_corrupt,
-        check=check,
-        progress=progress,
-    )
+    outputs = num_classes if outputs is None else outputs
+    settings = {"on_corrupt": on_corrupt, "check": check, "progress": progress}
+    return SegmentationChecks(outputs, decode=decode, **settings).validate(train, held_out)
 
 
 def message(root, **arguments) -> str:
@@ -81,8 +75,8 @@ def test_notes(root):
         save(root / f"labels/val/{name}.png", grey(0, 1))
     line = validate(root, num_classes=4, class_names=("sky", "sea", "sand", "ship"))
     assert line.endswith(
-        "; 2 training label maps have no labelled pixel; no training label map has ship; "
-        "no evaluation label map has sand, ship"
+        "; training: 2 label maps have no labelled pixel, no label map has ship; "
+        "evaluation: no label map has sand, ship"
     )
     # A sample cannot tell what never appears.
     assert "ship" not in validate(root, num_classes=4, class_names=("sky", "sea", "sand", "ship"), check="sample")
@@ -91,9 +85,9 @@ def test_notes(root):
 def test_options():
     source = Memory([np.zeros((4, 6), np.uint8)])
     with pytest.raises(UserError, match="data.check is 'some', but it is either 'all' or 'sample'"):
-        validate_segmentation(source, source, 3, decode=decode, check="some")
+        SegmentationChecks(3, decode=decode, check="some").validate(source, source)
     with pytest.raises(UserError, match="data.on_corrupt is 'stop'"):
-        validate_segmentation(source, source, 3, decode=decode, on_corrupt="stop")
+        SegmentationChecks(3, decode=decode, on_corrupt="stop").validate(source, source)
 
 
 def test_number_of_classes(root):
@@ -126,11 +120,11 @@ def test_rgb_coded(root, check):
         save(root / f"labels/train/{number:02}.png", Image.fromarray(coloured))
     line = message(root, check=check)
     assert f"{root}/labels/train/04.png is RGB-coded" in line and "--config.segmentation.palette" in line
-    assert "; 3 of " in line and "training label maps that were read are so" in line
+    assert "; so are 3 of " in line and "training label maps that were read" in line
     palette = ((0, 0, 0), (128, 0, 0), (0, 128, 0))
     assert validate(root, check=check, palette=palette).startswith("40 training")
     line = message(root, check=check, palette=((0, 0, 0), (129, 0, 0), (0, 128, 0)))
-    assert "colour (128, 0, 0), at row 0 and column 0, is none of the 3" in line and "; 3 of " in line
+    assert "colour (128, 0, 0), at row 0 and column 0, is none of the 3" in line and "; so are 3 of " in line
 
 
 def test_labels_out_of_range(root):
@@ -211,9 +205,9 @@ def test_undecodable_label_map(root):
     data = (root / "labels/train/04.png").read_bytes()
     save(root / "labels/train/04.png", data[:-30])
     line = message(root)
-    assert "1 training images or label maps cannot be decoded" in line and f"{root}/labels/train/04.png" in line
+    assert "training images or label maps tried cannot be decoded" in line and f"{root}/labels/train/04.png" in line
     assert validate(root, on_corrupt="skip").endswith(
-        "; 1 training images or label maps cannot be decoded and are skipped"
+        "; training: 1 images or label maps cannot be decoded and are skipped"
     )
     # Its header tells a sample nothing, but that of no image does.
     assert validate(root, check="sample").startswith("40 training")
@@ -225,8 +219,8 @@ def test_undecodable_label_map(root):
 def test_undecodable_image(root, check):
     save(root / "images/train/04.jpg", b"no image")
     line = message(root, check=check)
-    assert "1 training images or label maps cannot be decoded" in line and f"{root}/images/train/04.jpg" in line
-    assert "1 training images or label maps" in validate(root, check=check, on_corrupt="skip")
+    assert "training images or label maps tried cannot be decoded" in line and f"{root}/images/train/04.jpg" in line
+    assert "training: 1 images or label maps" in validate(root, check=check, on_corrupt="skip")
 
 
 @pytest.mark.parametrize("folder", ["images", "labels"])
@@ -250,9 +244,9 @@ def test_progress(root, monkeypatch):
     lines: list[str] = []
     validate(root, progress=lines.append)
     assert lines == []
-    monkeypatch.setattr(segmentation_validation, "_SECONDS_BETWEEN_REPORTS", -1)
+    monkeypatch.setattr(checks, "_SECONDS_BETWEEN_REPORTS", -1)
     validate(root, progress=lines.append)
-    assert lines[0] == "checked 1 of 40 training label maps" and lines[-1] == "checked 2 of 2 evaluation label maps"
+    assert "checked 1 of 40 training label maps" in lines and lines[-1] == "checked 2 of 2 evaluation label maps"
 
 
 class Memory:
@@ -290,14 +284,13 @@ class Memory:
 class TestArrays:
     def line(self, train, evaluation=None, **arguments) -> str:
         with pytest.raises(UserError) as caught:
-            validate_segmentation(
-                train, train if evaluation is None else evaluation, 3, **{"decode": decode, **arguments}
-            )
+            settings = {"decode": decode, **arguments}
+            SegmentationChecks(3, **settings).validate(train, train if evaluation is None else evaluation)
         return str(caught.value)
 
     def test_a_sample_makes_no_others(self):
         source = Memory([np.arange(24, dtype=np.uint8).reshape(4, 6) % 3] * 1000)
-        line = validate_segmentation(source, source, 3, decode=decode, check="sample")
+        line = SegmentationChecks(3, decode=decode, check="sample").validate(source, source)
         assert line == "1,000 training and 1,000 evaluation images with label maps of 3 classes, from memory"
         assert len(source.read) == 32 and {0, 999} < source.read
 
