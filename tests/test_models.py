@@ -171,7 +171,7 @@ def abstract_variables(model: Any) -> Any:
     return jax.eval_shape(lambda key, x: model.init(key, x, method="features"), jax.random.key(0), images)
 
 
-FOUR = "must be four whole numbers above 0, one a stage, but is"
+FOUR = "must be four whole numbers above 0, one per stage, but is"
 ONE = "must be a whole number above 0, but is"
 
 
@@ -185,7 +185,7 @@ ONE = "must be a whole number above 0, but is"
         (
             "pvt_v2_b0",
             {"num_heads": (1, 2, 5, 4)},
-            "model.dims must be multiples of model.num_heads, but 24 is none of 5",
+            "model.dims must be multiples of model.num_heads, but 24 is not a multiple of 5",
         ),
         ("resnet18", {"dims": (8, 16, 24)}, f"model.dims {FOUR} (8, 16, 24)"),
         ("vit_tiny_patch16", {"depth": 0}, f"model.depth {ONE} 0"),

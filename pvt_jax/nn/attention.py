@@ -2,7 +2,7 @@
 
 "Attention Is All You Need" (arXiv 1706.03762), section 3. The layers whose norm comes last are DETR's.
 
-Names of dimensions in shapes: b batch, n queries, m keys, c channels.
+Shapes: b batch, n queries, m keys, c channels.
 """
 
 import math
@@ -19,16 +19,16 @@ from jaxtyping import Array, Bool, Float, Int
 from pvt_jax.nn.layers import Dense, FeedForward, matmul, normal_002, uniform_fan_in
 
 _xavier_uniform = nn.initializers.xavier_uniform()
-# PyTorch's attention has its first three matrices in one: Xavier's bound is that of [dim, 3 dim].
+# PyTorch's attention fuses the projections of queries, keys and values: Xavier's bound is that of [dim, 3 dim].
 _xavier_uniform_of_three = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 
 
 class MultiHeadAttention(nn.Module):
-    """Concat(head_0 … head_N) W_O, head_j = softmax(Q W_Q (K W_K)ᵀ / √d) V W_V (section 3.2), d channels a head.
+    """Concat(head_0 … head_N) W_O, head_j = softmax(Q W_Q (K W_K)ᵀ / √d) V W_V (section 3.2), d channels per head.
 
-    Queries, keys and values are linear maps without a bias; the one at the end has one. Softmax is float32.
-    With ``biased`` all four have one, and start as PyTorch's ``MultiheadAttention`` does, Xavier-uniform.
-    In training weights after the softmax are dropped at ``dropout_rate``.
+    The projections of queries, keys and values have no bias, the output projection has one. With ``biased`` all four
+    have one and start Xavier-uniform, as in PyTorch's ``MultiheadAttention``. Softmax is float32; ``dropout_rate``
+    applies to the attention weights in training.
     """
 
     dim: int
@@ -43,13 +43,13 @@ class MultiHeadAttention(nn.Module):
         def linear(init: Callable) -> nn.Dense:
             return nn.Dense(self.dim, use_bias=self.biased, dtype=self.dtype, kernel_init=init)
 
-        # A matrix is made where it is used: who asks for the scores alone has no ``v`` and no ``proj``.
+        # Parameters are created on first use: a module of which only ``scores`` is called has no ``v`` and ``proj``.
         self.q, self.k, self.v = linear(first), linear(first), linear(first)
         self.proj = Dense(self.dim, self.dtype) if last is None else linear(last)
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def scores(self, queries: Float[Array, "b n c"], keys: Float[Array, "b m c"]) -> Float[Array, "b h n m"]:
-        """Q W_Q (K W_K)ᵀ / √d of every head, what softmax is taken of; float32."""
+        """Attention scores before softmax, Q W_Q (K W_K)ᵀ / √d of each head; float32."""
         query, key = self._heads(self.q(queries)), self._heads(self.k(keys))
         query = query * (self.dim // self.num_heads) ** -0.5
         return jnp.einsum("bnhd,bmhd->bhnm", query, key, preferred_element_type=jnp.float32)
@@ -62,10 +62,10 @@ class MultiHeadAttention(nn.Module):
         key_mask: Bool[Array, "b m"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b n c"]:
-        """What every query gets from the values. Where ``key_mask`` is False none looks; each sample needs a True."""
+        """Attention output per query. ``key_mask``: key padding mask; False keys are masked. Keep one per sample."""
         scores = self.scores(queries, keys)
         if key_mask is not None:
-            # exp of it, less a true score, is 0 exactly.
+            # Finite, but exp of its difference from any score is exactly 0.
             scores = jnp.where(key_mask[:, None, None], scores, jnp.finfo(scores.dtype).min)
         value = self._heads(self.v(values))
         weights = self.dropout(jax.nn.softmax(scores).astype(value.dtype), deterministic=not train)

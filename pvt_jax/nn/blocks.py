@@ -1,4 +1,4 @@
-"""The transformer block, and a stack of them run one by one, recomputed or scanned."""
+"""The transformer block, and stacks of blocks, unrolled, rematerialised or scanned."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +35,7 @@ class Block(nn.Module):
         branch_scales: Float[Array, "2 b"] | None,
         sizes: Int[Array, "b 2"] | None = None,
     ) -> Float[Array, "b n c"]:
-        """``branch_scales`` multiply the two residual branches of each sample (stochastic depth); None keeps both.
+        """``branch_scales`` multiply each sample's two residual branches (stochastic depth); None keeps both.
 
         ``sizes``: see ``padding.py``.
         """
@@ -102,22 +102,22 @@ def run_blocks(
 
 
 def check_stages(dims: Sequence[int], num_heads: Sequence[int], **others: Sequence[int]) -> None:
-    """Raise UserError for settings of a pyramid that are not four whole numbers, one a stage, or do not go together."""
+    """Raise UserError unless each setting has four positive integers, one per stage, and heads divide channels."""
     for name, value in {"dims": dims, "num_heads": num_heads, **others}.items():
         sizes = list(value) if isinstance(value, Sequence) else []
         if len(sizes) != 4 or not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise UserError(f"model.{name} must be four whole numbers above 0, one a stage, but is {value}")
+            raise UserError(f"model.{name} must be four whole numbers above 0, one per stage, but is {value}")
     for dim, heads in zip(dims, num_heads, strict=True):
         if dim % heads:
-            raise UserError(f"model.dims must be multiples of model.num_heads, but {dim} is none of {heads}")
+            raise UserError(f"model.dims must be multiples of model.num_heads, but {dim} is not a multiple of {heads}")
 
 
 def stochastic_depth_of_stages(
     parent: nn.Module, rate: float, depths: Sequence[int], batch: Any
 ) -> list[Float[Array, "_depth 2 _batch"] | None]:
-    """The branch scales of every stage's blocks, drawn from ``parent``'s ``dropout`` stream; None where rate is 0.
+    """``branch_scales`` of each stage's blocks, from ``parent``'s ``dropout`` stream; None if ``rate`` is 0.
 
-    ``batch`` is a whole number, or the symbol of one in an exported model.
+    ``batch`` is an integer, or a symbolic dimension in an exported model.
     """
     if not 0 <= rate < 1:
         raise UserError(f"model.drop_path_rate must be at least 0 and below 1, but is {rate}")
@@ -128,10 +128,10 @@ def stochastic_depth_of_stages(
 
 
 def table_side(image_size: int | Sequence[int], stride: int) -> tuple[int, int]:
-    """(height, width) of the images that position tables are made for, of at least one position at ``stride``.
+    """(height, width) of the images that position tables are for, both at least ``stride``.
 
     Raises:
-      UserError: it is neither a side nor two, or too small.
+      UserError: ``image_size`` is neither one side nor two, or too small.
     """
     sides = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= stride for side in sides):
