@@ -1,6 +1,7 @@
 """The transformer block, and stacks of blocks, unrolled, rematerialised or scanned."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.errors import UserError
 from pvt_jax.nn.layers import FeedForward, SpatialReductionAttention, stochastic_depth_scales
+
+BlockType = type[nn.Module] | partial[Any]
 
 
 class Block(nn.Module):
@@ -68,7 +71,7 @@ class Block(nn.Module):
 
 def run_blocks(
     parent: nn.Module,
-    settings: dict[str, Any],
+    block: BlockType | Sequence[BlockType],
     depth: int,
     x: Float[Array, "b n c"],
     grid: tuple[int, int],
@@ -80,24 +83,33 @@ def run_blocks(
 ) -> Float[Array, "b n c"]:
     """``x`` through ``depth`` blocks of the module ``parent`` (``block0``, ``block1``, …), from its compact method.
 
-    ``remat`` recomputes each block in the backward pass, ``scan`` compiles one block for all; both leave the stored
-    parameters and the results as they are.
+    ``block`` is a module class, or a ``partial`` of one with its settings, that is called as ``Block`` is; of several
+    the blocks take turns. ``remat`` recomputes each block in the backward pass, ``scan`` compiles each of ``block``
+    once; both leave the stored parameters and the results as they are.
     """
-    if scan and not parent.is_initializing():
+    turns = tuple(block) if isinstance(block, Sequence) else (block,)
+    if scan and not parent.is_initializing() and depth % len(turns) == 0:
         # Blocks are stored one by one; stacking them here costs one copy of the stage's parameters a step.
-        stored = parent.variables["params"]
-        stacked = jax.tree.map(lambda *p: jnp.stack(p), *(stored[f"block{i}"] for i in range(depth)))
-        block = Block(**settings, parent=None)
+        stored = [parent.variables["params"][f"block{i}"] for i in range(depth)]
+        stacked = [jax.tree.map(lambda *p: jnp.stack(p), *stored[i :: len(turns)]) for i in range(len(turns))]
+        made = [make(parent=None) for make in turns]
+        if branch_scales is not None:
+            branch_scales = branch_scales.reshape(-1, len(turns), *branch_scales.shape[1:])
 
         def step(x: Array, inputs: tuple[Any, Array | None]) -> tuple[Any, None]:
             parameters, scales = inputs
-            return block.apply({"params": parameters}, x, grid, scales, sizes), None
+            for i, block in enumerate(made):
+                x = block.apply({"params": parameters[i]}, x, grid, None if scales is None else scales[i], sizes)
+            return x, None
 
         return jax.lax.scan(jax.checkpoint(step) if remat else step, x, (stacked, branch_scales))[0]
 
-    make = nn.remat(Block, static_argnums=(2,)) if remat else Block
     for i in range(depth):
-        x = make(**settings, name=f"block{i}")(x, grid, None if branch_scales is None else branch_scales[i], sizes)
+        make = turns[i % len(turns)]
+        if remat:
+            module, settings = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
+            make = partial(nn.remat(module, static_argnums=(2,)), **settings)
+        x = make(name=f"block{i}")(x, grid, None if branch_scales is None else branch_scales[i], sizes)
     return x
 
 

@@ -6,6 +6,7 @@ arXiv 2102.12122, section 3 and table 1. Four stages, each a patch embedding tha
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.backbones.base import Backbone
 from pvt_jax.errors import UserError
-from pvt_jax.nn.blocks import check_stages, run_blocks, stochastic_depth_of_stages, table_side
+from pvt_jax.nn.blocks import Block, check_stages, run_blocks, stochastic_depth_of_stages, table_side
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import PatchProjection, normal_002, resize_position_embedding
 from pvt_jax.nn.padding import shrunk
@@ -76,14 +77,15 @@ class Stage(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(class_token, (batch, 1, self.dim)).astype(x.dtype), x], axis=1)
             positions = jnp.concatenate([table[:, : self.extra_tokens], positions], axis=1)
         x = x + positions.astype(x.dtype)
-        settings = {
-            "dim": self.dim,
-            "num_heads": self.num_heads,
-            "mlp_ratio": self.mlp_ratio,
-            "sr_ratio": self.sr_ratio,
-            "dtype": self.dtype,
-        }
-        x = run_blocks(self, settings, self.depth, x, grid, branch_scales, sizes, remat=self.remat, scan=self.scan)
+        block = partial(
+            Block,
+            dim=self.dim,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            sr_ratio=self.sr_ratio,
+            dtype=self.dtype,
+        )
+        x = run_blocks(self, block, self.depth, x, grid, branch_scales, sizes, remat=self.remat, scan=self.scan)
         return x, grid
 
 

@@ -6,6 +6,7 @@ Mix Transformers (arXiv 2105.15203, section 3.1) are the same network with an ML
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.backbones.base import Backbone
 from pvt_jax.errors import UserError
-from pvt_jax.nn.blocks import check_stages, run_blocks, stochastic_depth_of_stages
+from pvt_jax.nn.blocks import Block, check_stages, run_blocks, stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import OverlappingPatchProjection
 from pvt_jax.nn.padding import shrunk
@@ -70,17 +71,18 @@ class Stage(nn.Module):
         sizes = shrunk(sizes, self.patch[1])
         batch, rows, columns, _ = embedded.shape
         x = nn.LayerNorm(1e-5, self.dtype, name="patch_norm")(embedded.reshape(batch, rows * columns, self.dim))
-        settings = {
-            "dim": self.dim,
-            "num_heads": self.num_heads,
-            "mlp_ratio": self.mlp_ratio,
-            "sr_ratio": self.sr_ratio,
-            "dtype": self.dtype,
-            "depthwise": True,
-            "pooled_side": _POOLED_SIDE if self.linear_attention else 0,
-        }
+        block = partial(
+            Block,
+            dim=self.dim,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            sr_ratio=self.sr_ratio,
+            dtype=self.dtype,
+            depthwise=True,
+            pooled_side=_POOLED_SIDE if self.linear_attention else 0,
+        )
         grid = (rows, columns)
-        x = run_blocks(self, settings, self.depth, x, grid, branch_scales, sizes, remat=self.remat, scan=self.scan)
+        x = run_blocks(self, block, self.depth, x, grid, branch_scales, sizes, remat=self.remat, scan=self.scan)
         return nn.LayerNorm(1e-6, self.dtype, name="norm")(x).reshape(batch, rows, columns, self.dim)
 
 

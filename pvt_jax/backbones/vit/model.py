@@ -5,6 +5,7 @@ One resolution and one width from the first block to the last. The PVT paper has
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.backbones.base import Backbone
 from pvt_jax.errors import UserError
-from pvt_jax.nn.blocks import run_blocks, stochastic_depth_of_stages, table_side
+from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages, table_side
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import PatchProjection, normal_002, resize_position_embedding
 from pvt_jax.nn.padding import shrunk
@@ -79,15 +80,16 @@ class VisionTransformer(Backbone):
         token = jnp.broadcast_to(class_token + table[:, :1], (batch, 1, self.dim)).astype(self.dtype)
         x = jnp.concatenate([token, x], axis=1)
 
-        settings = {
-            "dim": self.dim,
-            "num_heads": self.num_heads,
-            "mlp_ratio": self.mlp_ratio,
-            "sr_ratio": 1,
-            "dtype": self.dtype,
-        }
+        block = partial(
+            Block,
+            dim=self.dim,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            sr_ratio=1,
+            dtype=self.dtype,
+        )
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, [self.depth], batch)[0]
-        x = run_blocks(self, settings, self.depth, x, grid, scales, true_grid, remat=self.remat, scan=self.scan)
+        x = run_blocks(self, block, self.depth, x, grid, scales, true_grid, remat=self.remat, scan=self.scan)
         x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x)
 
         maps = x[:, 1:].reshape(batch, *grid, self.dim)

@@ -17,8 +17,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.errors import UserError
+from pvt_jax.heads.detr.layers import PostNormDecoderLayer, PostNormEncoderLayer, sine_positions
 from pvt_jax.heads.detr.loss import Weights, set_losses
-from pvt_jax.nn.attention import Linear, PostNormDecoderLayer, PostNormEncoderLayer, sine_positions
+from pvt_jax.nn.attention import Linear
 from pvt_jax.nn.padding import inside, shrunk
 from pvt_jax.ops.boxes import clip_boxes, from_centres, to_centres
 

@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.errors import UserError
 from pvt_jax.heads.trans2seg.class_maps import Kernel, MemoryFusion, Prediction, SeparableConvolution, pointwise
-from pvt_jax.nn.attention import EncoderLayer, MultiHeadAttention, token_mlp
+from pvt_jax.heads.trans2seg.layers import EncoderLayer, token_mlp
+from pvt_jax.nn.attention import MultiHeadAttention
 from pvt_jax.nn.layers import normal_002, resize_position_embedding
 from pvt_jax.nn.normalization import BatchNorm
 from pvt_jax.nn.padding import inside, shrunk

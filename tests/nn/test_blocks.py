@@ -1,0 +1,59 @@
+"""Stacks of blocks: any kind of block, and several kinds in turn, run one by one, recomputed or scanned."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from pvt_jax.nn.blocks import run_blocks
+
+
+class Affine(nn.Module):
+    """x · kernel + its number, then ReLU; ``branch_scales`` multiply the result."""
+
+    number: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Any, grid: Any, branch_scales: Any, sizes: Any = None) -> Any:
+        kernel = self.param("kernel", nn.initializers.normal(1.0), (x.shape[-1], x.shape[-1]))
+        x = nn.relu(x @ kernel + self.number)
+        return x if branch_scales is None else x * branch_scales[0, :, None, None]
+
+
+class Stack(nn.Module):
+    depth: int
+    block: Any
+    remat: bool = False
+    scan: bool = False
+
+    @nn.compact
+    def __call__(self, x: Any, scales: Any = None) -> Any:
+        return run_blocks(self, self.block, self.depth, x, (1, x.shape[1]), scales, remat=self.remat, scan=self.scan)
+
+
+def by_hand(params: Any, x: Any, numbers: tuple[float, ...], scales: Any) -> np.ndarray:
+    for i in range(len(params)):
+        x = jnp.maximum(x @ params[f"block{i}"]["kernel"] + numbers[i % len(numbers)], 0)
+        x = x if scales is None else x * scales[i, 0, :, None, None]
+    return x
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("numbers", [(0.0,), (1.0, -1.0), (1.0, -1.0, 3.0)])
+def test_blocks_take_turns(numbers, scaled):
+    """Four blocks: of three kinds the last turn is not a whole one, so nothing is scanned."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 3, 4)), jnp.float32)
+    scales = jnp.asarray(rng.uniform(0.5, 1.5, (4, 2, 2)), jnp.float32) if scaled else None
+    block = [partial(Affine, number=number) for number in numbers] if len(numbers) > 1 else Affine
+    params = Stack(4, block).init(jax.random.key(0), x)["params"]
+    assert params.keys() == {f"block{i}" for i in range(4)}
+    expected = by_hand(params, x, numbers, scales)
+    for options in ({}, {"remat": True}, {"scan": True}, {"remat": True, "scan": True}):
+        stack = Stack(4, block, **options)
+        assert jax.tree.map(jnp.shape, stack.init(jax.random.key(0), x)["params"]) == jax.tree.map(jnp.shape, params)
+        np.testing.assert_allclose(stack.apply({"params": params}, x, scales), expected, rtol=1e-5, atol=1e-5)
