@@ -14,7 +14,7 @@ from typing import Any
 from pvt_jax import commands
 from pvt_jax.errors import UserError
 from pvt_jax.weights.torch_file import expanded
-from pvt_jax.weights.torch_pickle import printable
+from pvt_jax.weights.torch_pickle import one_line
 
 _EXAMPLES = """\
 SRC is a .pth or .safetensors file (names of the reference, timm, torchvision, mmsegmentation, mmdetection or Hugging
@@ -85,19 +85,19 @@ def run(arguments: Sequence[str]) -> int:
     from pvt_jax.models import create_model
     from pvt_jax.weights import load
 
-    source = load.open_source(flags.source, ema=flags.ema)
+    source = load.read_checkpoint(flags.source, ema=flags.ema)
     settings = _model_settings(flags, source)
     try:
         json.dumps(settings)  # As they are written in the end.
         model = create_model(**settings)
-        variables, report = load.fit(
+        variables, report = load.match_to_model(
             source, model, allow_missing=flags.allow_missing, allow_unexpected=flags.allow_unexpected
         )
     # What a module makes of a setting of another type is of no interest, only that it is wrong.
     except (TypeError, IndexError) as error:
-        reason = printable(str(error).partition("\n")[0])
+        reason = one_line(str(error).partition("\n")[0])
         raise UserError(
-            f"a setting of the model is wrong ({reason}): {printable(_described(settings), 400)}. Change it with --set"
+            f"a setting of the model is wrong ({reason}): {one_line(_described(settings), 400)}. Change it with --set"
         ) from error
     print(report.summary())
     if flags.destination.suffix == ".safetensors":
@@ -137,7 +137,7 @@ def _check_destination(place: Path) -> None:
 
 def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     """Everything for ``create_model``: from the flags, then the run's config, then what the tensors themselves tell."""
-    from pvt_jax.weights.names import akin
+    from pvt_jax.weights.names import compatible
     from pvt_jax.weights.signatures import SIGNATURES, recognise
 
     shapes = {name: tuple(tensor.shape) for name, tensor in source.tensors.items()}
@@ -157,7 +157,7 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     _settle_head(flags, source, settings, recognised)
     found: dict[str, Any] = {"name": name, "num_classes": 1000, "image_size": [224, 224]}
     head = settings.get("head")
-    if recognised and recognised.num_classes and (recognised.head is None or akin(recognised.head, head)):
+    if recognised and recognised.num_classes and (recognised.head is None or compatible(recognised.head, head)):
         found["num_classes"] = recognised.num_classes
     size = source.image_size
     if size and recognised and not recognised.may_be_for(size):
@@ -167,7 +167,11 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     if size := size or (recognised and recognised.image_size):
         found["image_size"] = list(size)
     given = {key: getattr(flags, key) for key in ("num_classes", "image_size") if getattr(flags, key) is not None}
-    if head and "num_classes" not in given and not (recognised and recognised.head and akin(recognised.head, head)):
+    if (
+        head
+        and "num_classes" not in given
+        and not (recognised and recognised.head and compatible(recognised.head, head))
+    ):
         raise UserError(
             f"{source.described} has no {head} head: say with --num_classes of how many classes the new one is"
         )
@@ -218,8 +222,7 @@ def _write_file(place: Path, variables: Any, settings: dict[str, Any]) -> None:
 def _write_folder(place: Path, variables: Any, settings: dict[str, Any]) -> None:
     import logging
 
-    from pvt_jax.heads.detection_model import DetectionModel
-    from pvt_jax.models import HEADS
+    from pvt_jax.heads import HEADS
     from pvt_jax.training.store import CheckpointStore
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs pages of traceback for what it then raises.
@@ -230,8 +233,7 @@ def _write_folder(place: Path, variables: Any, settings: dict[str, Any]) -> None
         config: dict[str, Any] = {"task": "classification", "model": dict(settings)}
         if head := config["model"].pop("head", None):
             of_head = config["model"].pop("head_settings", {})
-            task = "detection" if issubclass(HEADS[head].model, DetectionModel) else "segmentation"
-            config |= {"task": task, "head": {"name": head, **of_head}}
+            config |= {"task": HEADS[head].model.task, "head": {"name": head, **of_head}}
         text = json.dumps(config, indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
 
@@ -252,7 +254,7 @@ def _whole_or_not_at_all(place: Path) -> Iterator[Path]:
 
 
 def _described(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {printable(str(value))}" for key, value in settings.items())
+    return ", ".join(f"{key} {one_line(str(value))}" for key, value in settings.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

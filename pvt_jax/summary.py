@@ -80,7 +80,7 @@ def measure(model: Any, image_size: tuple[int, int], batch_size: int) -> dict[st
     variables = trace.abstract_variables(model, *image_size)
     traced = trace.traced_multiply_accumulates(model, *image_size, variables=variables)
     costs = cost.multiply_accumulates(model, *image_size)
-    parameters = trace.parameters_by_part(variables)
+    parameters = trace.parameters_by_part(model, variables)
     parts = {
         name: {
             "output": list(part.output),

@@ -23,6 +23,8 @@ from pvt_jax.ops.cross_entropy import soft_cross_entropy
 _SHIFTED_CONVOLUTIONS = ("depthwise_conv3x3",)
 # They hold a program that runs once, with the equation's inputs in the same order.
 _CALLS = ("jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+# Patterns of names and the parts that they belong to.
+Parts = Sequence[tuple[str, str]]
 # Where these keep the size, they change the shape and move no data.
 _VIEWS = ("reshape", "squeeze", "broadcast_in_dim")
 
@@ -66,9 +68,9 @@ def traced_multiply_accumulates(
     variables = abstract_variables(model, height, width) if variables is None else variables
     program = jax.make_jaxpr(model.apply)(variables, images)
     origins = [Origin.PARAMETER] * len(jax.tree.leaves(variables)) + [Origin.IMAGE]
-    found: dict[str, Products] = defaultdict(Products)
-    _Counter(found).walk(program.jaxpr, origins, path=(), times=1)
-    return dict(found)
+    counter = _Counter(_parts_of(model))
+    counter.walk(program.jaxpr, origins, path=(), times=1)
+    return dict(counter.found)
 
 
 def abstract_variables(model: nn.Module, height: int, width: int) -> Any:
@@ -77,23 +79,20 @@ def abstract_variables(model: nn.Module, height: int, width: int) -> Any:
     return jax.eval_shape(lambda key, images: model.init(key, images), jax.random.key(0), images)
 
 
-def parameters_by_part(variables: Any) -> dict[str, int]:
+def parameters_by_part(model: nn.Module, variables: Any) -> dict[str, int]:
     """How many parameters each part has; the parts are those of ``multiply_accumulates``."""
     counts: dict[str, int] = defaultdict(int)
-    # What stands beside the parts belongs to the one that it is used in.
-    columnar = "patch_embed" in variables["params"]
-    beside = {"norm": "head", "pos_embed": "patch_embed", "cls_token": "patch_embed" if columnar else "stage4"}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
-        name = path[0].key
-        counts[beside.get(name) or _part([name])] += leaf.size
+        counts[_part([path[0].key], _parts_of(model))] += leaf.size
     return dict(counts)
 
 
 class _Counter:
-    """Walks through a program and adds its products to ``found``."""
+    """Walks through a program and adds its products to ``found``; ``parts`` are those of ``Backbone``."""
 
-    def __init__(self, found: dict[str, Products]):
-        self.found = found
+    def __init__(self, parts: Parts = ()):
+        self.parts = parts
+        self.found: dict[str, Products] = defaultdict(Products)
 
     def walk(
         self, program: Jaxpr, origins: Sequence[Origin], path: tuple[str, ...], times: int, elementwise: bool = False
@@ -113,7 +112,7 @@ class _Counter:
             outputs = [max(inputs, default=Origin.CONSTANT)] * len(equation.outvars)
             primitive, inner = equation.primitive.name, list(_programs(equation))
             if primitive in ("dot_general", "conv_general_dilated") or (elementwise and primitive == "mul"):
-                self._add(_part(here), inputs, times * _multiplications(equation))
+                self._add(_part(here, self.parts), inputs, times * _multiplications(equation))
             elif primitive == "scan":
                 outputs = self._scan(equation, inner[0], inputs, here, times)
             elif primitive in _CALLS:
@@ -131,7 +130,7 @@ class _Counter:
         state = slice(constants, constants + carried)
         while True:
             # What one round computes the next takes in: until nothing changes, as origins only grow.
-            outputs = _Counter(defaultdict(Products)).walk(body, inputs, path, 1)
+            outputs = _Counter().walk(body, inputs, path, 1)
             joined = [max(pair) for pair in zip(inputs[state], outputs[:carried], strict=True)]
             if joined == inputs[state]:
                 break
@@ -149,9 +148,9 @@ class _Counter:
 
     @staticmethod
     def _has_products(program: Jaxpr) -> bool:
-        found: dict[str, Products] = defaultdict(Products)
-        _Counter(found).walk(program, [Origin.IMAGE] * len(program.invars), (), 1)
-        return bool(found)
+        counter = _Counter()
+        counter.walk(program, [Origin.IMAGE] * len(program.invars), (), 1)
+        return bool(counter.found)
 
 
 def _programs(equation: JaxprEqn) -> Iterator[Jaxpr]:
@@ -176,15 +175,16 @@ def _multiplications(equation: JaxprEqn) -> int:
     return size
 
 
-def _part(path: Sequence[str]) -> str:
+def _parts_of(model: nn.Module) -> Parts:
+    return getattr(getattr(model, "backbone", model), "parts", ())
+
+
+def _part(path: Sequence[str], parts: Parts) -> str:
     """The part of a model by the names of its modules, outermost first; ``other`` where none is known."""
     for name in path:
-        if re.fullmatch(r"stem|stage\d|patch_embed|head", name):
-            return name
-        if re.fullmatch(r"block\d+|Block", name):
-            return "blocks"
-        if name == "resize_grid":  # a position table outside of all stages: ViT's
-            return "patch_embed"
+        for pattern, part in parts:
+            if found := re.fullmatch(pattern, name):
+                return found.expand(part)
     return "other"
 
 

@@ -257,7 +257,7 @@ def test_a_head_for_a_classifier_s_backbone(tmp_path, capfd):
     source = write_torch(tmp_path / "w.pth", state_dicts.weights(state_dicts.shapes("mit")))
     assert "w.pth has no segformer head: say with --num_classes" in refused(capfd, source, tmp_path / "out", *SEGFORMER)
     converted(source, tmp_path / "out", *SEGFORMER, "--num_classes=7")
-    assert "; a backbone; head starts anew; of other modules, unused: head (2)" in capfd.readouterr().out
+    assert "; a backbone; head newly initialised; of other modules, unused: head (2)" in capfd.readouterr().out
 
 
 # Detectors.

@@ -13,7 +13,8 @@ import pytest
 
 from pvt_jax.errors import UserError
 from pvt_jax.fields import types_of
-from pvt_jax.models import HEADS, create_model, list_heads
+from pvt_jax.heads import HEADS
+from pvt_jax.models import create_model, list_heads
 
 PYRAMID: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "num_classes": 5}
 TRANSFORMER: dict[str, Any] = {**PYRAMID, "num_heads": (1, 2, 3, 4)}

@@ -1,14 +1,17 @@
 """What every backbone offers: logits, a pyramid of feature maps, and attention maps."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from pvt_jax.backbones.formulas import Cost
 from pvt_jax.errors import UserError
 from pvt_jax.nn.layers import AttentionMap
 from pvt_jax.nn.padding import shrunk, zero_outside
+from pvt_jax.weight_names import BackboneWeights
 
 
 class Backbone(nn.Module):
@@ -17,10 +20,14 @@ class Backbone(nn.Module):
     ``num_classes=0`` leaves out all that only a classifier uses, for dense tasks; then only ``features`` works.
 
     A subclass defines the compact method ``_forward(images, train, classify, sizes)``. It creates the same parameters
-    with and without ``classify``, and its maps are correct in the valid region and arbitrary in the padding.
+    with and without ``classify``, and its maps are correct in the valid region and arbitrary in the padding. It may add
+    to ``parts``: patterns of the names of its outermost modules and parameters, and of functions, each with the part of
+    the model's cost that it belongs to; the first match counts.
     """
 
     num_classes: int
+
+    parts: ClassVar[tuple[tuple[str, str], ...]] = ((r"stem|stage\d+|head", r"\g<0>"), (r"norm", "head"))
 
     def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b k"]:
         """Logits [b, num_classes], float32. ``train=True`` needs ``rngs={"dropout": key}``.
@@ -74,3 +81,15 @@ class Backbone(nn.Module):
 
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
         raise NotImplementedError
+
+
+class Family(NamedTuple):
+    """A family of backbones: its module, the settings of each named model, its weights, and its cost by part.
+
+    ``cost`` takes a model and the height and width of an image; see ``cost.py``.
+    """
+
+    module: type[Backbone]
+    variants: Mapping[str, Mapping[str, Any]]
+    weights: BackboneWeights
+    cost: Callable[[Any, int, int], dict[str, Cost]]

@@ -3,32 +3,26 @@
 from typing import Any
 
 import jax.numpy as jnp
-from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from pvt_jax.backbones.base import Backbone
+from pvt_jax.heads.base import DenseModel
 
 # Sides of padded batches are multiples of this, and so are those of the region of an image that the backbone sees.
 MULTIPLE = 32
 
 
-class DetectionModel(nn.Module):
+class DetectionModel(DenseModel):
     """Images [b, h, w, 3] (float, normalised) → a fixed number of detections per image, padded with invalid ones.
 
     Detections are a dict: ``boxes`` float32 [b, n, 4] (x1, y1, x2, y2) in input pixels, ``scores`` float32 [b, n] in
     descending order, ``labels`` int32 [b, n], ``valid`` bool [b, n], and, from a mask head, ``masks`` float32
     [b, n, 28, 28], probabilities on a grid that spans the box. Entries that are not valid are 0.
 
-    Attributes:
-      backbone: without classifier (``num_classes=0``).
-      head: has ``losses(maps, targets, sizes, region)`` and ``detect(maps, sizes, region)``.
-      neck: ``(maps, region)`` → the feature maps that the head reads; None: the backbone's.
+    The head has ``losses(maps, targets, sizes, region)`` and ``detect(maps, sizes, region)``; the neck is called as
+    ``(maps, region)``.
     """
 
-    backbone: Backbone
-    head: nn.Module
-    neck: nn.Module | None = None
+    task = "detection"
 
     def __call__(
         self, images: Float[Array, "b h w 3"], sizes: Int[Array, "b 2"] | None = None, padded: bool = True
@@ -75,19 +69,9 @@ class DetectionModel(nn.Module):
         return self._pyramid(images, False, region)
 
     @property
-    def num_classes(self) -> int:
-        """Classes of the head."""
-        return self.head.num_classes  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
     def needs_masks(self) -> bool:
         """Whether the head is trained with masks."""
         return self.head.needs_masks  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
-    def dtype(self) -> DTypeLike:
-        """Dtype of the computation."""
-        return self.backbone.dtype  # pyright: ignore[reportAttributeAccessIssue]
 
     def _pyramid(self, images: Array, train: bool, region: Array | None) -> dict[str, Array]:
         maps = self.backbone.features(images, train, region)

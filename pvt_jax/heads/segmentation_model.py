@@ -1,27 +1,20 @@
 """Semantic segmentation: a backbone, a neck if the head needs one, and a head that gives per-pixel logits."""
 
-from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from pvt_jax.backbones.base import Backbone
 from pvt_jax.errors import UserError
+from pvt_jax.heads.base import DenseModel
 
 
-class SegmentationModel(nn.Module):
+class SegmentationModel(DenseModel):
     """Images [b, h, w, 3] (float, normalised) → logits [b, h/4, w/4, k] at stride 4, float32.
 
     Callers resize the logits to the images' size, as for SegFormer in transformers.
 
-    Attributes:
-      backbone: without classifier (``num_classes=0``).
-      head: ``(maps, train, sizes)`` → logits.
-      neck: ``(maps, sizes)`` → the feature maps that the head reads; None: the backbone's.
+    The head is called as ``(maps, train, sizes)``, the neck as ``(maps, sizes)``.
     """
 
-    backbone: Backbone
-    head: nn.Module
-    neck: nn.Module | None = None
+    task = "segmentation"
 
     def __call__(
         self,
@@ -45,13 +38,3 @@ class SegmentationModel(nn.Module):
         if self.neck is not None:
             maps = self.neck(maps, sizes)
         return self.head(maps, train, sizes)
-
-    @property
-    def num_classes(self) -> int:
-        """Classes of the head."""
-        return self.head.num_classes  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
-    def dtype(self) -> DTypeLike:
-        """Dtype of the computation."""
-        return self.backbone.dtype  # pyright: ignore[reportAttributeAccessIssue]

@@ -92,7 +92,7 @@ def run_blocks(
         # Blocks are stored one by one; stacking them here costs one copy of the stage's parameters a step.
         stored = [parent.variables["params"][f"block{i}"] for i in range(depth)]
         stacked = [jax.tree.map(lambda *p: jnp.stack(p), *stored[i :: len(turns)]) for i in range(len(turns))]
-        made = [make(parent=None) for make in turns]
+        made: list[Any] = [make(parent=None) for make in turns]
         if branch_scales is not None:
             branch_scales = branch_scales.reshape(-1, len(turns), *branch_scales.shape[1:])
 

@@ -13,7 +13,8 @@ from flax import linen as nn
 from pvt_jax.config import Config
 from pvt_jax.data import pipeline
 from pvt_jax.errors import UserError
-from pvt_jax.models import HEADS, create_model
+from pvt_jax.heads import HEADS
+from pvt_jax.models import create_model
 
 Batch = dict[str, jax.Array]
 # Sums by name, merged by addition on the host, in float64.

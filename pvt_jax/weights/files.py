@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from pvt_jax.errors import UserError
 from pvt_jax.weights.torch_file import PICKLE_MAGIC, ZIP_MAGIC, damaged, open_file, read_torch_file, wrong_file
-from pvt_jax.weights.torch_pickle import printable
+from pvt_jax.weights.torch_pickle import one_line
 
 # Where training scripts put the weights, the first that is there is taken.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module")
@@ -55,7 +55,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     if not tensors:
         found = "no dictionary"
         if isinstance(tree, dict):
-            found = f"only {printable(', '.join(key for key in tree if isinstance(key, str))) or 'an empty dictionary'}"
+            found = f"only {one_line(', '.join(key for key in tree if isinstance(key, str))) or 'an empty dictionary'}"
         raise UserError(
             f"{path} holds no named tensors ({found}): save the weights with torch.save(model.state_dict(), …)"
         )
@@ -155,13 +155,13 @@ def _read_folder(folder: Path) -> dict[str, np.ndarray]:
     present = {entry.name for entry in folder.iterdir()}
     missing = [part for part in parts if part not in present]
     if missing:
-        lacking = printable(missing[0])
+        lacking = one_line(missing[0])
         raise UserError(f"{folder} lacks {lacking}, which {found[0].name} names: download all of its parts")
     tensors: dict[str, np.ndarray] = {}
     for part in parts:
         tensors.update(read_state_dict(folder / part))
     lost = sorted(places.keys() - tensors.keys())
     if lost:
-        lacking = printable(lost[0])
+        lacking = one_line(lost[0])
         raise UserError(f"{folder} lacks {lacking}, which {found[0].name} names: download all of its parts again")
     return tensors

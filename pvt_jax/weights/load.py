@@ -1,4 +1,4 @@
-"""Reading variables back, from whatever holds them: a run, a file of PyTorch, safetensors, or a known name."""
+"""Loading variables from whatever holds them: a run, a file of PyTorch, safetensors, or a known name."""
 
 import difflib
 import json
@@ -25,9 +25,9 @@ from pvt_jax.weights.torch_file import expanded
 
 log = logging.getLogger("pvt_jax")
 
-# What a folder of Hugging Face holds, whole or in parts.
+# What a Hugging Face folder holds, whole or in parts.
 _FOLDER_FILES = ("model.safetensors*", "pytorch_model.bin*")
-# A file may state any size of its images. Larger ones than these fit into no machine.
+# A file may state any image size. Larger ones fit into no machine.
 _LARGEST_SIDE = 2**14
 
 
@@ -37,9 +37,9 @@ class Source:
 
     Attributes:
       tensors: by our paths if ``native``, else by the names of the file.
-      described: where they are from, for messages.
-      model: the settings under ``model`` in the config.json of a run, with ``head`` and ``head_settings`` if it has a
-        head, as ``create_model`` takes them; empty if there is none.
+      described: where they come from, for messages.
+      model: arguments of ``create_model`` from the config.json of a run or the table of known weights, with ``head``
+        and ``head_settings`` if there is a head; empty if there are none.
       image_size: (height, width) of the images that its position tables are for; None if it does not say.
     """
 
@@ -61,17 +61,18 @@ def load_variables(
 ) -> dict[str, Any]:
     """Variables for ``model.apply`` from a checkpoint, every parameter checked against ``model``.
 
-    A classifier of another number of classes is replaced by a new one and position tables of another image size are
-    resampled. A dense model takes its backbone from a classifier too, and a new neck and head. What was done is logged.
+    A classifier of another number of classes is newly initialised, and position tables of another image size are
+    resampled. A dense model may take its backbone from a classifier: its neck and head are then newly initialised. What
+    was done is logged.
 
     Args:
       path: a workdir, its ``checkpoints`` folder (of both the newest step is taken), or the folder of one step; a
         ``.pth`` or ``.safetensors`` file with the names of the reference, timm, torchvision, mmsegmentation,
-        mmdetection or Hugging Face; a folder of Hugging Face; or a name of ``pvt_jax.weights.known.KNOWN``, which
-        is downloaded.
+        mmdetection or Hugging Face; a Hugging Face folder; or a name of ``pvt_jax.weights.known.KNOWN``, which is
+        downloaded.
       model: as made by ``pvt_jax.create_model``.
-      ema: take the moving average of the parameters instead, which only a run has.
-      allow_missing: patterns (``head/*``) of parameters that need not be there; those are initialised.
+      ema: load the moving average of the parameters instead, which only a run has.
+      allow_missing: patterns (``head/*``) of parameters that may be missing; those are newly initialised.
       allow_unexpected: patterns of saved tensors that may stay unused.
       key: for what is initialised; ``jax.random.key(0)`` if not given.
 
@@ -84,7 +85,7 @@ def load_variables(
     variables, report = read_variables(
         path, model, ema=ema, allow_missing=allow_missing, allow_unexpected=allow_unexpected, key=key
     )
-    # A warning is seen without any set-up of logging; nobody should miss that a part is random.
+    # Warnings show without any logging set-up; nobody should miss that parameters are random.
     log.log(logging.INFO if report.plain else logging.WARNING, report.summary())
     return variables
 
@@ -98,13 +99,13 @@ def read_variables(
     allow_unexpected: Sequence[str] = (),
     key: jax.Array | None = None,
 ) -> tuple[dict[str, Any], LoadReport]:
-    """As ``load_variables``, with the report in place of a line in the log."""
-    source = open_source(path, ema=ema)
-    return fit(source, model, allow_missing=allow_missing, allow_unexpected=allow_unexpected, key=key)
+    """As ``load_variables``, with the report instead of a line in the log."""
+    source = read_checkpoint(path, ema=ema)
+    return match_to_model(source, model, allow_missing=allow_missing, allow_unexpected=allow_unexpected, key=key)
 
 
-def open_source(path: str | Path, *, ema: bool = False) -> Source:
-    """Read what ``path`` names (see ``load_variables``), whatever model it is of."""
+def read_checkpoint(path: str | Path, *, ema: bool = False) -> Source:
+    """Read what ``path`` names (see ``load_variables``), whatever the model."""
     place, settings = expanded(path), {}
     if str(path) in KNOWN and not place.exists():
         known = KNOWN[str(path)]
@@ -114,11 +115,11 @@ def open_source(path: str | Path, *, ema: bool = False) -> Source:
     if not place.exists():
         near = ", ".join(difflib.get_close_matches(str(path), KNOWN, 3, 0.6))
         raise UserError(
-            f"there is no {place}: give a workdir, an Orbax folder, a .pth or .safetensors file, a folder of Hugging "
-            f"Face, or a known name{f', as {near}' if near else ''}"
+            f"there is no {place}: give a workdir, an Orbax folder, a .pth or .safetensors file, a Hugging Face "
+            f"folder, or a known name{f', such as {near}' if near else ''}"
         )
     if ema:
-        raise UserError(f"{place} has no moving average: only a checkpoint of a run has, leave ema out")
+        raise UserError(f"{place} has no moving average: only checkpoints of runs do, so leave ema out")
     if place.is_dir():
         stated: Any = _read_json(place / "config.json").get("image_size")
     else:
@@ -126,7 +127,7 @@ def open_source(path: str | Path, *, ema: bool = False) -> Source:
     return Source(read_state_dict(place), str(place), False, settings, _pair(stated))
 
 
-def fit(
+def match_to_model(
     source: Source,
     model: nn.Module,
     *,
@@ -134,14 +135,14 @@ def fit(
     allow_unexpected: Sequence[str] = (),
     key: jax.Array | None = None,
 ) -> tuple[dict[str, Any], LoadReport]:
-    """Variables of ``model`` from what was read; for arguments and errors see ``load_variables``."""
+    """Variables of ``model`` from a checkpoint; for arguments and errors see ``load_variables``."""
     stated = getattr(getattr(model, "backbone", model), "image_size", (224, 224))
     image_size = _pair(stated)
     if image_size is None:
         sides = f"a side or (height, width), each of 1 to {_LARGEST_SIDE} pixels"
         raise UserError(f"the image_size of a model is {sides}, not {stated!r:.80}")
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-    # A backbone without classifier has its maps alone.
+    # A backbone without classifier computes only feature maps.
     init = partial(model.init, method="features") if getattr(model, "num_classes", None) == 0 else model.init
     expected = jax.eval_shape(init, jax.random.key(0), images)
     leaves, report = merge(
@@ -168,7 +169,7 @@ def fit(
 
 
 def compare_shapes(found: Any, expected: Any) -> list[str]:
-    """One line for each leaf that is missing, unexpected or of another shape, by its path; empty if all fit."""
+    """A line for each leaf that is missing, unexpected or of another shape, by its path; empty if all match."""
     have, want = _shapes(found), _shapes(expected)
     problems = []
     for path in sorted(have.keys() | want.keys()):
@@ -189,7 +190,7 @@ def _open_orbax(step: Path, ema: bool) -> Source:
     items = {"params": "ema_params" if ema else "params", "batch_stats": "batch_stats"}
     items = {collection: item for collection, item in items.items() if (step / item).is_dir()}
     if "params" not in items:
-        raise UserError(f"{step} has no {'ema_params' if ema else 'params'}: it was written by a run without")
+        raise UserError(f"{step} has no {'ema_params' if ema else 'params'}: the run that wrote it kept none")
     try:
         saved: Any = ocp.checkpointables_metadata(str(step.absolute())).metadata
         # Asking for NumPy arrays makes Orbax forget the devices that the checkpoint was saved on.
@@ -197,7 +198,7 @@ def _open_orbax(step: Path, ema: bool) -> Source:
         trees: Any = ocp.load_checkpointables(str(step.absolute()), wanted)
     except Exception as error:  # Orbax raises whatever its readers do.
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{step} is damaged or half written: {reason}. Take another step of the run") from error
+        raise UserError(f"{step} is damaged or half written: {reason}. Use another step of the run") from error
     tensors = names.flatten({collection: trees[item] for collection, item in items.items()})
     whole = _read_json(step.parent.parent / "config.json")
     config, head = (whole[key] if isinstance(whole.get(key), dict) else {} for key in ("model", "head"))
@@ -216,8 +217,8 @@ def _step_folder(path: Path) -> Path:
     steps = sorted((step for step in numbered if step.is_dir()), key=lambda step: int(step.name))
     if not steps:
         raise UserError(
-            f"no checkpoint in {path}: give a workdir, its checkpoints folder, one step's folder, or a folder of "
-            "Hugging Face with model.safetensors in it"
+            f"no checkpoint in {path}: give a workdir, its checkpoints folder, one step's folder, or a Hugging Face "
+            "folder with model.safetensors in it"
         )
     whole = [step for step in steps if _is_whole(step)]
     if not whole:

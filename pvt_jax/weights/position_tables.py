@@ -7,33 +7,38 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from pvt_jax.backbones import FAMILIES
 from pvt_jax.ops.resize import resize_grid
+from pvt_jax.weight_names import PositionTable
 from pvt_jax.weights import names
 
+Grid = tuple[int, int]
 
-def position_grids(wanted: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Rows and columns of each position table of a model for images of this (height, width)."""
-    grids, (rows, columns) = {}, image_size
-    root = "params/backbone/" if names.is_dense(wanted) else "params/"
-    for stage in ("", "stage1/", "stage2/", "stage3/", "stage4/"):
-        if f"{root}{stage}pos_embed" in wanted:
-            patch = wanted[f"{root}{stage}patch_embed/kernel"].shape[0]
+
+def position_grids(wanted: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, tuple[PositionTable, Grid]]:
+    """The position tables of a model by path, each with its rows and columns for images of this (height, width)."""
+    grids, (rows, columns), kind = {}, image_size, names.kind_of(wanted)
+    root = "params/backbone/" if kind.dense else "params/"
+    for table in FAMILIES[kind.family].weights.tables if kind.family else ():
+        if root + table.path in wanted:
+            patch = wanted[root + table.patch].shape[0]
             rows, columns = rows // patch, columns // patch
-            grids[f"{root}{stage}pos_embed"] = (rows, columns)
+            grids[root + table.path] = (table, (rows, columns))
     return grids
 
 
 def resize_tables(
     leaves: Mapping[str, np.ndarray],
     wanted: Mapping[str, Any],
-    grids: Mapping[str, tuple[int, int]],
-    source_grids: Mapping[str, tuple[int, int]],
+    image_size: tuple[int, int],
+    source_image_size: tuple[int, int] | None,
     native: bool,
     distilled: bool,
-) -> dict[str, tuple[np.ndarray, tuple[int, int]]]:
-    """Position tables of the model's grids, each with its own grid; without those of which that cannot be told."""
+) -> dict[str, tuple[np.ndarray, Grid, Grid]]:
+    """Tables for the model's grids by path, each with its source's grid and the model's; none whose grid is unknown."""
     found = {}
-    for path, target in grids.items():
+    stated = position_grids(wanted, source_image_size) if source_image_size else {}
+    for path, (known, target) in position_grids(wanted, image_size).items():
         table, shape = leaves.get(path), wanted[path].shape
         if (
             table is None
@@ -43,32 +48,28 @@ def resize_tables(
         ):
             continue
         if distilled:
-            table = np.delete(table, np.s_[1:2], axis=1)  # The slot of the distillation token.
-        extra = shape[1] - target[0] * target[1]
-        source = _grid_of(table.shape[1] - extra, target, source_grids.get(path), native)
-        if source is None and extra and path.startswith("params/backbone/"):
-            # mmdetection's files have no slot of a class token, which a backbone makes no use of.
-            table = np.concatenate([np.zeros_like(table[:, :extra]), table], axis=1)
-            source = _grid_of(table.shape[1] - extra, target, source_grids.get(path), native)
+            table = np.delete(table, np.s_[known.tokens : known.tokens + 1], axis=1)  # The distillation token's slot.
+        tokens, of_source = known.tokens, stated[path][1] if path in stated else None
+        source = _grid_of(table.shape[1] - tokens, target, of_source, native)
+        if source is None and tokens and names.is_dense([path]):
+            # mmdetection's files have no slot of a class token, which a backbone does not use.
+            table = np.concatenate([np.zeros_like(table[:, :tokens]), table], axis=1)
+            source = _grid_of(table.shape[1] - tokens, target, of_source, native)
         if source is None:
             continue
         if source != target:
-            # The slot of a class token stands first and is left as it is. Each as its reference does it.
-            method = "bilinear" if "/stage" in path else "bicubic"
-            grid = jnp.asarray(table[:, extra:].reshape(1, *source, shape[2]), jnp.float32)
-            resampled = np.asarray(resize_grid(grid, target, method)).reshape(1, -1, shape[2])
-            table = np.concatenate([table[:, :extra].astype(np.float32), resampled], axis=1)
-        found[path] = (table, source)
+            grid = jnp.asarray(table[:, tokens:].reshape(1, *source, shape[2]), jnp.float32)
+            resampled = np.asarray(resize_grid(grid, target, known.method)).reshape(1, -1, shape[2])
+            table = np.concatenate([table[:, :tokens].astype(np.float32), resampled], axis=1)
+        found[path] = (table, source, target)
     return found
 
 
-def _grid_of(
-    slots: int, target: tuple[int, int], known: tuple[int, int] | None, native: bool
-) -> tuple[int, int] | None:
-    """Rows and columns of a table with so many slots; ``known`` are those that its source states, if any."""
+def _grid_of(slots: int, target: Grid, stated: Grid | None, native: bool) -> Grid | None:
+    """Rows and columns of a table with so many slots; ``stated`` are those that its source states, if any."""
     side, fits = math.isqrt(max(slots, 0)), slots == target[0] * target[1]
-    if known is not None and known[0] * known[1] == slots:
-        return known
+    if stated is not None and stated[0] * stated[1] == slots:
+        return stated
     if native and fits:
         return target
     if side and side * side == slots:

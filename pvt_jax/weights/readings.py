@@ -1,4 +1,4 @@
-"""Readings: which dialect a file speaks, and which of its tensors are whose."""
+"""Readings: which dialect the names of a file are in, and what each of its tensors is."""
 
 import re
 import string
@@ -6,21 +6,22 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pvt_jax.weights.dialects import DIALECTS, HEAD_DIALECTS, PARTS, REFERENCE, Dialect, Rows, Split
+from pvt_jax.heads.foreign import FOREIGN_HEADS
+from pvt_jax.weight_names import Dialect, Naming, Part, Rows, Split
 
-# Put before names by nn.DataParallel, detectors and segmenters, trainers, and the mm* self-supervised methods.
+# Prefixes of nn.DataParallel, detectors and segmenters, trainers, and the mm* self-supervised methods.
 _WRAPPERS = ("module.", "backbone.", "model.", "encoder.")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A file's tensors under one dialect, once a ``prefix`` is taken away.
+    """A file's tensors in one dialect, without a ``prefix`` of their names.
 
     Attributes:
-      sources: reference name → the file's tensors whose rows make it up, in order; those of incomplete ones too.
+      sources: reference name → the file's tensors whose rows make it up, in order; incomplete ones included.
       rows: reference name → which rows of its one tensor it is, if not all.
       complete: reference names all of whose parts are there.
-      ignored: the file's tensors that belong to other modules, as the neck and head of a detector.
+      ignored: the file's tensors that belong to other modules, such as the neck and head of a detector.
     """
 
     dialect: str
@@ -36,13 +37,13 @@ class Reading:
         return f"{self.dialect} names" + (f" under {self.prefix}" if self.prefix else "")
 
 
-def best_readings(names: Collection[str], wanted: Collection[str], family: str) -> list[Reading]:
-    """The reading of a file's tensor names that covers most of the ``wanted`` reference names, the plainest first.
+def best_readings(names: Collection[str], wanted: Collection[str], naming: Naming) -> list[Reading]:
+    """The reading of a file's names that covers most of the ``wanted`` reference names, the plainest first.
 
-    Those after it cover as many with other tensors, under another prefix or names: the file holds several copies.
+    Further ones cover as many with other tensors, under another prefix or dialect: the file holds several copies.
     """
     wanted = set(wanted)
-    covered = [(reading, wanted & reading.complete) for reading in readings(names, family)]
+    covered = [(reading, wanted & reading.complete) for reading in readings(names, naming)]
     most = max(len(names) for _, names in covered)
     best = [next(reading for reading, names in covered if len(names) == most)]
     for reading, names in covered:
@@ -52,47 +53,29 @@ def best_readings(names: Collection[str], wanted: Collection[str], family: str) 
     return best
 
 
-def readings(names: Collection[str], family: str) -> Iterator[Reading]:
-    """Every way to read the names as those of a ``family``, or of a head, the plainest first."""
-    spoken = DIALECTS.get(family) or HEAD_DIALECTS.get(family, (REFERENCE,))
+def readings(names: Collection[str], naming: Naming) -> Iterator[Reading]:
+    """Every way to read a file's names as those of a backbone, neck or head, the plainest first."""
     for prefix in _prefixes(names):
         inside = [name for name in names if name.startswith(prefix)]
         outside = tuple(name for name in names if not name.startswith(prefix))
-        for dialect in spoken:
+        for dialect in naming.dialects:
             yield _read(dialect, prefix, inside, outside)
 
 
-# Modules of detectors and segmenters beside the backbone, but for auxiliary heads, which are for training alone.
+# Modules of detectors and segmenters beside the backbone, except auxiliary heads, which only training uses.
 _DENSE = re.compile(r"(?:(?:module|model)\.)*(neck|(?!auxiliary_)\w+_head)\.")
 
 
 def dense_part(name: str) -> str | None:
-    """Of a file's tensor that belongs to the neck or a head of a detector or segmenter, the name of that module."""
+    """The neck or head of a detector or segmenter that a file's tensor belongs to; None if it belongs to neither."""
     found = _DENSE.match(name)
     return found[1] if found else None
 
 
-# Whose heads that no model here has are, by how names of theirs begin; what only one has stands before what many have.
-_FOREIGN_HEADS = {
-    "decode_head.fusion_conv.": "mmsegmentation's own head of SegFormer, with a norm for every level",
-    "rpn_head.init_proposal_features.": "Sparse R-CNN's",
-    "roi_head.bbox_head.0.": "Cascade R-CNN's",
-    "bbox_head.atss_cls.": "ATSS's",
-    "bbox_head.gfl_cls.": "GFL's",
-    "bbox_head.conv_centerness.": "FCOS's",
-    "bbox_head.cls_branches.": "a later DETR's",
-    # Its background is the first class.
-    "bbox_head.shared_fcs.": "of mmdetection 1",
-    "bbox_head.": "a detector's",
-    "rpn_head.": "a detector's",
-    "roi_head.": "a detector's",
-}
-
-
 def foreign_head(names: Iterable[str]) -> str | None:
-    """In words, whose head a file has that no model here has; None if it has no such head."""
+    """Whose head a file has that no model here has, in words; None if it has no such head."""
     names = tuple(names)
-    for start, words in _FOREIGN_HEADS.items():
+    for start, words in FOREIGN_HEADS.items():
         if any((module := _DENSE.match(name)) and name[module.start(1) :].startswith(start) for name in names):
             return words
     return None
@@ -131,16 +114,16 @@ def _read(dialect: Dialect, prefix: str, inside: Iterable[str], outside: tuple[s
 
 
 def _targets(name: str, dialect: Dialect) -> tuple[_Target, ...]:
-    if not dialect.rows:
+    if not dialect.places:
         return (_Target(name),)
     words = name.split(".")
     numbers = [int(word) for word in words if _is_number(word)]
     general = ["#" if _is_number(word) else word for word in words]
-    leaf, row = "", dialect.rows.get(".".join(general))
-    if row is None and len(words) > 1:
+    leaf, place = "", dialect.places.get(".".join(general))
+    if place is None and len(words) > 1:
         leaf, module = f".{words[-1]}", general[:-1]
-        row = dialect.rows.get(".".join(module)) or dialect.rows.get(".".join([*module[:-1], words[-2]]))
-    if row is None:
+        place = dialect.places.get(".".join(module)) or dialect.places.get(".".join([*module[:-1], words[-2]]))
+    if place is None:
         return ()
     values: dict[str, Any] = dict(zip(string.ascii_lowercase, numbers, strict=False))
     values |= {
@@ -148,21 +131,21 @@ def _targets(name: str, dialect: Dialect) -> tuple[_Target, ...]:
         for letter, number in values.items()
         for name, other in ((letter.upper(), number + 1), (f"{letter}-1", number - 1))
     }
-    if isinstance(row, Split):
-        return tuple(_Target(name.format(**values) + leaf, rows=rows) for name, rows in row.parts)
-    if isinstance(row, str):
-        return (_Target(row.format(**values) + leaf),)
-    return (_Target(row[0].format(**values) + leaf, row[1], PARTS[row[0].rpartition(".")[2]]),)
+    if isinstance(place, Split):
+        return tuple(_Target(name.format(**values) + leaf, rows=rows) for name, rows in place.parts)
+    if isinstance(place, Part):
+        return (_Target(place.name.format(**values) + leaf, place.number, place.of),)
+    return (_Target(place.format(**values) + leaf),)
 
 
 def _is_number(word: str) -> bool:
-    # Other digits, as ², are no numbers, and no model has a million blocks.
+    # Other digits, such as ², are no numbers, and no model has a million blocks.
     return word.isascii() and word.isdigit() and len(word) < 6
 
 
 def _prefixes(names: Collection[str]) -> list[str]:
     found = [""]
-    for prefix in found:  # Grows while it is read: wrappers stand inside wrappers.
+    for prefix in found:  # Grows during the loop: wrappers hold wrappers.
         longer = (prefix + wrapper for wrapper in _WRAPPERS if prefix.count(".") < 3)
         found += [new for new in longer if any(name.startswith(new) for name in names)]
     return found

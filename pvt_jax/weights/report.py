@@ -1,4 +1,4 @@
-"""What is said of a checkpoint: where its tensors went, or why it is refused."""
+"""What is reported of a checkpoint: where its tensors went, or why it is refused."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.weights import names, readings, signatures
-from pvt_jax.weights.torch_pickle import printable
+from pvt_jax.weights.torch_pickle import one_line
 
 _SHOWN = 3
 
@@ -19,19 +19,21 @@ class LoadReport:
 
     Attributes:
       source: what was read, in words. dialect: whose names it has.
-      matched: parameters taken from the source, the resized ones among them.
+      matched: parameters taken from the source, including resized ones.
       missing: parameters that it lacks. They keep their initial values, as ``wrong_shape`` and ``replaced`` do.
       unexpected: its tensors that the model has no place for.
       wrong_shape: (parameter, shape in the source, shape in the model).
-      replaced: parameters of the classifier, whose number of classes or inputs is another, and of what else there is
-        for each class; as ``wrong_shape``.
+      replaced: parameters of the classifier, whose number of classes or inputs differs, and of whatever else there is
+        per class; as ``wrong_shape``.
       resized: (position table, rows and columns in the source, rows and columns in the model).
-      ignored: its tensors that belong to modules that the model does not have, as the neck and head of a detector, or a
-        classifier.
-      anew: the parts (neck, head) of a dense model that start anew, beside a backbone; all of their paths are missing.
-      classes: of what was replaced in a dense model, how many there are in the source and in the model, where that is
-        known.
-      converted: the types, not float32, that numbers were converted from, each with how many tensors had it.
+      ignored: its tensors that belong to modules that the model does not have, such as a classifier, or the neck and
+        head of a detector.
+      initialised: the submodels (neck, head) of a dense model that start from random values because the source is a
+        backbone; all of their paths are missing.
+      classes: if a dense model's classifier was replaced, the numbers of classes in the source and in the model, where
+        both are known.
+      class_axis: axis of the classes in the first of ``replaced``.
+      converted: dtypes other than float32 that numbers were converted from, each with its number of tensors.
     """
 
     source: str
@@ -43,8 +45,9 @@ class LoadReport:
     replaced: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     resized: tuple[tuple[str, tuple[int, int], tuple[int, int]], ...] = ()
     ignored: tuple[str, ...] = ()
-    anew: tuple[str, ...] = ()
+    initialised: tuple[str, ...] = ()
     classes: tuple[int, int] | None = None
+    class_axis: int = -1
     converted: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -62,13 +65,13 @@ class LoadReport:
             sizes = (f"{_last(path)} {old[0]}×{old[1]} → {new[0]}×{new[1]}" for path, old, new in self.resized)
             parts.append("position tables resized: " + ", ".join(sizes))
         if self.replaced:
-            parts.append(self._started_anew())
-        if self.anew:
-            parts.append(f"a backbone; {' and '.join(self.anew)} {'start' if len(self.anew) > 1 else 'starts'} anew")
-        if lacking := [path for path in self.missing if names.part_of(path) not in self.anew]:
-            parts.append(f"not in the file, freshly initialised: {few(lacking)}")
+            parts.append(self._new_classifier())
+        if self.initialised:
+            parts.append(f"a backbone; {' and '.join(self.initialised)} newly initialised")
+        if lacking := [path for path in self.missing if names.submodel_of(path) not in self.initialised]:
+            parts.append(f"not in the file, newly initialised: {few(lacking)}")
         if self.wrong_shape:
-            parts.append(f"of another shape, freshly initialised: {few(shapes_lines(self.wrong_shape))}")
+            parts.append(f"of another shape, newly initialised: {few(shapes_lines(self.wrong_shape))}")
         if self.unexpected:
             parts.append(f"in the file and unused: {few(self.unexpected)}")
         if self.ignored:
@@ -76,13 +79,12 @@ class LoadReport:
             parts.append(f"of other modules, unused: {few([f'{name} ({n})' for name, n in modules.items()])}")
         return f"{self.source} ({self.dialect}): {'; '.join(parts)}"
 
-    def _started_anew(self) -> str:
-        _, old, new = self.replaced[0]
-        axis = 1 if len(old) == 3 else len(old) - 1  # Queries are [1, classes, dim]; kernels end in classes.
+    def _new_classifier(self) -> str:
+        (_, old, new), axis = self.replaced[0], self.class_axis
         what = "classes" if np.delete(old, axis).tolist() == np.delete(new, axis).tolist() else "inputs and classes"
         shapes = f"{old[axis]} → {new[axis]}" if what == "classes" else f"{old} → {new}"
         if self.classes and what == "classes":
-            # There may be some for each anchor, and one for the background.
+            # There may be outputs per anchor, and one for the background.
             shapes = f"{self.classes[0]} → {self.classes[1]}"
         modules = dict.fromkeys(_last(path).rpartition("/")[0] for path, _, _ in self.replaced)
         started = "a new classifier" if len(modules) == 1 else f"new {', '.join(modules)}"
@@ -97,7 +99,7 @@ def shapes_lines(problems: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]
 def few(items: Sequence[str]) -> str:
     """The first items, and how many more there are."""
     more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(printable(item, 100) for item in items[:_SHOWN]) + more
+    return ", ".join(one_line(item, 100) for item in items[:_SHOWN]) + more
 
 
 def _last(path: str) -> str:
@@ -107,8 +109,9 @@ def _last(path: str) -> str:
 def _module(name: str) -> str:
     """The first module of a file's name, or of a tree's path without the collection."""
     modules = name.split("/")[1:] if "/" in name else name.split(".")
-    # What holds several heads says nothing.
-    return modules[0] if modules[0] != "roi_head" else ".".join(modules[:2])
+    # A head that holds heads says too little.
+    nested = len(modules) > 1 and all(module.endswith("_head") for module in modules[:2])
+    return ".".join(modules[: 1 + nested])
 
 
 def refusal(
@@ -119,17 +122,17 @@ def refusal(
     native: bool,
     distilled: bool,
 ) -> str:
-    """Why a checkpoint is not taken, and the way out, in one line.
+    """Why a checkpoint is refused, and the way out, in one line.
 
-    ``problems`` are lists of what is wrong by kind, ``tensors`` those of the checkpoint (by our paths if ``native``),
-    ``wanted`` the leaves of the model; ``distilled`` says that it has a second token, as a distilled DeiT.
+    ``problems`` lists what is wrong by kind, ``tensors`` are those of the checkpoint (by our paths if ``native``),
+    ``wanted`` the leaves of the model; ``distilled``: the checkpoint has a second token, as a distilled DeiT.
     """
     kinds = "; ".join(f"{len(items)} {kind}: {few(items)}" for kind, items in problems.items() if items)
     text = f"{source} does not hold this model: {kinds}"
     if distilled:
         return (
-            f"{text}. It is distilled, with a second token that takes part in attention and that no model here has: "
-            "take weights that are not, or list these tensors in allow_unexpected to start from the rest"
+            f"{text}. It is distilled: no model here has its second token, which takes part in attention. Use weights "
+            "that are not distilled, or list these tensors in allow_unexpected to start from the rest"
         )
     here, there = (
         signatures.recognise({name: tuple(leaf.shape) for name, leaf in leaves.items()}, native=paths)
@@ -138,7 +141,7 @@ def refusal(
     exceptions = "list the exceptions in allow_missing and allow_unexpected"
     if names.is_dense(wanted):
         exceptions = (
-            f"{exceptions}; allow_missing=['neck/*', 'head/*'] with allow_unexpected=['neck/*', 'head/*'] takes the "
+            f"{exceptions}; allow_missing=['neck/*', 'head/*'] with allow_unexpected=['neck/*', 'head/*'] loads the "
             "backbone alone"
         )
         known = there is not None and there.head
@@ -149,4 +152,4 @@ def refusal(
         return f"{text}. It looks like {there}: create that model, or {exceptions}"
     if native:
         return f"{text}. Create the model with the name and settings in the run's config.json, or {exceptions}"
-    return f"{text}. Take another file, or {exceptions}"
+    return f"{text}. Use another file, or {exceptions}"

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pvt_jax.errors import UserError
-from pvt_jax.weights.torch_pickle import Machine, Storage, UnsupportedError, printable
+from pvt_jax.weights.torch_pickle import Machine, Storage, UnsupportedError, one_line
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
@@ -69,7 +69,7 @@ def open_file(path: Path) -> BinaryIO:
 
 def damaged(path: Path, reason: str) -> UserError:
     """The error for a file of the right kind that cannot be read whole."""
-    return UserError(f"{path} is damaged or was not downloaded whole ({printable(reason)}): download or copy it again")
+    return UserError(f"{path} is damaged or was not downloaded whole ({one_line(reason)}): download or copy it again")
 
 
 def wrong_file(path: Path, head: bytes, size: int) -> UserError:

@@ -254,7 +254,7 @@ class Machine:
         full = f"{module}.{name}"
         if full not in _NAMES:
             raise UserError(
-                f"refused to load {printable(full)} from {self.path}: a weight file holds tensors only. Save it again "
+                f"refused to load {one_line(full)} from {self.path}: a weight file holds tensors only. Save it again "
                 "with torch.save(model.state_dict(), …) or as .safetensors"
             )
         self.push(Name(full))
@@ -311,7 +311,7 @@ class Machine:
         self.push(self._storage(dtype, key, count))
 
 
-def printable(text: str, length: int = 160) -> str:
+def one_line(text: str, length: int = 160) -> str:
     """``text`` of a file as part of one line of a message: bounded, without breaks or what steers a terminal."""
     shown = text if len(text) <= length else f"{text[: length - 1]}…"
     return "".join(character if character.isprintable() else "?" for character in shown)

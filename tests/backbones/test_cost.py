@@ -276,6 +276,8 @@ class Module(nn.Module):
     function: Any
     shape: tuple[int, ...]
 
+    parts = (("stem", "stem"),)
+
     @nn.compact
     def __call__(self, images):
         kernel = self.param("w", nn.initializers.zeros, self.shape)
@@ -372,11 +374,11 @@ def test_a_loop_without_products_is_no_obstacle():
 def test_parameters_by_part():
     for name in TOYS:
         variables = abstract_variables(toy(name), 64, 64)
-        parts = parameters_by_part(variables)
+        parts = parameters_by_part(toy(name), variables)
         assert set(parts) == set(multiply_accumulates(toy(name), 64, 64))
         assert sum(parts.values()) == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     # The class token and its slot are stage 4's; the final norm, 2 · 32, is the head's, 32 · 7 + 7.
-    parts = parameters_by_part(abstract_variables(toy("pvt_tiny"), 64, 64))
+    parts = parameters_by_part(toy("pvt_tiny"), abstract_variables(toy("pvt_tiny"), 64, 64))
     assert parts["head"] == 64 + 231
     stage = jax.tree.leaves(abstract_variables(toy("pvt_tiny"), 64, 64)["params"]["stage4"])
     assert parts["stage4"] == sum(leaf.size for leaf in stage) + 32

@@ -107,7 +107,7 @@ def test_starts_from_the_backbone_of_a_digits_classifier(tmp_path, capsys):
     )
     assert main.main(flags) == 0
     said = capsys.readouterr().err
-    assert "neck and head start anew" in said
+    assert "neck and head newly initialised" in said
     before = final_state(classifier, 1)["params"]
     after = final_state(tmp_path / "run", 2)["params"]
     backbone = {name: branch for name, branch in before.items() if name not in ("head", "norm", "cls_token")}

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from pvt_jax.errors import UserError
+from pvt_jax.heads import HEADS
 from pvt_jax.heads.detection_model import DetectionModel
-from pvt_jax.models import HEADS, create_model
+from pvt_jax.models import create_model
 from pvt_jax.nn.fpn import FeaturePyramid
 from tests.helpers.dense import DIMS, PYRAMID, Patches, random_variables
 from tests.helpers.running import pictures, quick_jit

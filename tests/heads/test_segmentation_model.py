@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from pvt_jax.errors import UserError
+from pvt_jax.heads import HEADS
 from pvt_jax.heads.segformer.head import SegFormerHead
 from pvt_jax.heads.segmentation_model import SegmentationModel
 from pvt_jax.heads.semantic_fpn.head import SemanticFPNHead
-from pvt_jax.models import HEADS, create_model
+from pvt_jax.models import create_model
 from pvt_jax.nn.pixels import PixelClassifier
 from tests.helpers import numpy_models, reference
 from tests.helpers.dense import DIMS, PYRAMID, Patches, random_maps, random_variables

@@ -12,9 +12,9 @@ import pytest
 
 import pvt_jax
 from pvt_jax.errors import UserError
+from pvt_jax.heads import HEADS
 from pvt_jax.training.store import CheckpointStore
 from pvt_jax.weights import load, names, signatures
-from pvt_jax.weights.dense_names import HEADS
 from pvt_jax.weights.files import read_state_dict, write_safetensors
 from pvt_jax.weights.merge import merge
 from tests.helpers import dense_toys, reference, state_dicts, torch_files
@@ -74,7 +74,7 @@ def test_there_and_back_bit_for_bit(family, head):
             # NaNs with payloads, quiet and signalling, -0.0 and the smallest number.
             tensor.view(np.uint32).flat[:5] = (0x7FC12345, 0x7F812345, 0xFFC00001, 0x80000000, 0x00000001)
     leaves, report = merged(tensors, dense_toys.toy(family, head))
-    assert report.plain and not report.ignored and not report.anew
+    assert report.plain and not report.ignored and not report.initialised
     assert report.dialect == "reference names under backbone."
     assert_same_bits(state_dict(leaves), tensors)
 
@@ -187,7 +187,7 @@ def test_a_dense_run(family, head, tmp_path):
     variables, report = load.read_variables(tmp_path, model)
     assert report.plain and set(variables) == {"params", "batch_stats"}
     assert_same_bits(names.to_state_dict(variables), tensors)
-    config = load.open_source(tmp_path).model
+    config = load.read_checkpoint(tmp_path).model
     assert config == {"name": "x", "head": head, "head_settings": dense_toys.SETTINGS[head][0]}
 
 
@@ -198,12 +198,12 @@ def test_counts_may_be_missing_and_nothing_else():
     assert report.missing == ("batch_stats/head/norm/count",)
     del tensors["decode_head.linear_fuse.bn.running_mean"]
     line = refused(tensors, dense_toys.toy("mit", "segformer"))
-    assert "1 missing: batch_stats/head/norm/mean. Take another file" in line
+    assert "1 missing: batch_stats/head/norm/mean. Use another file" in line
 
 
 @pytest.mark.parametrize("of_run", [False, True])
 @pytest.mark.parametrize(("family", "head"), CASES[:2])
-def test_a_classifier_of_other_classes_starts_anew(family, head, of_run):
+def test_a_classifier_of_other_classes_is_initialised(family, head, of_run):
     tensors = dense_toys.weights(family, head)
     tensors = native(tensors, family, head) if of_run else tensors
     leaves, report = merged(tensors, dense_toys.toy(family, head, 4), native=of_run)
@@ -215,7 +215,7 @@ def test_a_classifier_of_other_classes_starts_anew(family, head, of_run):
     assert not report.missing and not report.unexpected
 
 
-def test_queries_of_other_classes_start_anew():
+def test_queries_of_other_classes_are_initialised():
     """Trans2Seg's queries are one a class: [1, classes, dim]."""
 
     def tree(classes):
@@ -246,12 +246,12 @@ def backbone_of(family):
 def assert_holds_backbone(leaves, report, family, head):
     expected = {f"backbone.{name}": tensor for name, tensor in backbone_of(family).items()}
     expected = {name: expected[name] for name in dense_toys.backbone_shapes(family)}
-    assert all(names.part_of(path) == "backbone" for path in leaves)
+    assert all(names.submodel_of(path) == "backbone" for path in leaves)
     assert_same_bits(state_dict(leaves), expected)
     parts = ("neck", "head") if head == "semantic_fpn" else ("head",)
-    assert report.anew == parts and not report.plain
-    assert {names.part_of(path) for path in report.missing} == set(parts)
-    words = "neck and head start anew" if len(parts) == 2 else "head starts anew"
+    assert report.initialised == parts and not report.plain
+    assert {names.submodel_of(path) for path in report.missing} == set(parts)
+    words = "neck and head newly initialised" if len(parts) == 2 else "head newly initialised"
     assert f"; a backbone; {words}" in report.summary() and "not in the file" not in report.summary()
 
 
@@ -277,7 +277,7 @@ def test_the_run_of_a_classifier_fills_the_backbone(family, head):
 def test_a_classifier_of_hugging_face_fills_the_backbone():
     tensors = state_dicts.weights(HUGGING_FACE["SegformerForImageClassification 4"])
     leaves, report = merged(tensors, dense_toys.toy("mit", "segformer"))
-    assert report.anew == ("head",) and set(report.ignored) == {"classifier.weight", "classifier.bias"}
+    assert report.initialised == ("head",) and set(report.ignored) == {"classifier.weight", "classifier.bias"}
     assert len(leaves) == len(dense_toys.backbone_shapes("mit"))
 
 
@@ -307,13 +307,13 @@ def test_position_tables_are_resampled_as_those_of_a_classifier():
     np.testing.assert_array_equal(vit["params/backbone/pos_embed"], expected["params/pos_embed"])
 
 
-def test_what_starts_anew_is_drawn_and_said(tmp_path, caplog):
+def test_what_is_initialised_is_drawn_and_reported(tmp_path, caplog):
     write_safetensors(tmp_path / "w.safetensors", backbone_of("mit"))
     model = dense_toys.toy("mit", "segformer")
     with caplog.at_level(logging.INFO, "pvt_jax"):
         variables = pvt_jax.load_variables(tmp_path / "w.safetensors", model, key=jax.random.key(3))
     (record,) = [record for record in caplog.records if record.name == "pvt_jax"]
-    assert record.levelname == "WARNING" and "; a backbone; head starts anew" in record.getMessage()
+    assert record.levelname == "WARNING" and "; a backbone; head newly initialised" in record.getMessage()
     images = jnp.zeros((1, 64, 64, 3))
     expected = jax.jit(lambda key: model.init(key, images)["params"]["head"]["linear_c3"]["kernel"])(jax.random.key(3))
     found = variables["params"]["head"]["linear_c3"]["kernel"]
@@ -330,7 +330,7 @@ def test_a_backbone_without_classifier(tmp_path):
     assert report.plain and set(report.ignored) == {"cls_token", "norm.weight", "norm.bias", "head.weight", "head.bias"}
     dense = native(dense_toys.weights("pvt", "semantic_fpn"), "pvt", "semantic_fpn")
     leaves, report = merged(dense, model, native=True)
-    assert report.plain and {names.part_of(path) for path in report.ignored} == {"neck", "head"}
+    assert report.plain and {names.submodel_of(path) for path in report.ignored} == {"neck", "head"}
     assert leaves.keys() == names.flatten(variables).keys()
     np.testing.assert_array_equal(leaves["params/stage4/pos_embed"], dense["params/backbone/stage4/pos_embed"])
 
@@ -346,7 +346,7 @@ def test_the_backbone_of_a_dense_model_for_a_classifier(of_run):
     assert "2 missing: params/head/linear/bias, params/head/linear/kernel" in line and "unexpected:" not in line
     assert "dims (8, 16, 40, 32) with a segformer head: create that model" in line
     leaves, report = merged(given, state_dicts.toy("mit"), native=of_run, allow_missing=("head/*",))
-    assert "head (16)" in report.summary() and not report.unexpected and not report.anew
+    assert "head (16)" in report.summary() and not report.unexpected and not report.initialised
     np.testing.assert_array_equal(leaves["params/stage3/norm/bias"], tensors["backbone.norm3.bias"])
     assert len(leaves) == len(dense_toys.backbone_shapes("mit"))
 
@@ -369,13 +369,13 @@ def test_the_head_of_another_kind(here, there, of_run):
         given = native(dense_toys.weights("mit", there), "mit", there)
     line = refused(given, model, native=of_run)
     assert f"dims (8, 16, 40, 32) with a {there} head: create that model, or list the exceptions" in line
-    assert "allow_missing=['neck/*', 'head/*'] with allow_unexpected=['neck/*', 'head/*'] takes the backbone" in line
+    assert "allow_missing=['neck/*', 'head/*'] with allow_unexpected=['neck/*', 'head/*'] loads the backbone" in line
     leaves, report = merged(given, model, native=of_run, **BACKBONE_ALONE)
-    assert all(names.part_of(path) == "backbone" for path in leaves)
-    assert len(leaves) == len(dense_toys.backbone_shapes("mit")) and not report.anew and not report.plain
+    assert all(names.submodel_of(path) == "backbone" for path in leaves)
+    assert len(leaves) == len(dense_toys.backbone_shapes("mit")) and not report.initialised and not report.plain
     others = [name for name in given if not name.startswith(("backbone.", "params/backbone/"))]
     assert set(report.unexpected) == set(others)
-    assert "not in the file, freshly initialised: " in report.summary()
+    assert "not in the file, newly initialised: " in report.summary()
     with pytest.raises(UserError, match="unexpected"):
         merged(given, model, native=of_run, allow_missing=BACKBONE_ALONE["allow_missing"])
 
@@ -497,16 +497,16 @@ def test_a_detector_s_backbone_and_neck():
     assert "Its head is a detector's, which no model here has" in line
     exceptions = {"allow_missing": ("head/*",), "allow_unexpected": ("head/*",)}
     leaves, report = merged(detector, dense_toys.toy("pvt", "semantic_fpn"), **exceptions)
-    assert {names.part_of(path) for path in leaves} == {"backbone", "neck"}
+    assert {names.submodel_of(path) for path in leaves} == {"backbone", "neck"}
     np.testing.assert_array_equal(leaves["params/neck/output_p2/bias"], tensors["neck.fpn_convs.0.conv.bias"])
-    assert all(names.part_of(path) == "head" for path in report.missing)
+    assert all(names.submodel_of(path) == "head" for path in report.missing)
 
 
 def test_two_copies_of_a_head():
     tensors = dense_toys.weights("mit", "segformer")
     copies = {**tensors, **{f"model.{name}": t + 1 for name, t in tensors.items() if name.startswith("decode_head.")}}
     line = refused(copies, dense_toys.toy("mit", "segformer"))
-    assert "twice, with other numbers: reference names, and reference names under model.; list" in line
+    assert "twice, with different numbers: reference names, and reference names under model.; list" in line
     leaves, _ = merged(copies, dense_toys.toy("mit", "segformer"), allow_unexpected=("model.*",))
     assert_same_bits(state_dict(leaves), tensors)
 

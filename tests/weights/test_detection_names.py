@@ -13,12 +13,12 @@ import pytest
 
 import pvt_jax
 from pvt_jax.errors import UserError
+from pvt_jax.heads import HEADS
 from pvt_jax.heads.mask_rcnn.regions import BoxHead, MaskHead
 from pvt_jax.heads.retinanet.head import Convolution
 from pvt_jax.nn.attention import MultiHeadAttention
 from pvt_jax.training.store import CheckpointStore
 from pvt_jax.weights import load, names, readings, signatures
-from pvt_jax.weights.dense_names import HEADS
 from pvt_jax.weights.merge import merge
 from tests.helpers import dense_toys, detection_names, reference, state_dicts, torch_files
 
@@ -92,7 +92,7 @@ def test_pvt_tiny_of_full_size_has_every_name_and_no_other(head):
     model = pvt_jax.create_model("pvt_tiny", head=head, num_classes=80)
     expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     leaves, report = merge(tensors, expected, source="w.pth")
-    assert report.plain and not report.ignored and not report.anew
+    assert report.plain and not report.ignored and not report.initialised
     assert len(leaves) == len(names.flatten(expected))
     recognised = signatures.recognise(shapes)
     assert recognised is not None and str(recognised) == f"pvt_tiny with a {head} head"
@@ -108,7 +108,7 @@ def test_there_and_back_bit_for_bit(family, head):
             # NaNs with payloads, quiet and signalling, -0.0 and the smallest number.
             tensor.view(np.uint32).flat[:5] = (0x7FC12345, 0x7F812345, 0xFFC00001, 0x80000000, 0x00000001)
     leaves, report = merged(tensors, toy(family, head))
-    assert report.plain and not report.ignored and not report.anew
+    assert report.plain and not report.ignored and not report.initialised
     assert leaves.keys() == names.flatten(expected_of(toy(family, head))).keys()
     assert_same_bits(state_dict(leaves), tensors)
     wrapped = {f"module.{name}": tensor for name, tensor in tensors.items()}
@@ -186,7 +186,7 @@ def test_a_published_file(tmp_path):
     (tmp_path / "w.pth").write_bytes(torch_files.zip_bytes(tree))
     (tmp_path / "old.pth").write_bytes(torch_files.legacy_bytes(tree))
     for path in (tmp_path / "w.pth", tmp_path / "old.pth"):
-        leaves, report = merged(load.open_source(path).tensors, toy("pvt", "mask_rcnn"))
+        leaves, report = merged(load.read_checkpoint(path).tensors, toy("pvt", "mask_rcnn"))
         assert report.plain and not report.ignored
         assert_same_bits(state_dict(leaves), tensors)
 
@@ -201,7 +201,7 @@ def test_a_file_of_torch_itself(tmp_path):
     held = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
     meta = {"score": np.float64(36.7), "seed": np.int64(3), "CLASSES": ("person",), "time": "Mon"}
     torch.save({"meta": meta, "state_dict": held, "optimizer": optimizer.state_dict()}, tmp_path / "w.pth")
-    leaves, report = merged(load.open_source(tmp_path / "w.pth").tensors, toy("pvt", "retinanet"))
+    leaves, report = merged(load.read_checkpoint(tmp_path / "w.pth").tensors, toy("pvt", "retinanet"))
     assert report.plain
     assert_same_bits(state_dict(leaves), tensors)
 
@@ -413,7 +413,7 @@ def test_heads_of_torch_give_the_same():
         ("detr", ["classifier"]),
     ],
 )
-def test_what_is_there_for_each_class_starts_anew(head, modules, of_run):
+def test_what_depends_on_the_classes_is_initialised(head, modules, of_run):
     leaves, report = merged(given("pvt", head, of_run), toy("pvt", head, 4), native=of_run)
     paths = {f"params/head/{module}/{leaf}" for module in modules for leaf in ("kernel", "bias")}
     assert {path for path, _, _ in report.replaced} == paths and not report.wrong_shape
@@ -475,7 +475,7 @@ def test_the_head_of_another_kind(here, there, of_run):
     assert f"dims (8, 16, 40, 32) with a {there} head: create that model, or list the exceptions" in line
     assert "missing: " in line and "unexpected: " in line and "params/head/" not in line.split("It looks")[1]
     leaves, report = merged(tensors, toy("pvt", here), native=of_run, **BACKBONE_ALONE)
-    assert {names.part_of(path) for path in leaves} == {"backbone"}
+    assert {names.submodel_of(path) for path in leaves} == {"backbone"}
     assert len(leaves) == len(dense_toys.backbone_shapes("pvt")) and not report.wrong_shape
 
 
@@ -485,9 +485,9 @@ def test_a_neck_of_the_same_levels_is_taken_unless_it_is_left_out(of_run):
     model = toy("pvt", "mask_rcnn")
     exceptions = {"allow_missing": ("head/*",), "allow_unexpected": ("head/*",)}
     leaves, _ = merged(tensors, model, native=of_run, **exceptions)
-    assert {names.part_of(path) for path in leaves} == {"backbone", "neck"}
+    assert {names.submodel_of(path) for path in leaves} == {"backbone", "neck"}
     leaves, _ = merged(tensors, model, native=of_run, **BACKBONE_ALONE)
-    assert {names.part_of(path) for path in leaves} == {"backbone"}
+    assert {names.submodel_of(path) for path in leaves} == {"backbone"}
 
 
 @pytest.mark.parametrize("head", ["retinanet", "mask_rcnn"])
@@ -505,11 +505,11 @@ def test_a_detector_s_backbone_for_a_classifier(head, of_run):
 @pytest.mark.parametrize(("family", "head"), CASES)
 def test_a_classifier_for_a_detector(family, head):
     leaves, report = merged(state_dicts.weights(state_dicts.shapes(family)), toy(family, head))
-    assert {names.part_of(path) for path in leaves} == {"backbone"}
+    assert {names.submodel_of(path) for path in leaves} == {"backbone"}
     wanted = names.flatten(expected_of(toy(family, head)))
-    assert leaves.keys() == {path for path in wanted if names.part_of(path) == "backbone"}
-    parts = "head starts" if head == "detr" else "neck and head start"
-    assert f"a backbone; {parts} anew" in report.summary()
+    assert leaves.keys() == {path for path in wanted if names.submodel_of(path) == "backbone"}
+    parts = "head" if head == "detr" else "neck and head"
+    assert f"a backbone; {parts} newly initialised" in report.summary()
 
 
 # Heads that no model here has, by some names of each.
@@ -543,7 +543,7 @@ def test_heads_of_others_are_named(whose, here):
     assert f"Its head is {whose}, which no model here has: list the exceptions" in line
     assert signatures.dense_head({name: tensor.shape for name, tensor in tensors.items()}) == (None, None)
     leaves, report = merged(tensors, toy("pvt", here), **BACKBONE_ALONE)
-    assert {names.part_of(path) for path in leaves} == {"backbone"}
+    assert {names.submodel_of(path) for path in leaves} == {"backbone"}
     assert set(report.unexpected) == {*neck, *foreign}
 
 
@@ -555,7 +555,7 @@ def test_the_neck_of_an_unknown_head_is_taken_whole_or_not():
     }
     exceptions = {"allow_missing": ("neck/*", "head/*"), "allow_unexpected": ("head/*",)}
     leaves, _ = merged(cascade, toy("pvt", "mask_rcnn"), **exceptions)
-    assert {names.part_of(path) for path in leaves} == {"backbone", "neck"}
+    assert {names.submodel_of(path) for path in leaves} == {"backbone", "neck"}
     # Its levels begin one finer than RetinaNet's, and four of its convolutions would fit.
     line = refused(cascade, toy("pvt", "retinanet"), **exceptions)
     assert "16 unexpected: neck.lateral_convs.0.conv.weight" in line and "of another shape" not in line
@@ -566,7 +566,7 @@ def test_the_mark_of_a_head_is_no_other_s():
         assert readings.foreign_head([f"{head}.weight"]) is None
     for family, head in CASES:
         shapes = dense_toys.shapes(family, head)
-        assert [other for other in HEADS if names.akin(head, other)] == (
+        assert [other for other in HEADS if names.compatible(head, other)] == (
             ["mask_rcnn", "faster_rcnn"] if head in ("mask_rcnn", "faster_rcnn") else [head]
         )
         assert signatures.dense_head(shapes) == (head, 7)

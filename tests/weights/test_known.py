@@ -14,8 +14,9 @@ import pytest
 
 from pvt_jax.errors import UserError
 from pvt_jax.models import list_heads, list_models
+from pvt_jax.weight_names import PublishedWeights
 from pvt_jax.weights import known
-from pvt_jax.weights.known import KNOWN, KnownWeights, cache_folder, fetch_known
+from pvt_jax.weights.known import KNOWN, cache_folder, fetch_known
 
 CONTENT = bytes(range(256)) * 9000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -74,7 +75,7 @@ def server(monkeypatch, cache):
     running = Server(Handler)
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
-    toy = KnownWeights("pvt_tiny", f"{running.url}/weights.pth", "Apache-2.0", "here", len(CONTENT), SHA256)
+    toy = PublishedWeights("pvt_tiny", f"{running.url}/weights.pth", "Apache-2.0", "here", len(CONTENT), SHA256)
     monkeypatch.setitem(KNOWN, "toy", toy)
     yield running
     running.shutdown()
@@ -213,7 +214,7 @@ def test_a_server_that_is_not_there(cache, monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/weights.pth"
-    monkeypatch.setitem(KNOWN, "toy", KnownWeights("pvt_tiny", url, "Apache-2.0", "nowhere"))
+    monkeypatch.setitem(KNOWN, "toy", PublishedWeights("pvt_tiny", url, "Apache-2.0", "nowhere"))
     assert "Connection refused" in refusal()
     change(monkeypatch, url="http://weights.invalid/weights.pth")
     assert "cannot download the weights toy from http://weights.invalid" in refusal()
@@ -234,7 +235,7 @@ def test_interrupted_and_full_disks_leave_nothing(server, cache, monkeypatch):
     cache.mkdir(exist_ok=True)
     blocked.write_text("")
     monkeypatch.setenv("PVT_JAX_CACHE", str(blocked / "below"))
-    monkeypatch.setitem(KNOWN, "toy", KnownWeights("pvt_tiny", f"{server.url}/weights.pth", "Apache-2.0", "here"))
+    monkeypatch.setitem(KNOWN, "toy", PublishedWeights("pvt_tiny", f"{server.url}/weights.pth", "Apache-2.0", "here"))
     assert "Not a directory. Make room or fix the permission, or set PVT_JAX_CACHE" in refusal()
 
 
@@ -250,7 +251,7 @@ def test_many_at_once(server, cache):
 
 
 def test_unknown_names_suggest_the_nearest():
-    with pytest.raises(UserError, match="no known weights are called 'pvt_v2_b_2': did you mean 'pvt_v2_b2'"):
+    with pytest.raises(UserError, match="unknown weights 'pvt_v2_b_2': did you mean 'pvt_v2_b2'"):
         fetch_known("pvt_v2_b_2")
 
 

@@ -76,7 +76,7 @@ def test_a_folder_without_checkpoints(run, tmp_path):
         pvt_jax.load_variables(tmp_path, run[1])
     with pytest.raises(UserError, match=f"there is no {tmp_path / 'nowhere'}: give a workdir, an Orbax folder, a .pth"):
         pvt_jax.load_variables(tmp_path / "nowhere", run[1])
-    with pytest.raises(UserError, match="there is no pvt_smal: .* or a known name, as pvt_small"):
+    with pytest.raises(UserError, match="there is no pvt_smal: .* or a known name, such as pvt_small"):
         pvt_jax.load_variables("pvt_smal", run[1])
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint(run, tmp_path):
     step = shutil.copytree(run[0] / "checkpoints" / "2", tmp_path / "2")
     shutil.rmtree(step / "params" / "d")
     with pytest.raises(
-        UserError, match=f"{step} is damaged or half written: .*. Take another step of the run"
+        UserError, match=f"{step} is damaged or half written: .*. Use another step of the run"
     ) as caught:
         pvt_jax.load_variables(tmp_path, run[1])
     assert "\n" not in str(caught.value)
@@ -94,7 +94,7 @@ def test_a_damaged_checkpoint(run, tmp_path):
 def test_steps_may_be_written_with_zeros_before_them(run, tmp_path, name):
     shutil.copytree(run[0] / "checkpoints" / "1", tmp_path / "checkpoints" / "00000001")
     shutil.copytree(run[0] / "checkpoints" / "2", tmp_path / "checkpoints" / name)
-    source = load.open_source(tmp_path)
+    source = load.read_checkpoint(tmp_path)
     assert source.described == str(tmp_path / "checkpoints" / name)
     np.testing.assert_array_equal(source.tensors["params/norm/bias"], run[3]["norm"]["bias"])
 
@@ -103,13 +103,13 @@ def test_what_is_no_step_or_half_of_one_is_passed_over(run, tmp_path, caplog):
     checkpoints = shutil.copytree(run[0] / "checkpoints", tmp_path / "run" / "checkpoints")
     (checkpoints / "7").write_text("a file")
     (checkpoints / "²").mkdir()
-    assert load.open_source(tmp_path / "run").described == str(checkpoints / "2") and not caplog.records
+    assert load.read_checkpoint(tmp_path / "run").described == str(checkpoints / "2") and not caplog.records
     (checkpoints / "9").mkdir()
-    assert load.open_source(tmp_path / "run").described == str(checkpoints / "2")
+    assert load.read_checkpoint(tmp_path / "run").described == str(checkpoints / "2")
     assert f"checkpoint {checkpoints / '9'} is half written and is ignored" in caplog.text
     (tmp_path / "half" / "checkpoints" / "9").mkdir(parents=True)
     with pytest.raises(UserError, match="checkpoints/9 has neither params nor ema_params: it is half written"):
-        load.open_source(tmp_path / "half")
+        load.read_checkpoint(tmp_path / "half")
 
 
 def test_the_home_of_nobody(run):
@@ -123,7 +123,7 @@ def test_a_model_with_an_impossible_image_size(run, wrong):
     with pytest.raises(
         UserError, match="the image_size of a model is a side or .height, width.*1 to 16384 pixels, not"
     ):
-        load.fit(load.open_source(run[0]), model)
+        load.match_to_model(load.read_checkpoint(run[0]), model)
 
 
 # Fine-tuning from a run: the same fitting as for files.
@@ -205,7 +205,7 @@ def test_files_of_every_kind(toy, tmp_path):
     for name in (*files, "w.safetensors"):
         report = assert_holds(tmp_path / name, toy)
         assert report.plain and report.source == str(tmp_path / name)
-    with pytest.raises(UserError, match="zip.pth has no moving average: only a checkpoint of a run has, leave ema out"):
+    with pytest.raises(UserError, match="zip.pth has no moving average: only checkpoints of runs do, so leave ema out"):
         pvt_jax.load_variables(tmp_path / "zip.pth", toy[0], ema=True)
 
 
@@ -247,9 +247,9 @@ def test_a_known_name(toy, tmp_path, monkeypatch):
         load, "fetch_known", lambda name: tmp_path / {"some/name": "cached.safetensors"}.get(name, "dense")
     )
     assert_holds("some/name", toy)
-    assert load.open_source("some/name").model == {"name": "vit_tiny_patch16"}
+    assert load.read_checkpoint("some/name").model == {"name": "vit_tiny_patch16"}
     write_safetensors(tmp_path / "dense", toy[1], {})
-    assert load.open_source("dense").model == {"name": "mit_b0", "head": "segformer"}
+    assert load.read_checkpoint("dense").model == {"name": "mit_b0", "head": "segformer"}
 
 
 def test_a_file_that_shares_its_name_with_known_weights_comes_first(toy, tmp_path, monkeypatch):

@@ -40,19 +40,19 @@ def refused(tensors, *arguments, **options) -> str:
 def test_a_missing_tensor():
     tensors = tensors_of()
     del tensors["block3.0.attn.kv.bias"]
-    text = "w.pth does not hold this model: 1 missing: params/stage3/block0/attn/kv/bias. Take another file, or "
+    text = "w.pth does not hold this model: 1 missing: params/stage3/block0/attn/kv/bias. Use another file, or "
     assert refused(tensors) == text + WAY_OUT
     leaves, report = merged(tensors, allow_missing=("stage3/block?/attn/*",))
     assert report.missing == ("params/stage3/block0/attn/kv/bias",) and report.missing[0] not in leaves
     assert not report.plain and len(report.matched) == len(tensors) == len(leaves)
-    assert "not in the file, freshly initialised: params/stage3/block0/attn/kv/bias" in report.summary()
+    assert "not in the file, newly initialised: params/stage3/block0/attn/kv/bias" in report.summary()
     assert merged(tensors, allow_missing=report.missing)[1] == report, "a whole path is a pattern too"
 
 
 def test_an_unexpected_tensor():
     tensors = tensors_of()
     tensors["extra.weight"] = np.zeros(3, np.float32)
-    text = "w.pth does not hold this model: 1 unexpected: extra.weight. Take another file, or "
+    text = "w.pth does not hold this model: 1 unexpected: extra.weight. Use another file, or "
     assert refused(tensors) == text + WAY_OUT
     leaves, report = merged(tensors, allow_unexpected=("extra.*",))
     assert report.unexpected == ("extra.weight",) and len(leaves) == len(tensors) - 1
@@ -64,13 +64,13 @@ def test_a_tensor_of_another_shape():
     tensors["block2.0.mlp.fc1.weight"] = np.zeros((64, 16), np.float32)
     text = (
         "w.pth does not hold this model: 1 of another shape: params/stage2/block0/mlp/fc1/kernel is (16, 64), "
-        "here (16, 128). Take another file, or "
+        "here (16, 128). Use another file, or "
     )
     assert refused(tensors) == text + WAY_OUT
     leaves, report = merged(tensors, allow_missing=("stage2/block0/mlp/fc1/*",))
     path = "params/stage2/block0/mlp/fc1/kernel"
     assert report.wrong_shape == ((path, (16, 64), (16, 128)),) and path not in leaves
-    assert f"of another shape, freshly initialised: {path} is (16, 64), here (16, 128)" in report.summary()
+    assert f"of another shape, newly initialised: {path} is (16, 64), here (16, 128)" in report.summary()
 
 
 def test_a_tensor_with_another_number_of_dimensions():
@@ -85,7 +85,7 @@ def test_a_tensor_of_another_type(dtype):
     tensors["norm.weight"] = np.ones(32, dtype)
     text = (
         f"w.pth does not hold this model: 1 of another type: params/norm/scale is {np.dtype(dtype)}, here float32. "
-        "Take another file, or "
+        "Use another file, or "
     )
     assert refused(tensors) == text + WAY_OUT
 
@@ -129,7 +129,7 @@ def test_parts_of_a_tensor_that_do_not_fit(wrong):
     case = json.loads((reference.GOLDEN / "transformers.keys.json").read_text())["ViTForImageClassification 4"]
     name = "vit.encoder.layer.0.attention.attention.value.weight"
     line = refused({**state_dicts.weights(case), name: np.zeros(wrong, np.float32)}, "vit")
-    assert "parts of one tensor do not fit" in line and f"value.weight is {wrong}" in line
+    assert "parts of one tensor do not match" in line and f"value.weight is {wrong}" in line
 
 
 def test_two_copies_of_a_model():
@@ -138,8 +138,8 @@ def test_two_copies_of_a_model():
     copies = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
     copies |= {f"model.{name}": tensor + 1 for name, tensor in tensors.items()}
     line = refused(copies)
-    assert "twice, with other numbers: reference names under backbone., and reference names under model.; " in line
-    assert line.endswith("list those to leave out in allow_unexpected, as 'model.*'")
+    assert "twice, with different numbers: reference names under backbone., and reference names under model.; " in line
+    assert line.endswith("list those to leave out in allow_unexpected, such as 'model.*'")
     for kept, left_out, added in (("model.", "backbone.*", 1), ("backbone.", "model.*", 0)):
         leaves, report = merged(copies, allow_unexpected=(left_out,))
         assert report.dialect == f"reference names under {kept}"
@@ -228,7 +228,7 @@ def _expected(family):
 def test_a_model_without_reference_names():
     expected = {"params": {"dense": {"kernel": np.zeros((2, 2), np.float32)}}}
     with pytest.raises(
-        UserError, match=r"w.pth has names of a PVT, ViT or ResNet, and this model is none: load an Orbax"
+        UserError, match=r"w.pth is a state dict, and this model is none of pvt, pvt_v2, vit, resnet: load an Orbax"
     ):
         merge({"dense.weight": np.zeros((2, 2), np.float32)}, expected, source="w.pth")
     kernel = np.float32([[1, 2], [3, 4]])
@@ -240,7 +240,7 @@ def test_a_model_without_reference_names():
 
 
 @pytest.mark.parametrize("family", state_dicts.TOYS)
-def test_a_classifier_of_other_classes_starts_anew(family):
+def test_a_classifier_of_other_classes_is_initialised(family):
     leaves, report = merged(tensors_of(family), family, {"num_classes": 7})
     dim = 128 if family == "resnet bottleneck" else 16 if family == "vit" else 32
     kernel, bias = ("params/head/linear/kernel", (dim, 5), (dim, 7)), ("params/head/linear/bias", (5,), (7,))
@@ -249,7 +249,7 @@ def test_a_classifier_of_other_classes_starts_anew(family):
     assert "a new classifier, randomly initialised, for other classes (5 → 7)" in report.summary()
 
 
-def test_a_classifier_of_other_inputs_starts_anew():
+def test_a_classifier_of_other_inputs_is_initialised():
     leaves, report = merged(tensors_of("mit"), "mit", {"spp_levels": (1, 2)})
     assert report.replaced[0] == ("params/head/linear/kernel", (32, 5), (160, 5))
     assert report.replaced[1] == ("params/head/linear/bias", (5,), (5,)) and "params/head/linear/bias" not in leaves
@@ -382,7 +382,7 @@ def test_a_distilled_deit(case):
     tensors = state_dicts.weights(json.loads((reference.GOLDEN / "transformers.keys.json").read_text())[case])
     line = refused(tensors, "vit")
     assert "3 unexpected: " in line and "missing:" not in line and "shape" not in line
-    assert re.search(r"It is distilled, with a second token .* list these tensors in allow_unexpected", line)
+    assert re.search(r"It is distilled: .* second token, .* list these tensors in allow_unexpected", line)
     leaves, report = merged(tensors, "vit", allow_unexpected=("*distillation*",))
     np.testing.assert_array_equal(
         leaves["params/pos_embed"], np.delete(tensors["deit.embeddings.position_embeddings"], 1, axis=1)

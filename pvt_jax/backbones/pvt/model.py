@@ -121,6 +121,8 @@ class PyramidVisionTransformer(Backbone):
     scan: bool = False
     spp_levels: Sequence[int] = ()
 
+    parts = (*Backbone.parts, (r"cls_token", "stage4"))
+
     @nn.compact
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
         batch, height, width, _ = images.shape

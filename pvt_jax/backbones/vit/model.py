@@ -63,6 +63,13 @@ class VisionTransformer(Backbone):
     scan: bool = False
     spp_levels: Sequence[int] = ()
 
+    # ``resize_grid`` resamples the position table.
+    parts = (
+        (r"patch_embed|pos_embed|cls_token|resize_grid", "patch_embed"),
+        (r"block\d+|Block", "blocks"),
+        *Backbone.parts,
+    )
+
     @nn.compact
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
         batch, height, width, _ = images.shape

@@ -1,0 +1,68 @@
+"""What every dense model and every row of the registry of heads consists of."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from pvt_jax.backbones.base import Backbone
+from pvt_jax.weight_names import HeadWeights
+
+# Classes of the data sets that published weights are for.
+ADE20K, COCO = 150, 80
+
+
+class DenseModel(nn.Module):
+    """A backbone, a neck where the head needs one, and a head: the parts of every model of a dense task.
+
+    Attributes:
+      backbone: one without classifier (``num_classes=0``).
+      head: makes the prediction from feature maps.
+      neck: makes the feature maps that the head reads; None: those of the backbone.
+    """
+
+    backbone: Backbone
+    head: nn.Module
+    neck: nn.Module | None = None
+
+    # The name of the task that these models are for.
+    task: ClassVar[str]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the head."""
+        return self.head.num_classes  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """Type of the computation."""
+        return self.backbone.dtype  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is built on a backbone under the name of a head, and what is known of its weights.
+
+    Attributes:
+      model: the whole model.
+      head: its fields are the settings of the head; ``num_classes`` and ``dtype`` are the model's.
+      weights: names and published files.
+      num_classes: default number of classes; unused if the head has no such field.
+      neck: takes ``channels`` and ``dtype``; None if the head reads the backbone's maps.
+      settings: of the head, where they differ from its defaults.
+      by_backbone: settings of the head that its paper has for some backbones, by their names.
+    """
+
+    model: type[DenseModel]
+    head: type[nn.Module]
+    weights: HeadWeights
+    num_classes: int = 0
+    neck: Callable[..., nn.Module] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    by_backbone: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+# The linear map that ends many heads.
+CLASSIFIER = ("params/head/classifier/kernel", "params/head/classifier/bias")
