@@ -75,7 +75,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class Linear(nn.Module):
-    """x W + b, both from U(-1/√fan_in, 1/√fan_in), PyTorch's default; with ``xavier`` W is Xavier-uniform."""
+    """x W + b, both from U(-1/√fan_in, 1/√fan_in), PyTorch's default; with ``xavier`` W starts Xavier-uniform."""
 
     dim: int
     dtype: DTypeLike = jnp.float32

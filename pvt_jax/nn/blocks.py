@@ -81,15 +81,15 @@ def run_blocks(
     remat: bool,
     scan: bool,
 ) -> Float[Array, "b n c"]:
-    """``x`` through ``depth`` blocks of the module ``parent`` (``block0``, ``block1``, …), from its compact method.
+    """``x`` after ``depth`` blocks, submodules ``block0``, ``block1``, … of ``parent``; call it in a compact method.
 
-    ``block`` is a module class, or a ``partial`` of one with its settings, that is called as ``Block`` is; of several
-    the blocks take turns. ``remat`` recomputes each block in the backward pass, ``scan`` compiles each of ``block``
-    once; both leave the stored parameters and the results as they are.
+    ``block`` is a module class, or a ``partial`` of one with its settings, called as ``Block`` is; several alternate.
+    ``remat`` recomputes each block in the backward pass, ``scan`` compiles each of ``block`` once; neither changes the
+    parameters or the results.
     """
     turns = tuple(block) if isinstance(block, Sequence) else (block,)
     if scan and not parent.is_initializing() and depth % len(turns) == 0:
-        # Blocks are stored one by one; stacking them here costs one copy of the stage's parameters a step.
+        # Parameters are stored per block; stacking them costs one copy of the stage's parameters per step.
         stored = [parent.variables["params"][f"block{i}"] for i in range(depth)]
         stacked = [jax.tree.map(lambda *p: jnp.stack(p), *stored[i :: len(turns)]) for i in range(len(turns))]
         made: list[Any] = [make(parent=None) for make in turns]

@@ -1,6 +1,6 @@
-"""DETR's transformer layers, whose norms come last, and its position encoding (arXiv 2005.12872, figure 10).
+"""DETR's post-norm transformer layers and position encoding (arXiv 2005.12872, figure 10).
 
-Names of dimensions in shapes: b batch, n queries, m keys, c channels.
+Shapes: b batch, n queries, m keys, c channels.
 """
 
 import math
@@ -15,7 +15,7 @@ from pvt_jax.nn.attention import Linear, MultiHeadAttention
 
 
 class RectifiedFeedForward(nn.Module):
-    """Two linear maps with a ReLU and dropout between (arXiv 1706.03762, section 3.3)."""
+    """Two linear layers with ReLU and dropout between (arXiv 1706.03762, section 3.3)."""
 
     hidden_dim: int
     dropout_rate: float
@@ -29,9 +29,9 @@ class RectifiedFeedForward(nn.Module):
 
 
 class PostNormEncoderLayer(nn.Module):
-    """Norm(x + Attention(x)), then Norm(x + FeedForward(x)), as in DETR (arXiv 2005.12872, figure 10).
+    """Norm(x + Attention(x)), then Norm(x + FeedForward(x)).
 
-    ``positions`` are added to queries and keys, and not to values, in every layer.
+    ``positions`` are added to queries and keys, not to values, in every layer.
     """
 
     num_heads: int
@@ -47,7 +47,7 @@ class PostNormEncoderLayer(nn.Module):
         key_mask: Bool[Array, "b n"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b n c"]:
-        """``key_mask``: see ``MultiHeadAttention``; what is given where it is False has no meaning."""
+        """``key_mask``: see ``MultiHeadAttention``; discard the outputs of masked tokens."""
         attention = _attention(self, x.shape[-1], "attn")
         placed = x + positions
         x = _added(self, x, attention(placed, placed, x, key_mask, train), train, "norm1")
@@ -56,9 +56,9 @@ class PostNormEncoderLayer(nn.Module):
 
 
 class PostNormDecoderLayer(nn.Module):
-    """Attention among the queries, their attention to the memory, a feed-forward network: DETR's, with its norms last.
+    """Self-attention of the queries, cross-attention to the memory and a feed-forward network, each with post-norm.
 
-    ``query_positions`` are added to queries, and to keys that are queries; ``positions`` to keys from the memory.
+    ``query_positions`` are added to queries, and to keys in self-attention; ``positions`` to keys from the memory.
     """
 
     num_heads: int
@@ -76,7 +76,7 @@ class PostNormDecoderLayer(nn.Module):
         key_mask: Bool[Array, "b m"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b n c"]:
-        """``key_mask``: where the memory has a meaning."""
+        """``key_mask``: key padding mask of the memory."""
         attention = _attention(self, x.shape[-1], "self_attn")
         placed = x + query_positions
         x = _added(self, x, attention(placed, placed, x, train=train), train, "norm1")
@@ -104,11 +104,11 @@ def _added(layer: _PostNormLayer, x: Array, branch: Array, train: bool, name: st
 def sine_positions(
     grid: tuple[int, int], dim: int, sizes: Int[Array, "b 2"] | None = None
 ) -> Float[Array, "_b n {dim}"]:
-    """Sines and cosines of the positions of a map, row by row: half of ``dim`` channels for the row, then the column.
+    """DETR's sine position encoding of a feature map in row-major order: ``dim`` / 2 channels for rows, then columns.
 
-    As in DETR: rows are counted from 1 and scaled so that the last is 2π, as are columns; channels are sin, cos of the
-    least wave length, then sin, cos of the next, 10000^(4/dim) times as long. One for all samples, or, with ``sizes``
-    (rows, columns), each sample's last row and column are those of the part that is image.
+    Rows and columns are counted from 1 and scaled so that the last is 2π; channels are sin, cos of the shortest wave
+    length, then sin, cos of the next, 10000^(4/dim) times as long. With ``sizes`` (rows, columns) the last row and
+    column are those of each sample's valid region; without, one encoding serves all samples.
     """
     ends = jnp.array([grid]) if sizes is None else sizes
     rates = np.power(10000.0, -4.0 / dim * np.arange(dim // 4)).astype(np.float32)

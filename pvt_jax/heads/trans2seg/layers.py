@@ -1,6 +1,6 @@
 """The transformer layers of Trans2Seg's encoder (arXiv 2101.08461, figure 3).
 
-Names of dimensions in shapes: b batch, n tokens, c channels.
+Shapes: b batch, n tokens, c channels.
 """
 
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], key_mask: Bool[Array, "b n"] | None = None) -> Float[Array, "b n c"]:
-        """``key_mask``: see ``MultiHeadAttention``; what is given where it is False has no meaning."""
+        """``key_mask``: see ``MultiHeadAttention``; discard the outputs of masked tokens."""
         normed = nn.LayerNorm(1e-5, self.dtype, name="norm1")(x)
         attention = MultiHeadAttention(x.shape[-1], self.num_heads, self.dtype, name="attn")
         x = x + attention(normed, normed, normed, key_mask)
@@ -29,5 +29,5 @@ class EncoderLayer(nn.Module):
 
 
 def token_mlp(x: Float[Array, "b n c"], ratio: int, dtype: DTypeLike, name: str) -> Float[Array, "b n c"]:
-    """``x`` through a feed-forward network of ``ratio`` times its channels, of tokens that need not be a map's."""
+    """Feed-forward network with ``ratio`` times the channels of ``x``, for tokens that need not form a feature map."""
     return FeedForward(x.shape[-1], ratio * x.shape[-1], dtype, name=name)(x, (1, x.shape[1]))
