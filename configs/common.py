@@ -1,4 +1,4 @@
-"""What several configs share. A config names what its experiment chooses; pvt_jax/config_keys.py has all keys."""
+"""What several configs share. A config names what its experiment chooses; docs/config_keys.md lists all keys."""
 
 import os
 from collections.abc import Callable

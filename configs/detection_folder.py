@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs.common import FOLDER, parse_argument
 from pvt_jax.data.formats import OBJECTS
 from pvt_jax.data.formats.recognise import recognise_folder
-from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.options import ObjectOptions
 
 _HEADS = ("retinanet", "mask_rcnn", "faster_rcnn")
 
@@ -62,7 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def complete(config: ConfigDict) -> None:
     """Format and classes, as the folder and the keys that describe it have them."""
     detection = config.detection
-    options = DetectionOptions(
+    options = ObjectOptions(
         num_classes=config.model.num_classes,
         class_names=tuple(detection.class_names),
         annotations=detection.annotations,

@@ -1,9 +1,9 @@
-"""Load, check, describe and compare configs.
+"""Load, check, document and compare configs.
 
-A config file defines ``get_config(arg="") -> Config`` and names only what its experiment chooses; everything else
-comes from ``defaults()`` in ``config_keys.py``, which is also the list of all keys. A key that is not there is an
-error. It may also define ``complete(config)``, which sets what follows from other keys, such as the number of classes
-from a folder, once the command line has set its own.
+A config file defines ``get_config(arg="") -> Config`` and names only what its experiment chooses; everything else has
+its default. The keys are fields of dataclasses in files called ``options.py``, beside the code that reads them; any
+other key is an error. A config file may also define ``complete(config)``, which sets what follows from other keys, as
+the number of classes in a folder, once the command line has set its own.
 """
 
 import ast
@@ -11,20 +11,22 @@ import difflib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
-from pvt_jax.config_check import check
-from pvt_jax.config_keys import FREE_ON_RESUME, Config, defaults, get, leaves
+from pvt_jax import fields
 from pvt_jax.errors import UserError
+from pvt_jax.tasks import TASKS
+from pvt_jax.tasks.options import TaskConfig
 
-__all__ = ["Config", "check", "defaults", "differences", "get", "load", "resolve", "to_json"]
+__all__ = ["Config", "defaults", "differences", "documented", "get", "load", "read", "resolve", "to_json"]
 
-# Keys under these sections beyond the listed ones are settings of the model's own module, checked when it is made.
-_OPEN_SECTIONS = ("model", "head")
+# A ConfigDict with the keys of all tasks. No type checker knows them: code that computes takes what ``read`` returns.
+Config = Any
 
 
 def load(spec: str, overrides: Sequence[str] = ()) -> Config:
@@ -35,7 +37,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
       overrides: strings as ``"model.name=pvt_small"``.
 
     Raises:
-      UserError: the file is missing or broken, or a key or value does not fit.
+      UserError: the file is missing or broken, or a key or value is wrong.
     """
     path, _, argument = spec.partition(":")
     try:
@@ -44,25 +46,75 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"no config file {path}: there is no such user") from None
     chosen, complete = _run_config_file(file, argument)
     config = resolve(chosen.to_dict() if isinstance(chosen, ConfigDict) else chosen)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            if isinstance(_section_of(config, key).get(key.split(".")[-1]), ConfigDict):
-                raise UserError(f"--config.{key} is a section: set one of its keys, as --config.{key}.KEY=VALUE")
-            raise UserError(f"--config.{key} needs a value: write --config.{key}=VALUE")
-        _set(config, key, text, from_text=True)
+    for text in overrides:
+        _override(config, text)
     if complete is not None:
         _call(file, complete, config)
-    check(config)
+    read(config)
     return config
+
+
+def read(config: Config) -> TaskConfig:
+    """A config as the dataclass that its task reads.
+
+    Raises:
+      UserError: a value is wrong, values do not go together, or a key was set that the task does not read.
+    """
+    values = config.to_dict()
+    if values["task"] not in TASKS:
+        raise UserError(f"unknown task {values['task']!r}: the tasks are {', '.join(TASKS)}")
+    options = TASKS[values["task"]].config
+    own, usual = fields.keys_of(options), _keys()
+    for name, value in _leaves(values):
+        known, is_open = usual.get(name), name.partition(".")[0] in _open_sections()
+        if known is None and not is_open:
+            raise _unknown(name)
+        unread = (known is not None and name not in own) or any(f"{name}.".startswith(f"{x}.") for x in options.unread)
+        if unread and (known is None or value != known.default):
+            raise UserError(
+                f"{name} is not read by task {values['task']!r}: leave it out, or set the task that it is for"
+            )
+    return fields.read(options, values)
 
 
 def resolve(chosen: dict[str, Any]) -> Config:
-    """``defaults()`` with the nested ``chosen`` values in place; unknown keys raise UserError."""
+    """``defaults()`` with the nested ``chosen`` values in place. Raises UserError for unknown keys and wrong types."""
     config = defaults()
-    for key, value in leaves(chosen):
-        _set(config, key, value, from_text=False)
+    for key, value in _leaves(chosen):
+        _set(config, key, value)
     return config
+
+
+def defaults() -> Config:
+    """The keys of all tasks with their default values."""
+    values: dict[str, Any] = {}
+    for name, key in _keys().items():
+        section, _, last = name.rpartition(".")
+        parent = values.setdefault(section, {}) if section else values
+        # The type of None cannot be told from its value.
+        parent[last] = config_dict.placeholder(int) if key.default is None else key.default
+    return ConfigDict(values)
+
+
+class Documented(NamedTuple):
+    """A key, or a section, which has no type and no default."""
+
+    key: str
+    kind: str
+    default: Any
+    text: str
+    free: bool = False
+
+
+def documented() -> list[Documented]:
+    """All keys, each section before its keys: type in words, default, text, and whether a resumed run may change it."""
+    rows: dict[str, Documented] = {}
+    for task in TASKS.values():
+        for name, section in fields.sections_of(task.config).items():
+            rows.setdefault(name, Documented(name, "", None, (section.__doc__ or "").strip()))
+    rows |= {name: Documented(name, key.in_words(), key.default, key.text, key.free) for name, key in _keys().items()}
+    order = list(dict.fromkeys(name.partition(".")[0] for name in _keys()))
+    return sorted(rows.values(), key=lambda row: order.index(row.key.partition(".")[0]))
 
 
 def to_json(config: Config) -> str:
@@ -75,66 +127,94 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     A key that a config lacks, because it was written before there was that key, has its default value.
     """
-    known = dict(leaves(json.loads(to_json(defaults()))))
-    before, after = known | dict(leaves(old)), known | dict(leaves(new))
+    known = dict(_leaves(json.loads(to_json(defaults()))))
+    before, after = known | dict(_leaves(old)), known | dict(_leaves(new))
     lines = []
-    for key in sorted(before.keys() | after.keys()):
-        if any(key == free or key.startswith(free + ".") for free in FREE_ON_RESUME):
-            continue
-        was, now = before.get(key, "absent"), after.get(key, "absent")
-        if was != now:
-            lines.append(f"{key}: {was if was != '' else 'empty'} → {now if now != '' else 'empty'}")
+    for name in sorted(before.keys() | after.keys()):
+        was, now = before.get(name, "absent"), after.get(name, "absent")
+        if was != now and not (name in known and _keys()[name].free):
+            lines.append(f"{name}: {was if was != '' else 'empty'} → {now if now != '' else 'empty'}")
     return lines
 
 
-def _set(config: Config, key: str, value: Any, *, from_text: bool) -> None:
-    section, last = _section_of(config, key), key.split(".")[-1]
+def get(config: Config, key: str) -> Any:
+    """The value at a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+@cache
+def _keys() -> dict[str, fields.Key]:
+    """The keys of all tasks by dotted name; where tasks share a section, the keys that any of them reads."""
+    found: dict[str, fields.Key] = {}
+    for task in TASKS.values():
+        found |= fields.keys_of(task.config)
+    return found
+
+
+@cache
+def _open_sections() -> set[str]:
+    """Sections that take further keys."""
+    return {
+        name
+        for task in TASKS.values()
+        for name, section in fields.sections_of(task.config).items()
+        if fields.is_open(section)
+    }
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested dicts."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _override(config: Config, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        if isinstance(_section_of(config, key).get(key.split(".")[-1]), ConfigDict):
+            raise UserError(f"--config.{key} is a section: set one of its keys, as --config.{key}.KEY=VALUE")
+        raise UserError(f"--config.{key} needs a value: write --config.{key}=VALUE")
+    _set(config, key, _parse(text, _keys().get(key)))
+
+
+def _set(config: Config, name: str, value: Any) -> None:
+    section, last, key = _section_of(config, name), name.split(".")[-1], _keys().get(name)
     if isinstance(section.get(last), ConfigDict):
-        raise UserError(f"config key {key!r} is a section: set one of its keys, {', '.join(section[last])}")
-    if from_text:
-        value = _parse(key, value, section.get_type(last) if last in section else None)
-    if key == "model.image_size" and isinstance(value, int):
-        value = (value, value)
-    if isinstance(value, list):
-        value = tuple(value)
-    # ConfigDict takes None for any key; here only keys that are None by default do.
-    if value is None and last in section and get(defaults(), key) is not None:
-        raise UserError(_wrong_type(key, section.get_type(last), value))
-    try:
-        with section.unlocked():
-            section[last] = value
-    except TypeError:
-        raise UserError(_wrong_type(key, section.get_type(last), value)) from None
+        raise UserError(f"config key {name!r} is a section: set one of its keys, {', '.join(section[last])}")
+    with section.ignore_type():
+        section[last] = fields.plain(value) if key is None else key.checked(name, value, limits=False)
 
 
 def _section_of(config: Config, key: str) -> Any:
     """The section that holds ``key``; raises UserError if neither it nor an open section knows the key."""
     section, parts = config, key.split(".")
     for depth, part in enumerate(parts):
-        is_open = depth == 1 == len(parts) - 1 and parts[0] in _OPEN_SECTIONS
+        is_open = depth == 1 == len(parts) - 1 and parts[0] in _open_sections()
         if not isinstance(section, ConfigDict) or (part not in section and not is_open):
-            known = [name for name, _ in leaves(config.to_dict())]
-            nearest = difflib.get_close_matches(key, known, 1, 0.0)[0]
-            raise UserError(f"unknown config key {key!r}: did you mean {nearest!r}?")
+            raise _unknown(key)
         if depth < len(parts) - 1:
             section = section[part]
     return section
 
 
-def _parse(key: str, text: str, kind: type | None) -> Any:
-    if kind is str:
+def _unknown(key: str) -> UserError:
+    nearest = difflib.get_close_matches(key, _keys(), 1, 0.0)[0]
+    return UserError(f"unknown config key {key!r}: did you mean {nearest!r}?")
+
+
+def _parse(text: str, key: fields.Key | None) -> Any:
+    """A value from the command line; text stays text where the key takes it, or where nothing else can be read."""
+    if key is not None and isinstance(key.default, str):
         return text
     try:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
-        if kind is None:
-            return text
-        raise UserError(_wrong_type(key, kind, text)) from None
-
-
-def _wrong_type(key: str, kind: type, value: Any) -> str:
-    article = "an" if kind.__name__[0] in "aeiou" else "a"
-    return f"config key {key!r} takes {article} {kind.__name__}, not {value!r}"
+        return text
 
 
 def _run_config_file(path: Path, argument: str) -> tuple[Any, Callable[[Config], None] | None]:

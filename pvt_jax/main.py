@@ -5,10 +5,14 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pvt_jax import commands
 from pvt_jax import config as config_lib
 from pvt_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from pvt_jax.training.evaluate import Result
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -63,19 +67,16 @@ def run(arguments: Sequence[str]) -> int:
         result = loop.evaluate(config, flags.workdir, step)
     if jax.process_index() == 0:
         print(_last_line(result, flags), flush=True)
-    return loop.exit_code(result)
+    return result.exit_code
 
 
-def _last_line(result: object, flags: argparse.Namespace) -> str:
-    from pvt_jax.training import loop
-
-    assert isinstance(result, loop.Result)
+def _last_line(result: "Result", flags: argparse.Namespace) -> str:
     if result.stopped_by is not None:
         return (
-            f"stopped by {loop.stop_reason(result)} and saved at step {result.step} in {flags.workdir}: "
+            f"stopped by {result.stop_reason} and saved at step {result.step} in {flags.workdir}: "
             "run the same command to go on"
         )
-    numbers = loop.headline(result.metrics)
+    numbers = result.headline
     if flags.mode == "eval":
         return f"evaluated: step {result.step}  {numbers}  of {flags.workdir}"
     return f"done: step {result.step}  {numbers}  in {flags.workdir} (metrics.jsonl, checkpoints/, tensorboard/)"

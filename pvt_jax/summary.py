@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from pvt_jax import commands
-from pvt_jax import config as config_lib
 from pvt_jax.errors import UserError
 
 
@@ -167,10 +166,9 @@ class _Objective:
 
 def _optimizer() -> Any:
     from pvt_jax.training.optimizer import adamw
+    from pvt_jax.training.options import OptimizerOptions
 
-    options = config_lib.defaults().optimizer
-    chosen = {name: options[name] for name in ("b1", "b2", "eps", "weight_decay", "clip_norm")}
-    return adamw(_constant_rate, **chosen)
+    return adamw(_constant_rate, OptimizerOptions())
 
 
 def _constant_rate(step: Any) -> Any:

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from pvt_jax import config as config_lib
+from pvt_jax import fields
 from pvt_jax.errors import UserError
 from pvt_jax.models import list_models
+from pvt_jax.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "common.py")
@@ -32,13 +34,13 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 DEFAULTS = leaves(config_lib.defaults().to_dict())
 
 
-def override(*overrides: str) -> ConfigDict:
-    return config_lib.load(str(ROOT / "configs" / "digits.py"), overrides)
+def override(*overrides: str, config: str = "digits") -> ConfigDict:
+    return config_lib.load(str(ROOT / "configs" / f"{config}.py"), overrides)
 
 
-def message(*overrides: str) -> str:
+def message(*overrides: str, config: str = "digits") -> str:
     with pytest.raises(UserError) as error:
-        override(*overrides)
+        override(*overrides, config=config)
     return str(error.value)
 
 
@@ -370,7 +372,7 @@ def test_configs_share_code_from_any_folder(tmp_path, monkeypatch):
 
 
 def test_defaults_are_complete_and_pass_the_check():
-    config_lib.check(config_lib.defaults())
+    config_lib.read(config_lib.defaults())
     steps = {"steps", "optimizer.warmup_steps", "evaluation.every_steps", "evaluation.batch_size"}
     assert {key for key, value in DEFAULTS.items() if value is None} == steps
 
@@ -435,7 +437,7 @@ def test_written_values_are_read_back(batch_size, rate, size, root):
         "model.image_size": size,
         "data.root": root,
     }.items():
-        config_lib._set(config, key, str(value), from_text=True)
+        config_lib._override(config, f"{key}={value}")
         assert config_lib.get(config, key) == value
 
 
@@ -450,57 +452,53 @@ def test_written_values_are_read_back(batch_size, rate, size, root):
         ("model.depths.x=3", "unknown config key 'model.depths.x'"),
         ("optimizer=3", "config key 'optimizer' is a section: set one of its keys, "),
         ("model={}", "config key 'model' is a section"),
-        ("batch_size=many", "config key 'batch_size' takes an int, not 'many'"),
-        ("batch_size=1.5", "config key 'batch_size' takes an int, not 1.5"),
-        ("batch_size=None", "config key 'batch_size' takes an int, not None"),
-        ("epochs=long", "config key 'epochs' takes a float, not 'long'"),
-        ("transform.crop_scale=0.5", "config key 'transform.crop_scale' takes a tuple, not 0.5"),
-        ("model.scan=2", "config key 'model.scan' takes a bool, not 2"),
+        ("batch_size=many", "batch_size must be a whole number above 0, but is 'many'"),
+        ("batch_size=1.5", "batch_size must be a whole number above 0, but is 1.5"),
+        ("batch_size=None", "batch_size must be a whole number above 0, but is None"),
+        ("epochs=long", "epochs must be a number of at least 0, but is 'long'"),
+        ("transform.crop_scale=0.5", "transform.crop_scale must be 2 numbers of at least 0, but is 0.5"),
+        ("model.scan=2", "model.scan must be True or False, but is 2"),
         ("batch_size", "--config.batch_size needs a value: write --config.batch_size=VALUE"),
-        ("batch_size=0", "batch_size must be above 0, but is 0"),
-        ("steps=0", "steps must be above 0, but is 0"),
-        ("epochs=-1", "epochs must be above 0, but is -1.0"),
-        ("model.drop_path_rate=1", "model.drop_path_rate must be at least 0 and below 1, but is 1.0"),
-        ("ema_decay=-0.1", "ema_decay must be at least 0 and below 1, but is -0.1"),
-        ("batch_transform.label_smoothing=1.1", "batch_transform.label_smoothing must be from 0 to 1, but is 1.1"),
-        ("seed=-1", "seed must not be below 0, but is -1"),
-        ("optimizer.clip_norm=-1.0", "optimizer.clip_norm must not be below 0, but is -1.0"),
-        ("evaluation.every_epochs=1e999", "evaluation.every_epochs must be a finite number, but is inf"),
-        ("batch_transform.mean=(1.0,2.0)", "batch_transform.mean must be 3 numbers that are not negative"),
-        ("model.image_size=(32.5,32)", "model.image_size must be 2 numbers that are not negative"),
+        ("batch_size=0", "batch_size must be a whole number above 0, but is 0"),
+        ("steps=0", "steps must be a whole number above 0, or None, but is 0"),
+        ("epochs=-1", "epochs must be a number of at least 0, but is -1.0"),
+        ("epochs=0", "epochs must be a number above 0, but is 0.0"),
+        ("model.drop_path_rate=1", "model.drop_path_rate must be a number of at least 0 and below 1, but is 1.0"),
+        ("ema_decay=-0.1", "ema_decay must be a number of at least 0 and below 1, but is -0.1"),
+        (
+            "batch_transform.label_smoothing=1.1",
+            "batch_transform.label_smoothing must be a number from 0 to 1, but is 1.1",
+        ),
+        ("seed=-1", "seed must be a whole number of at least 0, but is -1"),
+        ("optimizer.clip_norm=-1.0", "optimizer.clip_norm must be a number of at least 0, but is -1.0"),
+        ("evaluation.every_epochs=1e999", "evaluation.every_epochs must be a number above 0, but is inf"),
+        ("batch_transform.mean=(1.0,2.0)", "batch_transform.mean must be 3 numbers of at least 0, but is (1.0, 2.0)"),
+        ("model.image_size=(32.5,32)", "model.image_size must be 2 whole numbers of at least 0, but is (32.5, 32)"),
         ("model.dtype=float64", "model.dtype must be one of float32, bfloat16, but is 'float64'"),
         ("data.on_corrupt=ignore", "data.on_corrupt must be one of error, skip, but is 'ignore'"),
-        ("optimizer.layer_decay=0", "optimizer.layer_decay must be above 0 and at most 1, but is 0.0"),
-        ("optimizer.layer_decay=1.01", "optimizer.layer_decay must be above 0 and at most 1, but is 1.01"),
+        ("optimizer.layer_decay=0", "optimizer.layer_decay must be a number above 0 and at most 1, but is 0.0"),
+        ("optimizer.layer_decay=1.01", "optimizer.layer_decay must be a number above 0 and at most 1, but is 1.01"),
         ("optimizer.frozen=stage9", "optimizer.frozen must be one of empty, backbone, stage1, but is 'stage9'"),
-        ("optimizer.frozen=stage1", "for a ResNet whose norms are frozen, too: set --config.optimizer.frozen=backbone"),
-        ("init.allow_missing=head/*", "config key 'init.allow_missing' takes a tuple, not 'head/*'"),
+        ("optimizer.frozen=stage1", "for a backbone whose norms are frozen, too: add --config.model.frozen_norm=True"),
+        ("init.allow_missing=head/*", "init.allow_missing must be names, as ('a', 'b'), but is 'head/*'"),
         ("optimizer.schedule=linear", "optimizer.schedule must be one of cosine, poly, step, but is 'linear'"),
         ("optimizer.decayed=none", "optimizer.decayed must be one of matrices, all_but_norms, all, but is 'none'"),
-        ("optimizer.warmup_steps=-1", "optimizer.warmup_steps must not be below 0, but is -1"),
-        ("evaluation.every_steps=0", "evaluation.every_steps must be above 0, but is 0"),
-        ("segmentation.crop_size=(512.0,512)", "segmentation.crop_size must be 2 numbers that are not negative"),
-        ("segmentation.test_ratios=()", "segmentation.test_ratios must be numbers above 0, as (0.75, 1.0), but is ()"),
+        (
+            "optimizer.warmup_steps=-1",
+            "optimizer.warmup_steps must be a whole number of at least 0, or None, but is -1",
+        ),
+        ("evaluation.every_steps=0", "evaluation.every_steps must be a whole number above 0, or None, but is 0"),
+        ("segmentation.crop_size=(512.0,512)", "segmentation.crop_size must be 2 whole numbers of at least 0, but is "),
         (
             "optimizer.schedule=step",
             "optimizer.schedule=step needs to know where the learning rate drops: set optimizer.drop_epochs, as "
             '"(8, 11)", or optimizer.drop_steps',
         ),
-        (
-            "detection.long_side=640",
-            "detection.long_side is 640, below a shorter side of 800: set it to 800 or more, or "
-            "detection.short_sides and detection.test_short_side lower",
-        ),
-        (
-            "detection.crop_range=(600,384)",
-            "must be (least, largest), from 1 pixel on, but is (600, 384)",
-        ),
-        ("detection.short_sides=()", 'detection.short_sides must be numbers above 0, as "(480, 800)", but is ()'),
         ("task=pose", "unknown task 'pose': the tasks are classification, segmentation, detection"),
         ("task=segmentation", "is not read by task 'segmentation': leave it out"),
         ("head.name=semantic_fpn", "head.name is not read by task 'classification': leave it out, or set the task"),
         ("segmentation.photometric=False", "segmentation.photometric is not read by task 'classification'"),
-        ("init.allow_missing=(1,)", "init.allow_missing must be patterns, as \"('head/*',)\", but is (1,)"),
+        ("init.allow_missing=(1,)", "init.allow_missing must be names, as ('a', 'b'), but is (1,)"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(text, expected):
@@ -508,11 +506,31 @@ def test_mistakes_are_answered_in_one_line(text, expected):
     assert expected in found and "\n" not in found
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("segmentation.test_ratios=()", "segmentation.test_ratios must be one or more numbers above 0, as (0.5, 1)"),
+        ("segmentation.test_ratios=(1, 0)", "as (0.5, 1), but is (1, 0)"),
+        (
+            "detection.long_side=40",
+            "detection.long_side is 40, below a shorter side of 96: set it to 96 or more, or "
+            "detection.short_sides and detection.test_short_side lower",
+        ),
+        ("detection.crop_range=(600,384)", "must be (least, largest), from 1 pixel on, but is (600, 384)"),
+        ("detection.crop_range=(0,384)", "detection.crop_range must be 2 whole numbers of at least 1, but is (0, 384)"),
+        ("detection.short_sides=()", "detection.short_sides must be one or more whole numbers above 0, as (1, 2)"),
+    ],
+)
+def test_mistakes_of_dense_tasks_are_answered_in_one_line(text, expected):
+    found = message(text, config=f"digits_{text.partition('.')[0]}")
+    assert expected in found and "\n" not in found
+
+
 def test_a_dense_task_needs_a_head():
     config = config_lib.defaults()
     config.task = "segmentation"
     with pytest.raises(UserError, match="^task 'segmentation' needs a head: set head.name, as --config.head.name="):
-        config_lib.check(config)
+        config_lib.read(config)
 
 
 def test_epochs_do_not_matter_where_steps_are_given():
@@ -609,10 +627,21 @@ def test_every_key_is_free_or_fixed_on_resume(key):
 
 # Keys and the code that reads them.
 
+# The sections by the names of their classes.
+SECTIONS = {
+    base.__name__: name
+    for task in TASKS.values()
+    for name, kind in fields.sections_of(task.config).items()
+    for base in kind.__mro__[:-2]
+}
+
 
 def keys_read(tree: ast.AST, known: set[str]) -> Iterator[str]:
-    """Dotted keys that one function reads from what it calls ``config``, ``_config`` or an alias of a section."""
+    """Dotted keys that one function reads: from what it calls ``config`` or ``_config``, an alias or a section."""
     aliases: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg) and isinstance(node.annotation, ast.Name) and node.annotation.id in SECTIONS:
+            aliases[node.arg] = SECTIONS[node.annotation.id]
 
     def key_of(node: ast.AST) -> str | None:
         """The dotted key that an expression stands for; "" for the config itself, None for anything else."""
@@ -622,13 +651,16 @@ def keys_read(tree: ast.AST, known: set[str]) -> Iterator[str]:
             return None
         if node.attr in ("config", "_config"):
             return ""
+        # What a task asks a format for: a section of the task.
+        if isinstance(node.value, ast.Name) and f"{node.value.id}.{node.attr}" == "request.options":
+            return "request"
         base = key_of(node.value)
-        # A method, as config.model.to_dict(), reads the whole section.
+        # A property, as config.model.settings, reads the whole section.
         return None if base is None else f"{base}.{node.attr}".lstrip(".")
 
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign):
-            targets, values = node.targets[0], node.value
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            targets, values = node.targets[0] if isinstance(node, ast.Assign) else node.target, node.value
             pairs = [(targets, values)]
             if isinstance(targets, ast.Tuple) and isinstance(values, ast.Tuple):
                 pairs = list(zip(targets.elts, values.elts, strict=True))
@@ -637,14 +669,18 @@ def keys_read(tree: ast.AST, known: set[str]) -> Iterator[str]:
                     aliases[target.id] = key_of(value) or ""
     for node in ast.walk(tree):
         key = key_of(node) if isinstance(node, ast.Attribute) else None
-        if key:
-            yield from (k for k in known if k.startswith(key.removesuffix("to_dict"))) if "to_dict" in key else (key,)
+        if key and key.endswith(".settings"):
+            yield from (k for k in known if k.startswith(key.removesuffix("settings")))
+        elif key and key.startswith("request."):
+            yield from known & {key.replace("request", name) for name in ("segmentation", "detection")}
+        elif key and key != "request":
+            yield key
 
 
 def all_keys_read() -> set[str]:
     found: set[str] = set()
     for path in (ROOT / "pvt_jax").rglob("*.py"):
-        if path.name in ("config.py", "config_check.py", "config_keys.py"):
+        if path.name in ("config.py", "options.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
@@ -658,18 +694,20 @@ def test_every_key_is_read_by_the_code():
 
 def test_the_code_reads_no_key_that_does_not_exist():
     sections = {key.rsplit(".", depth)[0] for key in DEFAULTS for depth in (1, 2)}
-    methods = ("to_dict", "load", "resolve", "get", "check", "to_json", "differences")
-    unknown = {key for key in all_keys_read() - set(DEFAULTS) - sections if key.split(".")[-1] not in methods}
+    besides = ("to_dict", "load", "read", "differences", "to_json", "get", "settings", "attributes")
+    # What a section has besides its keys.
+    besides += ("num_classes", "with_masks")
+    unknown = {key for key in all_keys_read() - set(DEFAULTS) - sections if key.split(".")[-1] not in besides}
     assert sorted(unknown) == []
 
 
 def test_the_scan_notices_keys():
     """The scan itself: through aliases, whole sections, and not by bare words."""
     code = ast.parse(
-        "def f(self, config, other):\n"
+        "def f(self, config, other, rest: MeshOptions):\n"
         "    options, n = self.config.optimizer, config.batch_size\n"
-        "    use(options.eps, config.model.to_dict(), other.weight_decay)\n"
+        "    use(rest.fsdp, options.eps, config.model.settings, other.weight_decay)\n"
     )
     found = set(keys_read(code.body[0], set(DEFAULTS)))
-    assert {"optimizer.eps", "batch_size", "model.name", "model.scan"} <= found
+    assert {"optimizer.eps", "batch_size", "model.name", "model.scan", "mesh.fsdp"} <= found
     assert not {"optimizer.weight_decay", "data.name", "seed"} & found

@@ -1,54 +1,90 @@
-"""What a config tells a format of a data set, beyond where it is. Empty values mean: to be found."""
+"""Keys of a config that describe the data."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+from pvt_jax.fields import Options, key
 
 Colour = tuple[int, int, int]
 IGNORE = 255
 
 
 @dataclass(frozen=True)
-class SegmentationOptions:
-    """What a config says of a data set of label maps; see its section ``segmentation``.
+class DataOptions(Options):
+    """Where the images come from, and how they are read."""
 
-    Attributes:
-        num_classes: K, the outputs of the model.
-        class_names: K names.
-        palette: (red, green, blue) of the K classes; further colours of RGB-coded label maps are ignored pixels.
-        ignore_labels: stored values that are ignored.
-        reduce_zero_label: the stored 0 is ignored, too, and v is class v - 1. The source ade20k does so in any case.
-        image_folder, label_folder: below the root, with {split} in place of the split's name. For TFDS the names of the
-            features.
-        image_suffix, label_suffix: ends of file stems, such as "_leftImg8bit", that an image and its label map do not
-            share.
-    """
-
-    num_classes: int
-    class_names: tuple[str, ...] = ()
-    palette: tuple[Colour, ...] = ()
-    ignore_labels: tuple[int, ...] = (IGNORE,)
-    reduce_zero_label: bool = False
-    image_folder: str = ""
-    label_folder: str = ""
-    image_suffix: str = ""
-    label_suffix: str = ""
+    source: str = key(
+        "tfds",
+        "Format of the data set, a name in pvt_jax/data/formats that the task reads, as folder, label_folder or coco.",
+    )
+    name: str = key("imagenet2012", "Name in TFDS.")
+    root: str = key("", "Folder of the data set; for tfds its data directory.", free=True)
+    train_split: str = key("", "Name of the training split; empty for the usual one.")
+    eval_split: str = key("", "Name of the evaluation split; empty for the usual one.")
+    on_corrupt: Literal["error", "skip"] = key(
+        "error", "What an undecodable image does; skip counts it and takes another in its place.", free=True
+    )
+    check: Literal["all", "sample"] = key(
+        "all", "Read and check all label maps or images before the first step, or a sample of them.", free=True
+    )
+    repeats: int = key(
+        1, "Each drawn image appears this often in a row, augmented differently (repeated augmentation).", above=0
+    )
+    workers: int = key(
+        0, "Processes that read and augment; 0 uses threads of the training process.", at_least=0, free=True
+    )
+    threads: int = key(8, "Threads of each of these processes.", above=0, free=True)
 
 
 @dataclass(frozen=True)
-class DetectionOptions:
-    """What a config says of a data set of objects; see its section ``detection``.
+class LabelMapOptions(Options):
+    """What a format is told of a data set of label maps.
 
     Attributes:
-        num_classes: K, the classes that the model detects.
-        class_names: K names, in the order of their indices; objects of other classes are left out.
-        annotations: path of the COCO JSON, or of the folder of XML files, below the root, with {split} in it.
-        image_folder: path of the images below the root, with {split} in place of the split's name.
-        with_masks: whether masks are read.
-        keep_empty: whether training keeps images without objects.
+      num_classes: outputs of the model; no key of this section.
     """
 
-    num_classes: int
-    class_names: tuple[str, ...] = ()
-    annotations: str = ""
-    image_folder: str = ""
+    num_classes: int = 0
+    class_names: tuple[str | int, ...] = key((), "Names of the classes; empty: found with the data set, or made up.")
+    palette: tuple[tuple, ...] = key(
+        (),
+        "(red, green, blue) of each class; empty: the data set's own, or made up. With it label maps may be RGB; "
+        "further colours are those of ignored pixels.",
+    )
+    ignore_labels: tuple[int, ...] = key((IGNORE,), "Values in the label files that are ignored.")
+    reduce_zero_label: bool = key(
+        False, "0 in the label files is ignored, and v is class v - 1. Source ade20k does so in any case."
+    )
+    image_folder: str = key(
+        "",
+        "Folder of the images below data.root, with {split} in place of the split's name; empty for known layouts. For "
+        "tfds the name of the feature.",
+    )
+    label_folder: str = key("", "Folder of the label maps, likewise.")
+    image_suffix: str = key(
+        "", "End of the images' stems, as _leftImg8bit, beyond what each shares with its label map."
+    )
+    label_suffix: str = key("", "End of the label maps' stems, likewise.")
+
+
+@dataclass(frozen=True)
+class ObjectOptions(Options):
+    """What a format is told of a data set of objects.
+
+    Attributes:
+      num_classes: classes that the model detects; no key of this section.
+      with_masks: whether masks are read; no key of this section.
+    """
+
+    num_classes: int = 0
+    class_names: tuple[str | int, ...] = key(
+        (), "Classes to detect, in this order; objects of others are left out. Empty for all of the data set."
+    )
+    annotations: str = key(
+        "",
+        "COCO JSON, or folder of XML files, below data.root, with {split} in place of the split's name; empty for "
+        "known layouts.",
+    )
+    image_folder: str = key("", "Folder of the images, likewise.")
     with_masks: bool = False
-    keep_empty: bool = False
+    keep_empty: bool = key(True, "Train on images without objects, too.")

@@ -1,12 +1,33 @@
-"""Tasks: what to build, the loss of a batch, the prediction of a batch. ``TASKS`` is the registry."""
+"""Tasks: what to build, the loss of a batch, the prediction of a batch. A new task is a folder here and a row."""
 
-from pvt_jax.tasks.classification.task import Classification
-from pvt_jax.tasks.detection.task import Detection
-from pvt_jax.tasks.segmentation.task import Segmentation
-from pvt_jax.tasks.task import Task
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-TASKS: dict[str, type[Task]] = {
-    "classification": Classification,
-    "segmentation": Segmentation,
-    "detection": Detection,
+from pvt_jax.tasks.classification.options import ClassificationConfig
+from pvt_jax.tasks.detection.options import DetectionConfig
+from pvt_jax.tasks.options import TaskConfig
+from pvt_jax.tasks.segmentation.options import SegmentationConfig
+
+if TYPE_CHECKING:
+    from pvt_jax.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A task: the keys that it reads, and its class as ``MODULE:CLASS``, which is imported on demand with jax."""
+
+    config: type[TaskConfig]
+    home: str
+
+    def make(self, config: TaskConfig) -> "Task":
+        """The task of a config of this row's class."""
+        module, _, name = self.home.partition(":")
+        return getattr(importlib.import_module(module), name)(config)
+
+
+TASKS: dict[str, TaskRow] = {
+    "classification": TaskRow(ClassificationConfig, "pvt_jax.tasks.classification.task:Classification"),
+    "segmentation": TaskRow(SegmentationConfig, "pvt_jax.tasks.segmentation.task:Segmentation"),
+    "detection": TaskRow(DetectionConfig, "pvt_jax.tasks.detection.task:Detection"),
 }

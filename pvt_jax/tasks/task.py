@@ -1,24 +1,27 @@
 """What all tasks share: the model of a config, batches, normalisation."""
 
 import abc
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from pvt_jax.config import Config
 from pvt_jax.data import pipeline
+from pvt_jax.data.formats import FORMATS, Format, open_source
+from pvt_jax.data.records import Request, Split
 from pvt_jax.errors import UserError
 from pvt_jax.heads import HEADS
 from pvt_jax.models import create_model
+from pvt_jax.tasks.options import TaskConfig
 
 Batch = dict[str, jax.Array]
 # Sums by name, merged by addition on the host, in float64.
 Sums = dict[str, Any]
+Config = TypeVar("Config", bound=TaskConfig)
 
 
 class Results(Protocol):
@@ -45,7 +48,7 @@ class Results(Protocol):
         ...
 
 
-class Task(abc.ABC):
+class Task(abc.ABC, Generic[Config]):
     """What to build, the loss of a batch, the prediction of a batch. The trainer knows no more of a task than this.
 
     Attributes:
@@ -54,20 +57,23 @@ class Task(abc.ABC):
     """
 
     best_metric: str
+    # What a format has to read for this task, and the formats that may.
+    _record_kind: str
+    _formats: Mapping[str, Format] = FORMATS
     # What ``HEADS`` has to make of a backbone for a dense task.
     _model_type: type[nn.Module] = nn.Module
 
     def __init__(self, config: Config):
         self._config = config
-        settings, head = config.model.to_dict(), config.head.to_dict()
-        self.model = create_model(settings.pop("name"), head=head.pop("name"), head_settings=head, **settings)
+        model, head = config.model, config.head
+        self.model = create_model(model.name, head=head.name, head_settings=head.attributes, **model.settings)
         if not isinstance(self.model, self._model_type):
             heads = [name for name, row in HEADS.items() if row.model is self._model_type]
             raise UserError(
                 f"head {config.head.name!r} is not for task {config.task!r}: set head.name to one of {', '.join(heads)}"
             )
         self._apply: Callable[..., Any] = self.model.apply
-        self.image_size: tuple[int, int] = tuple(config.model.image_size)
+        self.image_size: tuple[int, int] = config.model.image_size
 
     # Data, on the host.
 
@@ -168,8 +174,15 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def _train_example(self) -> pipeline.TrainExample: ...
 
-    @abc.abstractmethod
-    def _open(self, split: Any) -> Any: ...
+    @property
+    def _data_options(self) -> Any:
+        """What a format is told of the data set, besides the section ``data`` of the config."""
+        return None
+
+    def _open(self, split: Split) -> Any:
+        data = self._config.data
+        request = Request(split, data.name, data.root, data.train_split, data.eval_split, self._data_options)
+        return open_source(self._record_kind, data.source, request, self._formats)
 
     @property
     def _loading(self) -> pipeline.Loading:

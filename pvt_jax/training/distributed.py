@@ -1,6 +1,7 @@
-"""Start of a run over several hosts, and what they tell each other besides arrays."""
+"""Start of a run over several hosts, and what they exchange besides arrays."""
 
 import os
+import sys
 from collections.abc import Mapping
 
 import jax
@@ -48,6 +49,12 @@ def initialize(coordinator_address: str | None, num_processes: int | None, proce
     except (RuntimeError, ValueError) as error:
         where = coordinator_address or f"the coordinator that {cluster} names"
         raise UserError(f"cannot join the other processes at {where}: {str(error).splitlines()[0]}") from error
+
+
+def say(text: str) -> None:
+    """Print a line on stderr, once for all processes."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def gather(data: bytes) -> list[bytes]:

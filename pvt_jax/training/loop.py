@@ -1,11 +1,9 @@
-"""The one training loop, and evaluation of what it saved."""
+"""The one training loop."""
 
 import collections
 import contextlib
-import signal
-import sys
+import dataclasses
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,29 +11,25 @@ from typing import Any
 import jax
 import numpy as np
 
+from pvt_jax import config as config_lib
 from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
 from pvt_jax.errors import UserError
 from pvt_jax.training import sharding, workdir
+from pvt_jax.training.build import Run, build, read_initial
+from pvt_jax.training.distributed import say
+from pvt_jax.training.evaluate import Evaluator, Result, evaluate, headline
 from pvt_jax.training.optimizer import split
 from pvt_jax.training.preemption import Preemption
-from pvt_jax.training.setup import Schedule, Setup
 from pvt_jax.training.state import TrainState
 from pvt_jax.training.step import train_step
 from pvt_jax.training.store import CheckpointStore
 from pvt_jax.training.writer import Display, MetricsWriter, write_results
 
+__all__ = ["Result", "evaluate", "train"]
+
 # Steps that may run ahead of the host: enough to keep a device busy, few enough to notice trouble soon.
 _IN_FLIGHT = 2
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended: the last step, the last evaluation (empty if none), and the signal that stopped it, if any."""
-
-    step: int
-    metrics: dict[str, float]
-    stopped_by: int | None = None
 
 
 def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Result:
@@ -51,132 +45,58 @@ def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Resu
     """
     directory = Path(directory)
     workdir.check(directory, config)
-    setup = Setup(config)
-    # Before the data is looked at, which may take long. A run that goes on needs nothing but its own checkpoint.
-    loaded = "" if _has_checkpoint(directory) else setup.read_initial()
-    description = setup.task.validate_data(None if quiet else _say)
+    run = build(config_lib.read(config), resumes=workdir.has_checkpoint(directory), say=None if quiet else say)
     # Written only now, so that a run that never began does not claim the folder.
     workdir.create(directory, config)
-    schedule = Schedule.of(config, len(setup.task.train_source))
-    setup.prepare_state(schedule)
-    store = setup.open_store(directory)
+    store = run.open_store(directory)
     try:
         with Preemption() as preemption:
-            state = setup.restore(store)
+            state, loaded = run.restore(store), ""
             if state is None:
                 # What looked like a checkpoint may be none.
-                loaded = loaded or setup.read_initial()
-                state = setup.initialise()
-            run = _Run(setup, schedule, store, directory, state, quiet)
-            run.introduce([loaded, description])
+                initial = run.initial or read_initial(run.config, run.task)
+                state, loaded = run.first_state(initial), initial.report
+                # The weights on the host have had their use.
+                run, initial = dataclasses.replace(run, initial=None), None
+            trainer = _Trainer(run, store, directory, state, quiet)
+            trainer.introduce([loaded, run.data])
             try:
-                return run.go(preemption)
+                return trainer.go(preemption)
             finally:
-                run.close()
+                trainer.close()
     finally:
         store.close()
 
 
-def evaluate(config: Config, directory: Path | str, step: int | str = "latest") -> Result:
-    """Evaluate a checkpoint of the run in ``directory``: the ``"latest"``, the ``"best"``, or that of a step number.
-
-    While there is none, ``"latest"`` and 0 are what a run would start from: the weights in ``init.checkpoint``.
-    """
-    directory = Path(directory)
-    if config.init.checkpoint and step in ("latest", 0) and not _has_checkpoint(directory):
-        return _evaluate_initial(config, directory)
-    workdir.read_config(directory)
-    workdir.check(
-        directory,
-        config,
-        only=(
-            "task",
-            "model.",
-            "head.",
-            "ema_decay",
-            "optimizer.frozen",
-            "batch_transform.mean",
-            "batch_transform.std",
-        ),
-    )
-    setup = Setup(config, training=False)
-    setup.task.validate_data(_say)
-    setup.prepare_state(Schedule.of(config, len(setup.task.train_source)))
-    store = setup.open_store(directory, read_only=True)
-    try:
-        wanted = step if isinstance(step, int) else None
-        if step == "best":
-            wanted = store.best(setup.task.best_metric)
-            if wanted is None:
-                raise UserError(f"no checkpoint in {directory} was saved with an evaluation: give --step latest")
-        if wanted is not None and wanted not in store.steps():
-            raise UserError(f"no checkpoint of step {wanted} in {directory}: there are {store.steps()}")
-        state = setup.restore(store, wanted)
-    finally:
-        store.close()
-    if state is None:
-        raise UserError(f"no checkpoint in {directory}: train first")
-    return Result(int(state.step), _metrics_of(setup, state, directory))
-
-
-def _evaluate_initial(config: Config, directory: Path) -> Result:
-    setup = Setup(config, training=False)
-    loaded = setup.read_initial()
-    setup.task.validate_data(_say)
-    setup.prepare_state(Schedule.of(config, len(setup.task.train_source)))
-    # A classifier that was replaced explains a bad number.
-    _say(loaded)
-    return Result(0, _metrics_of(setup, setup.initialise(), directory))
-
-
-def _metrics_of(setup: Setup, state: TrainState, directory: Path) -> dict[str, float]:
-    found = setup.evaluator()(state)
-    if found and jax.process_index() == 0:
-        write_results(directory, found.files)
-    return found.metrics if found else {}
-
-
-def _say(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
-
-
-def _has_checkpoint(directory: Path) -> bool:
-    """Whether a run has saved something here; sound or not is seen when it is restored."""
-    folder = directory / "checkpoints"
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
-
-
-class _Run:
+class _Trainer:
     """One process's part of a run, from its first step to its last."""
 
-    def __init__(
-        self, setup: Setup, schedule: Schedule, store: CheckpointStore, directory: Path, state: TrainState, quiet: bool
-    ):
-        self.setup, self.schedule, self.store, self.state = setup, schedule, store, state
+    def __init__(self, run: Run, store: CheckpointStore, directory: Path, state: TrainState, quiet: bool):
+        self.run, self.store, self.state = run, store, state
         self.directory = directory
-        self.config = config = setup.config
+        self.config = config = run.config
         self.step = self.saved_step = int(state.step)
         self.metrics: dict[str, float] = {}
         self.corrupt = 0
         main_process = jax.process_index() == 0
         self.writer = MetricsWriter(directory, self.step) if main_process else None
-        self.display = Display(schedule.total, self.step, config.batch_size, enabled=main_process and not quiet)
-        self.evaluator = setup.evaluator()
+        self.display = Display(run.lengths.total, self.step, config.batch_size, enabled=main_process and not quiet)
+        self.evaluator = Evaluator(run.task, run.mesh, config.evaluation.pictures)
+        self.batch_sharding = sharding.batch_sharding(run.mesh)
         self.train_step = jax.jit(
             partial(
                 train_step,
-                objective=setup.task,
-                optimizer=setup.optimizer,
-                schedule=setup.learning_rate,
-                seed=self.config.seed,
-                accumulation_steps=self.config.accumulation_steps,
-                ema_decay=self.config.ema_decay,
-                frozen=self.config.optimizer.frozen,
+                objective=run.task,
+                optimizer=run.optimizer,
+                schedule=run.learning_rate,
+                seed=config.seed,
+                accumulation_steps=config.accumulation_steps,
+                ema_decay=config.ema_decay,
+                frozen=config.optimizer.frozen,
             ),
             donate_argnums=0,
             compiler_options=compiler_options("train"),
-            out_shardings=(setup.state_sharding, sharding.replicated(setup.mesh)),
+            out_shardings=(run.state_sharding, sharding.replicated(run.mesh)),
         )
         self.pending: collections.deque[tuple[int, Any]] = collections.deque()
         self.window_start: float | None = None
@@ -184,21 +104,21 @@ class _Run:
 
     def introduce(self, descriptions: list[str]) -> None:
         """Say what is about to happen: ``descriptions`` of what was read, and this run's own."""
-        config, parameters = self.config, self.setup.abstract.params
+        config, parameters, total = self.config, self.run.abstract.params, self.run.lengths.total
         trained = sum(leaf.size for leaf in jax.tree.leaves(split(parameters, config.optimizer.frozen)[0]))
         for text in filter(None, descriptions):
             self.display.say(text)
         self.display.say(
             f"{config.model.name}: {sum(leaf.size for leaf in jax.tree.leaves(parameters)):,} parameters"
-            f"{f', of which {trained:,} are trained,' if config.optimizer.frozen else ''} on {self.setup.mesh.size} "
+            f"{f', of which {trained:,} are trained,' if config.optimizer.frozen else ''} on {self.run.mesh.size} "
             f"{jax.devices()[0].device_kind} device(s); global batch {config.batch_size}, peak learning rate "
-            f"{self.setup.peak_learning_rate:.3g} ({config.optimizer.learning_rate:g} at "
-            f"{config.optimizer.base_batch_size}), {self.schedule.total} steps"
+            f"{self.run.peak_learning_rate:.3g} ({config.optimizer.learning_rate:g} at "
+            f"{config.optimizer.base_batch_size}), {total} steps"
         )
         if self.step:
             unread = "; init.checkpoint is not read again" if config.init.checkpoint else ""
             self.display.say(f"resuming after step {self.step}{unread}")
-        if self.step < self.schedule.total:
+        if self.step < total:
             self.display.say("compiling the first step, which may take minutes")
 
     def go(self, preemption: Preemption) -> Result:
@@ -206,9 +126,9 @@ class _Run:
         self.preemption = preemption
         if self.step and self._evaluation_due() and not self.store.has_metrics(self.step):
             self._evaluate()  # The run stopped between this step and its evaluation.
-        batches = self.setup.task.training_batches(self.step, self.setup.block)
+        batches = self.run.task.training_batches(self.step, sharding.host_block())
         try:
-            while self.step < self.schedule.total:
+            while self.step < self.run.lengths.total:
                 if preemption.requested(self.step):
                     self._drain()
                     self._save()
@@ -243,7 +163,7 @@ class _Run:
 
     def _advance(self, batch: dict[str, np.ndarray]) -> None:
         self.corrupt += int(batch.pop("corrupt").sum())
-        on_device = sharding.to_devices(batch, self.setup.batch_sharding)
+        on_device = sharding.to_devices(batch, self.batch_sharding)
         self.state, metrics = self.train_step(self.state, on_device)
         self.step += 1
         self.pending.append((self.step, metrics))
@@ -273,7 +193,7 @@ class _Run:
                 "are those from before. Start in another --workdir with a lower optimizer.learning_rate, "
                 "optimizer.clip_norm=1.0 or model.dtype=float32"
             )
-        if step % self.config.log_every_steps and step != self.schedule.total:
+        if step % self.config.log_every_steps and step != self.run.lengths.total:
             return
         seconds = time.monotonic() - self.window_start
         rate = (step - self.window_step) * self.config.batch_size / max(seconds, 1e-3)
@@ -287,7 +207,7 @@ class _Run:
             self._take()
 
     def _evaluation_due(self) -> bool:
-        return self.step % self.schedule.evaluate_every == 0 or self.step == self.schedule.total
+        return self.step % self.run.lengths.evaluate_every == 0 or self.step == self.run.lengths.total
 
     def _evaluate(self) -> dict[str, float] | None:
         """Metrics of this step, written and shown; None if a signal came in between: the time left is for saving."""
@@ -312,18 +232,3 @@ class _Run:
         if self.step != self.saved_step:
             self.store.save(self.step, self.state.to_items(), metrics)
             self.saved_step = self.step
-
-
-def headline(metrics: dict[str, float]) -> str:
-    """The metrics as text, without the details: those that have a slash in their names, as the classes' own."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "/" not in name)
-
-
-def exit_code(result: Result) -> int:
-    """0, or 128 + the number of the signal that stopped the run: 143 for SIGTERM."""
-    return 0 if result.stopped_by is None else 128 + result.stopped_by
-
-
-def stop_reason(result: Result) -> str:
-    """The signal's name, for a person."""
-    return "" if result.stopped_by is None else signal.Signals(result.stopped_by).name

@@ -1,6 +1,6 @@
 """AdamW as the references use it: decay mask, warm-up and schedule, clipping, and a guard against non-finite updates.
 
-For fine-tuning and dense tasks also learning rates by layer or part, and parameters that are not trained at all.
+For fine-tuning and dense tasks also learning rates by layer or component, and frozen parameters.
 """
 
 import math
@@ -15,6 +15,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pvt_jax.errors import UserError
+from pvt_jax.training.options import OptimizerOptions
 
 Schedule = Callable[[Any], jax.Array]
 # Nested dicts of arrays, or of what belongs to each array.
@@ -95,7 +96,7 @@ def decay_mask(params: Tree, decayed: str = "matrices") -> Tree:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def part_of(path: list[str]) -> str:
+def component_of(path: list[str]) -> str:
     """``"backbone"``, ``"neck"`` or ``"head"``: where a parameter belongs; a classifier's is told by its path too."""
     return path[0] if path[0] in ("neck", "head") else "backbone"
 
@@ -111,7 +112,7 @@ def split(params: Tree, frozen: str) -> tuple[Tree, Tree]:
         return params, {}
 
     def is_fixed(path: tuple[str, ...]) -> bool:
-        if part_of(list(path)) != "backbone":
+        if component_of(list(path)) != "backbone":
             return False
         return frozen == "backbone" or path[path[0] == "backbone"] in ("stem", frozen)
 
@@ -141,12 +142,12 @@ def layer_numbers(params: Tree) -> Tree:
     paths = [[part.key for part in path] for path, _ in leaves]
     paths = [path[1:] if path[0] == "backbone" else path for path in paths]
     # Without stages (ViT) all blocks are of stage 0.
-    places = [_place(path) for path in paths if part_of(path) == "backbone"]
+    places = [_place(path) for path in paths if component_of(path) == "backbone"]
     blocks = sorted({place for place in places if place[1] is not None})
     stages = sorted({stage for stage, _ in places if stage > 0})
 
     def number(path: list[str]) -> int:
-        if path[0] == "norm" or part_of(path) != "backbone":
+        if path[0] == "norm" or component_of(path) != "backbone":
             return len(blocks) + 1
         stage, block = _place(path)
         if block is not None:
@@ -180,42 +181,33 @@ def scale_by_layer(decay: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-def scale_by_part(multipliers: dict[str, float]) -> optax.GradientTransformation:
-    """Multiply the update of each parameter by that of its part, see ``part_of``; 1 for a part that is not named."""
+def scale_by_component(multipliers: dict[str, float]) -> optax.GradientTransformation:
+    """Multiply the update of each parameter by that of its component, see ``component_of``; by 1 if it has none."""
 
     def update(updates: Tree, params: Tree = None) -> Tree:
         def scaled(path: tuple[Any, ...], change: jax.Array) -> jax.Array:
-            return change * multipliers.get(part_of([part.key for part in path]), 1.0)
+            return change * multipliers.get(component_of([part.key for part in path]), 1.0)
 
         return jax.tree_util.tree_map_with_path(scaled, updates)
 
     return optax.stateless(update)
 
 
-def adamw(
-    schedule: Schedule,
-    *,
-    b1: float,
-    b2: float,
-    eps: float,
-    weight_decay: float,
-    clip_norm: float,
-    decayed: str = "matrices",
-    layer_decay: float = 1.0,
-    multipliers: dict[str, float] | None = None,
-) -> optax.GradientTransformation:
-    """AdamW (arXiv 1711.05101) after clipping by global norm (0: none), wrapped in the non-finite guard.
+def adamw(schedule: Schedule, options: OptimizerOptions) -> optax.GradientTransformation:
+    """AdamW (arXiv 1711.05101) after clipping by global norm, wrapped in the non-finite guard.
 
-    ``decayed`` is that of ``decay_mask``. With ``layer_decay`` below 1 each layer has its own learning rate, and so its
-    own decay of weights, see ``scale_by_layer``; with ``multipliers`` each part, see ``scale_by_part``. An update whose
-    gradient holds an infinity or a NaN changes nothing, moments and schedule included; the wrapper's state counts them:
-    ``total_notfinite``, and ``notfinite_count`` in a row.
+    A layer or component with its own learning rate also has its own weight decay, see ``scale_by_layer`` and
+    ``scale_by_component``. An update whose gradient holds an infinity or a NaN changes nothing, moments and schedule
+    included; the wrapper's state counts them: ``total_notfinite``, and ``notfinite_count`` in a row.
     """
-    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
-    mask = partial(decay_mask, decayed=decayed)
-    update = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+    clip = [optax.clip_by_global_norm(options.clip_norm)] if options.clip_norm > 0 else []
+    mask = partial(decay_mask, decayed=options.decayed)
+    update = optax.adamw(
+        schedule, b1=options.b1, b2=options.b2, eps=options.eps, weight_decay=options.weight_decay, mask=mask
+    )
     # After AdamW, whose result does not depend on the scale of the gradient.
-    layers = [scale_by_layer(layer_decay)] if layer_decay < 1 else []
-    layers += [scale_by_part(multipliers)] if multipliers and set(multipliers.values()) != {1.0} else []
+    layers = [scale_by_layer(options.layer_decay)] if options.layer_decay < 1 else []
+    multipliers = {"backbone": options.backbone_multiplier, "head": options.head_multiplier}
+    layers += [scale_by_component(multipliers)] if set(multipliers.values()) != {1.0} else []
     # The wrapper gives up after so many errors and applies one; the loop stops long before.
     return optax.apply_if_finite(optax.chain(*clip, update, *layers), max_consecutive_errors=2**30)

@@ -33,6 +33,12 @@ def check(workdir: Path, config: Config, only: tuple[str, ...] = ("",)) -> None:
         )
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run has saved something here; whether it is sound shows when it is restored."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 def create(workdir: Path, config: Config) -> None:
     """Make the folder and write ``config.json``. Raises UserError if it cannot be written."""
     if jax.process_index() != 0:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pvt_jax.data.formats import OBJECTS, open_source
-from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from tests.helpers.detection_data import save, voc_xml
@@ -15,7 +15,7 @@ from tests.helpers.detection_data import save, voc_xml
 
 def opened(root: Path | str, split: Any = "train", num_classes: int = 2, **rest: Any) -> Any:
     splits = {key: rest.pop(key) for key in ("train_split", "eval_split") if key in rest}
-    options = DetectionOptions(num_classes, **rest)
+    options = ObjectOptions(num_classes, **{"keep_empty": False, **rest})
     return open_source(OBJECTS, "voc", Request(split, root=str(root), options=options, **splits))
 
 

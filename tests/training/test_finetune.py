@@ -19,7 +19,7 @@ from pvt_jax import main
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.classification.task import Classification
 from pvt_jax.training import loop
-from pvt_jax.training import setup as setup_lib
+from pvt_jax.training.build import build, read_initial
 from pvt_jax.training.step import train_step
 from tests.helpers.command import ROOT, arguments, finish, records, start
 
@@ -66,7 +66,8 @@ def flags_of(workdir, images, checkpoint, **overrides):
 
 def config_of(flags):
     parsed = main.parse(flags)
-    return config_lib.load(parsed.config, parsed.overrides)
+    config: Any = config_lib.read(config_lib.load(parsed.config, parsed.overrides))
+    return config
 
 
 def saved_items(workdir, step):
@@ -97,11 +98,9 @@ def refused(capfd, flags) -> str:
 
 @pytest.mark.parametrize("ema", [False, True])
 def test_a_checkpoint_of_ten_classes_starts_one_of_three(pretrained, images, tmp_path, ema):
-    setup = setup_lib.Setup(config_of(flags_of(tmp_path, images, pretrained, init__ema=str(ema))))
-    report = setup.read_initial()
-    assert "classifier" in report and "10 → 3" in report
-    setup.prepare_state(setup_lib.Schedule(total=STEPS, warmup=0, evaluate_every=STEPS))
-    state = setup.initialise()
+    run = build(config_of(flags_of(tmp_path, images, pretrained, init__ema=str(ema))))
+    assert run.initial and "classifier" in run.initial.report and "10 → 3" in run.initial.report
+    state = run.first_state(run.initial)
     expected = saved_items(pretrained, 2)["ema_params" if ema else "params"]
     assert_equal(jax.tree.map(np.asarray, without_head(state.params)), without_head(expected))
     assert state.params["head"]["linear"]["kernel"].shape == (64, 3)
@@ -115,9 +114,9 @@ def test_a_checkpoint_of_ten_classes_starts_one_of_three(pretrained, images, tmp
 def test_what_the_checkpoint_lacks_is_refused_unless_it_is_allowed(pretrained, images, tmp_path, capfd):
     flags = flags_of(tmp_path / "run", images, pretrained, model__depths="(1,1,1,2)")
     assert "stage4/block1" in refused(capfd, flags) and not (tmp_path / "run").exists()
-    setup = setup_lib.Setup(config_of([*flags, "--config.init.allow_missing=('stage4/block1/*',)"]))
-    assert "stage4/block1" in setup.read_initial()
-    assert set(setup.loaded["params"]["stage4"]) >= {"block0", "block1"}
+    initial = build(config_of([*flags, "--config.init.allow_missing=('stage4/block1/*',)"])).initial
+    assert initial and "stage4/block1" in initial.report
+    assert set(initial.variables["params"]["stage4"]) >= {"block0", "block1"}
 
 
 def test_a_checkpoint_that_does_not_exist_is_named_before_the_data_is_looked_at(capfd, tmp_path):
@@ -222,10 +221,9 @@ def test_two_processes_with_sharded_parameters_equal_one(whole, pretrained, imag
 
 def prepared(workdir, images, **overrides):
     flags = flags_of(workdir, images, "", accumulation_steps="1", **overrides)
-    setup = setup_lib.Setup(config_of(flags))
-    setup.prepare_state(setup_lib.Schedule(total=STEPS, warmup=0, evaluate_every=STEPS))
-    shape = (8, *setup.task.image_size, 3)
-    return setup, {"image": jax.ShapeDtypeStruct(shape, jnp.uint8), "label": jax.ShapeDtypeStruct((8,), jnp.int32)}
+    run = build(config_of(flags), resumes=True)
+    shape = (8, *run.task.image_size, 3)
+    return run, {"image": jax.ShapeDtypeStruct(shape, jnp.uint8), "label": jax.ShapeDtypeStruct((8,), jnp.int32)}
 
 
 def flops_of(function, *arguments):
@@ -237,20 +235,20 @@ def test_a_frozen_backbone_has_no_backward_pass(images, tmp_path):
     flops: dict[str, float] = {}
     forward = 0.0
     for frozen in ("", "backbone"):
-        setup, batch = prepared(tmp_path, images, optimizer__frozen=frozen)
+        run, batch = prepared(tmp_path, images, optimizer__frozen=frozen)
         step = partial(
             train_step,
-            objective=setup.task,
-            optimizer=setup.optimizer,
-            schedule=setup.learning_rate,
+            objective=run.task,
+            optimizer=run.optimizer,
+            schedule=run.learning_rate,
             seed=0,
             accumulation_steps=1,
             ema_decay=0.9,
             frozen=frozen,
         )
-        flops[frozen] = flops_of(step, setup.abstract, batch)
+        flops[frozen] = flops_of(step, run.abstract, batch)
         evaluation = {**batch, "mask": jax.ShapeDtypeStruct((8,), jnp.bool_)}
-        forward = flops_of(setup.task.evaluate, setup.abstract.variables(), evaluation)
+        forward = flops_of(run.task.evaluate, run.abstract.variables(), evaluation)
     assert flops["backbone"] < 1.2 * forward and flops[""] > 2.5 * forward
 
 
@@ -259,12 +257,12 @@ def test_a_frozen_backbone_computes_as_in_evaluation(images, tmp_path):
     losses = {}
     rng = np.random.default_rng(0)
     for frozen in ("", "backbone"):
-        setup, _ = prepared(tmp_path, images, optimizer__frozen=frozen, model__drop_path_rate="0.5")
+        run, _ = prepared(tmp_path, images, optimizer__frozen=frozen, model__drop_path_rate="0.5")
         variables = jax.tree.map(
-            lambda leaf: (0.2 * rng.standard_normal(leaf.shape)).astype("f"), setup.abstract.variables()
+            lambda leaf: (0.2 * rng.standard_normal(leaf.shape)).astype("f"), run.abstract.variables()
         )
         batch = {"image": rng.standard_normal((8, 32, 32, 3)).astype("f"), "target": np.eye(8, 3, dtype="f")}
-        loss = jax.jit(setup.task.loss)
+        loss = jax.jit(run.task.loss)
         losses[frozen] = [float(loss(variables, batch, jax.random.key(seed))[0]) for seed in range(4)]
     assert len(set(losses[""])) == 4 and len(set(losses["backbone"])) == 1
 
@@ -295,5 +293,5 @@ def test_a_backbone_is_not_frozen_at_random(images, tmp_path, capfd):
 
 
 def test_fine_tuning_from_nothing_says_so(images, tmp_path):
-    setup, _ = prepared(tmp_path, images, optimizer__layer_decay="0.9")
-    assert setup.read_initial() == "init.checkpoint is empty: starting from random parameters"
+    run, _ = prepared(tmp_path, images, optimizer__layer_decay="0.9")
+    assert read_initial(run.config, run.task).report == "init.checkpoint is empty: starting from random parameters"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pvt_jax.errors import UserError
 from pvt_jax.models import create_model
 from pvt_jax.training import optimizer as optimizers
+from pvt_jax.training.options import OptimizerOptions
 from tests.helpers import reference
 
 
@@ -90,7 +91,9 @@ def test_three_steps_agree_with_adamw_in_float64(clip_norm):
     rng = np.random.default_rng(0)
     b1, b2, eps, decay = 0.9, 0.999, 1e-8, 0.05
     schedule = optimizers.warmup_cosine(1e-2, 1e-3, 1e-4, warmup_steps=2, total_steps=10)
-    optimizer = optimizers.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=clip_norm)
+    optimizer = optimizers.adamw(
+        schedule, OptimizerOptions(b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=clip_norm)
+    )
     params = random_tree(rng, 1.0)
     expected = named(params)
     first = {name: np.zeros_like(value) for name, value in expected.items()}
@@ -122,7 +125,7 @@ def test_three_steps_agree_with_adamw_in_float64(clip_norm):
 def test_an_update_that_is_not_finite_changes_nothing_but_its_count(bad):
     rng = np.random.default_rng(1)
     schedule = lambda step: jnp.float32(1e-2) * (step + 1)  # noqa: E731
-    optimizer = optimizers.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
+    optimizer = optimizers.adamw(schedule, OptimizerOptions(weight_decay=0.1, clip_norm=1.0))
     params = random_tree(rng, 1.0)
     state: optax.ApplyIfFiniteState
     _, state = optimizer.update(random_tree(rng, 1.0), optimizer.init(params), params)  # pyright: ignore
@@ -187,7 +190,7 @@ def test_one_update_with_layer_decay_by_hand():
     rng = np.random.default_rng(2)
     params, grads = ({n: {"kernel": rng.standard_normal((4, 4)).astype("f")} for n in halved} for _ in range(2))
     numbers = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 0.0}
-    optimizer = optimizers.adamw(lambda step: jnp.float32(0.01), **numbers, layer_decay=0.5)
+    optimizer = optimizers.adamw(lambda step: jnp.float32(0.01), OptimizerOptions(**numbers, layer_decay=0.5))
     state = optimizer.init(params)
     updates: Any = optimizer.update(grads, state, params)[0]
     for name, times in halved.items():
@@ -319,7 +322,9 @@ def test_what_decays_in_each_recipe():
 def test_parts_have_their_own_learning_rates():
     params = dense_tree(lambda *shape: np.ones(shape, np.float32))
     numbers = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "clip_norm": 0.0}
-    optimizer = optimizers.adamw(lambda step: jnp.float32(0.01), **numbers, multipliers={"backbone": 0.1, "head": 10.0})
+    optimizer = optimizers.adamw(
+        lambda step: jnp.float32(0.01), OptimizerOptions(**numbers, backbone_multiplier=0.1, head_multiplier=10.0)
+    )
     updates = named(optimizer.update(params, optimizer.init(params), params)[0])
     expected = {"backbone": -0.001, "neck": -0.01, "head": -0.1}
     for name, update in updates.items():

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvt_jax.training import optimizer as optimizers
+from pvt_jax.training.options import OptimizerOptions
 from pvt_jax.training.state import TrainState
 from pvt_jax.training.step import split_parts, train_step
 
@@ -48,7 +49,7 @@ def schedule(step: Any) -> jax.Array:
     return jnp.float32(0.01) * (step + 1)
 
 
-OPTIMIZER = optimizers.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=0.0)
+OPTIMIZER = optimizers.adamw(schedule, OptimizerOptions(weight_decay=0.0))
 
 
 def start(*, ema: bool = True, stats: bool = True) -> TrainState:
@@ -148,7 +149,7 @@ class Branches:
 def test_frozen_parameters_stay_to_the_bit():
     backbone = {name: {"kernel": jnp.full(3, 0.1)} for name in ("stem", "stage1", "stage2")}
     params = {"backbone": backbone, "head": {"kernel": jnp.full(2, 0.7)}}
-    optimizer = optimizers.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.5, clip_norm=0.0, decayed="all")
+    optimizer = optimizers.adamw(schedule, OptimizerOptions(weight_decay=0.5, decayed="all"))
     state = TrainState.create({"params": params}, optimizer, ema=True, frozen="stage1")
     numbers: Any = {"seed": 0, "accumulation_steps": 2, "ema_decay": 0.9, "frozen": "stage1"}
     step = functools.partial(train_step, objective=Branches(), optimizer=optimizer, schedule=schedule, **numbers)

@@ -11,7 +11,7 @@ from pvt_jax.data.formats.class_names import NAMES_FILES
 from pvt_jax.data.formats.label_folder import LabelFolderSource, open_pairs
 from pvt_jax.data.formats.label_sets import find_labels
 from pvt_jax.data.formats.layouts import Layout, Tree, find_layout, no_layout, split_names
-from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 
@@ -26,7 +26,7 @@ def open_ade20k(request: Request) -> LabelFolderSource:
     Raises:
         UserError: as ``open_label_folder``; also a model without 150 classes.
     """
-    options: SegmentationOptions = request.options
+    options: LabelMapOptions = request.options
     root = find_root(request.root, "ade20k", f"{_FOLDER}, or that folder")
     if os.path.isdir(os.path.join(root, _FOLDER)):
         root = os.path.join(root, _FOLDER)

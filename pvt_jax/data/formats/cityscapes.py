@@ -10,7 +10,7 @@ from pvt_jax.data.files import find_root, scan_images
 from pvt_jax.data.formats.label_folder import LabelFolderSource, open_pairs
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
 from pvt_jax.data.formats.layouts import Layout, Tree, find_layout, no_layout, split_names
-from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 
@@ -66,7 +66,7 @@ def open_cityscapes(request: Request) -> LabelFolderSource:
     return open_pairs(tree.root, found, labels, _IMAGE_SUFFIX, _IDS if is_mapped else _TRAIN_IDS)
 
 
-def cityscapes_labels(options: SegmentationOptions, *, by_id: bool) -> LabelSet:
+def cityscapes_labels(options: LabelMapOptions, *, by_id: bool) -> LabelSet:
     """Returns the 19 classes, stored by ids or by train ids; raises UserError for a model with another number."""
     names, ids, colours = zip(*CLASSES, strict=True)
     mapping = None

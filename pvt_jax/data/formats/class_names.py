@@ -54,7 +54,7 @@ def read_names(path: str) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def check_classes(where: str, names: Sequence[str], num_classes: int, chosen: Sequence[str]) -> None:
+def check_classes(where: str, names: Sequence[str], num_classes: int, chosen: Sequence[str | int]) -> None:
     """Raises UserError unless there are as many ``names`` as the model has classes, each its own."""
     known = "detection.class_names" if chosen else where
     if same := [name for label, name in enumerate(names) if name in names[:label]]:
@@ -66,7 +66,7 @@ def check_classes(where: str, names: Sequence[str], num_classes: int, chosen: Se
         )
 
 
-def choose_classes(where: str, names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+def choose_classes(where: str, names: Sequence[str], wanted: Sequence[str | int]) -> list[int]:
     """Returns the places of the ``wanted`` among ``names``, all of them if none is wanted; UserError for an unknown."""
     for name in map(str, wanted):
         if name not in names:

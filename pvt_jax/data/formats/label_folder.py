@@ -15,7 +15,7 @@ from pvt_jax.data.formats.label_sets import LabelSet, find_labels
 from pvt_jax.data.formats.layouts import Found, Layout, Tree, find_layout, no_layout, split_names
 from pvt_jax.data.formats.pairs import Side, find_pairs
 from pvt_jax.data.headers import image_sizes
-from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request, SegmentationRecord
 from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
@@ -98,7 +98,7 @@ def open_label_folder(request: Request) -> LabelFolderSource:
         UserError: a folder that is missing, empty, unreadable or laid out in another way; images without label maps,
             label maps without images; another number of classes than the model has.
     """
-    options: SegmentationOptions = request.options
+    options: LabelMapOptions = request.options
     root = find_root(request.root, "label_folder", "images and label maps")
     found = _find(root, request)
     is_voc = os.path.basename(found[1]).startswith("SegmentationClass") and options.num_classes == len(VOC_CLASSES)
@@ -133,7 +133,7 @@ def _find(root: str, request: Request) -> Found:
     raise no_layout(tree, request, "images and label maps", layouts, way_out)
 
 
-def _named(options: SegmentationOptions) -> tuple[Layout, ...]:
+def _named(options: LabelMapOptions) -> tuple[Layout, ...]:
     """Returns the layouts of folders that the config names; none if it names no folder."""
     images, labels = options.image_folder, options.label_folder
     if not images and not labels:

@@ -7,7 +7,7 @@ import numpy as np
 
 from pvt_jax.data.formats.class_names import names_file, read_names
 from pvt_jax.data.labels import LabelEncoding, distinct_colours
-from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
 
@@ -22,7 +22,7 @@ class LabelSet:
 
 
 def find_labels(
-    options: SegmentationOptions,
+    options: LabelMapOptions,
     root: str = "",
     *,
     known_as: str = "",

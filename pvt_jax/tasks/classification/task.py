@@ -6,24 +6,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from pvt_jax.config import Config
 from pvt_jax.data import pipeline
-from pvt_jax.data.formats import LABELLED_IMAGES, open_source
+from pvt_jax.data.formats import LABELLED_IMAGES
 from pvt_jax.data.images import decode
-from pvt_jax.data.records import ClassificationSource, Request, Split
 from pvt_jax.ops.cross_entropy import soft_cross_entropy
 from pvt_jax.tasks.classification import examples, mixing, transforms
 from pvt_jax.tasks.classification.checks import ClassificationChecks
 from pvt_jax.tasks.classification.metrics import classification_metrics, classification_sums
+from pvt_jax.tasks.classification.options import ClassificationConfig
 from pvt_jax.tasks.task import Batch, Sums, Task
 
 
-class Classification(Task):
+class Classification(Task[ClassificationConfig]):
     """One label an image. Batches hold ``image`` uint8 [b, h, w, 3] and ``label`` int32 [b]; see ``examples.py``."""
 
     best_metric = "top1"
+    _record_kind = LABELLED_IMAGES
 
-    def __init__(self, config: Config):
+    def __init__(self, config: ClassificationConfig):
         super().__init__(config)
         options = config.transform
         self._train_transform = transforms.TrainTransform(
@@ -104,8 +104,3 @@ class Classification(Task):
     @property
     def _train_example(self) -> pipeline.TrainExample:
         return examples.ClassificationTraining(self._train_transform)
-
-    def _open(self, split: Split) -> ClassificationSource:
-        data = self._config.data
-        request = Request(split, data.name, data.root, data.train_split, data.eval_split)
-        return open_source(LABELLED_IMAGES, data.source, request)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -9,18 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pvt_jax.config import Config
 from pvt_jax.data import buckets, pipeline
-from pvt_jax.data.formats import OBJECTS, open_source
+from pvt_jax.data.formats import OBJECTS
 from pvt_jax.data.images import decode, decoded
-from pvt_jax.data.options import DetectionOptions
-from pvt_jax.data.records import DetectionSource, Request, Split
+from pvt_jax.data.records import DetectionSource
 from pvt_jax.heads.detection_model import MULTIPLE, DetectionModel
 from pvt_jax.ops.boxes import clip_boxes
 from pvt_jax.tasks.detection import examples, grouping
 from pvt_jax.tasks.detection.checks import DetectionChecks
 from pvt_jax.tasks.detection.instance_masks import paste_mask
 from pvt_jax.tasks.detection.metrics import DetectionResults, coco_metrics
+from pvt_jax.tasks.detection.options import DetectionConfig, DetectionOptions
 from pvt_jax.tasks.detection.pictures import Instances, side_by_side
 from pvt_jax.tasks.detection.transforms import DetectionEvalTransform, DetectionTrainTransform, fit
 from pvt_jax.tasks.task import Batch, Results, Sums, Task
@@ -28,20 +28,21 @@ from pvt_jax.tasks.task import Batch, Results, Sums, Task
 _TARGETS = ("boxes", "labels", "valid", "masks")
 
 
-class Detection(Task):
+class Detection(Task[DetectionConfig]):
     """Objects of an image. Batches hold uint8 images and their objects; see ``examples.py``."""
 
     best_metric = "AP"
+    _record_kind = OBJECTS
     _model_type = DetectionModel
 
-    def __init__(self, config: Config):
+    def __init__(self, config: DetectionConfig):
         super().__init__(config)
         options = config.detection
         self._train_transform = DetectionTrainTransform(
             flip_probability=config.transform.flip_probability,
             crop_probability=options.crop_probability,
-            crop_short_sides=tuple(options.crop_short_sides),
-            crop_range=tuple(options.crop_range),
+            crop_short_sides=options.crop_short_sides,
+            crop_range=options.crop_range,
             mask_side=options.mask_side if self.model.needs_masks else 0,
         )
         test_side = options.test_short_side or max(options.short_sides)
@@ -137,11 +138,11 @@ class Detection(Task):
         options = self._config.detection
         return grouping.training_kinds(
             np.maximum(self.train_source.sizes(), 1),  # Of what is no image it is 0.
-            tuple(options.short_sides),
+            options.short_sides,
             options.long_side,
             options.train_shapes,
             crop=options.crop_probability > 0,
-            crop_range=tuple(options.crop_range),
+            crop_range=options.crop_range,
         )
 
     @cached_property
@@ -186,18 +187,11 @@ class Detection(Task):
             places=most,
         )
 
-    def _open(self, split: Split) -> DetectionSource:
-        data, options = self._config.data, self._config.detection
-        found = DetectionOptions(
-            num_classes=self._config.model.num_classes,
-            class_names=options.class_names,
-            annotations=options.annotations,
-            image_folder=options.image_folder,
-            with_masks=self.model.needs_masks,
-            keep_empty=options.keep_empty,
+    @property
+    def _data_options(self) -> DetectionOptions:
+        return replace(
+            self._config.detection, num_classes=self._config.model.num_classes, with_masks=self.model.needs_masks
         )
-        request = Request(split, data.name, data.root, data.train_split, data.eval_split, found)
-        return open_source(OBJECTS, data.source, request)
 
 
 def _rounded_up(size: tuple[int, int]) -> tuple[int, int]:

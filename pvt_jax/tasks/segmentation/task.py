@@ -1,6 +1,7 @@
 """Semantic segmentation: one class a pixel."""
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -8,18 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pvt_jax.config import Config
 from pvt_jax.data import buckets, pipeline
-from pvt_jax.data.formats import LABEL_MAPS, open_source
+from pvt_jax.data.formats import LABEL_MAPS
 from pvt_jax.data.images import decode
-from pvt_jax.data.options import SegmentationOptions
-from pvt_jax.data.records import Request, SegmentationSource, Split
 from pvt_jax.errors import UserError
 from pvt_jax.heads.segmentation_model import SegmentationModel
 from pvt_jax.tasks.segmentation import examples
 from pvt_jax.tasks.segmentation.checks import SegmentationChecks
 from pvt_jax.tasks.segmentation.loss import segmentation_cross_entropy
 from pvt_jax.tasks.segmentation.metrics import confusion_matrix, segmentation_metrics
+from pvt_jax.tasks.segmentation.options import SegmentationConfig, SegmentationOptions
 from pvt_jax.tasks.segmentation.pictures import side_by_side
 from pvt_jax.tasks.segmentation.pixel_logits import PixelLogits, mirror, pixel_logits, predicted_labels
 from pvt_jax.tasks.segmentation.sliding import check_windows, sliding_logits
@@ -30,19 +29,20 @@ from pvt_jax.tasks.task import Batch, Sums, Task
 _MULTIPLE = 32
 
 
-class Segmentation(Task):
+class Segmentation(Task[SegmentationConfig]):
     """A class for each pixel. Batches hold ``image`` and ``label_map`` uint8; see ``examples.py``."""
 
     best_metric = "miou"
+    _record_kind = LABEL_MAPS
     _model_type = SegmentationModel
 
-    def __init__(self, config: Config):
+    def __init__(self, config: SegmentationConfig):
         super().__init__(config)
         options = config.segmentation
         self._train_transform = SegmentationTrainTransform(
-            crop_size=tuple(options.crop_size),
-            scale=tuple(options.scale),
-            scale_range=tuple(options.scale_range),
+            crop_size=options.crop_size,
+            scale=options.scale,
+            scale_range=options.scale_range,
             largest_share=options.largest_share,
             flip_probability=config.transform.flip_probability,
             photometric=options.photometric,
@@ -50,7 +50,7 @@ class Segmentation(Task):
         if any(side % _MULTIPLE or not side for side in options.crop_size):
             raise UserError(f"segmentation.crop_size must be multiples of {_MULTIPLE}, but is {options.crop_size}")
         if options.test_mode == "slide":
-            check_windows(tuple(options.window), tuple(options.window_stride))
+            check_windows(options.window, options.window_stride)
 
     # Data, on the host.
 
@@ -135,12 +135,12 @@ class Segmentation(Task):
         size = size if self._buckets.waste else None
         if options.test_mode == "whole":
             return pixel_logits(apply(images, size), size)
-        return sliding_logits(apply, images, size, tuple(options.window), tuple(options.window_stride))
+        return sliding_logits(apply, images, size, options.window, options.window_stride)
 
     @cached_property
     def _views(self) -> tuple[SegmentationEvalTransform, ...]:
         options = self._config.segmentation
-        return tuple(SegmentationEvalTransform(tuple(options.scale), ratio, _MULTIPLE) for ratio in options.test_ratios)
+        return tuple(SegmentationEvalTransform(options.scale, ratio, _MULTIPLE) for ratio in options.test_ratios)
 
     @cached_property
     def _buckets(self) -> buckets.Buckets:
@@ -158,18 +158,6 @@ class Segmentation(Task):
     def _train_example(self) -> pipeline.TrainExample:
         return examples.SegmentationTraining(self._train_transform)
 
-    def _open(self, split: Split) -> SegmentationSource:
-        data, options = self._config.data, self._config.segmentation
-        found = SegmentationOptions(
-            num_classes=self._config.model.num_classes,
-            class_names=options.class_names,
-            palette=options.palette,
-            ignore_labels=options.ignore_labels,
-            reduce_zero_label=options.reduce_zero_label,
-            image_folder=options.image_folder,
-            label_folder=options.label_folder,
-            image_suffix=options.image_suffix,
-            label_suffix=options.label_suffix,
-        )
-        request = Request(split, data.name, data.root, data.train_split, data.eval_split, found)
-        return open_source(LABEL_MAPS, data.source, request)
+    @property
+    def _data_options(self) -> SegmentationOptions:
+        return replace(self._config.segmentation, num_classes=self._config.model.num_classes)

@@ -14,7 +14,7 @@ import pytest
 from pvt_jax.data.formats import OBJECTS, open_source
 from pvt_jax.data.formats.coco import json_file as coco_json
 from pvt_jax.data.formats.coco import source as coco
-from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import DetectionSource, Request
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.detection.metrics import coco_metrics
@@ -26,7 +26,7 @@ VAL = "annotations/instances_val2017.json"
 
 def opened(root: Path | str, split: Any = "train", num_classes: int = 10, **rest: Any) -> Any:
     splits = {key: rest.pop(key) for key in ("train_split", "eval_split") if key in rest}
-    options = DetectionOptions(num_classes, **rest)
+    options = ObjectOptions(num_classes, **{"keep_empty": False, **rest})
     return open_source(OBJECTS, "coco", Request(split, root=str(root), options=options, **splits))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pvt_jax.data.formats.coco.layout import find_annotations, find_images
-from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 
@@ -39,7 +39,7 @@ def touch(path: Path) -> None:
 
 
 def found(root: Path, split: Any = "train", **options: str) -> tuple[str, str]:
-    return find_annotations(str(root), Request(split, options=DetectionOptions(0, **options)))  # type: ignore
+    return find_annotations(str(root), Request(split, options=ObjectOptions(0, **options)))  # type: ignore
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -12,14 +12,14 @@ from pvt_jax.data.formats.digits.objects import DigitObjectsSource
 from pvt_jax.data.formats.digits.scenes import digit_scene
 from pvt_jax.data.formats.ground_truth import as_annotations
 from pvt_jax.data.objects import Objects, decode_mask, run_lengths
-from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import DetectionSource, Request
 from pvt_jax.errors import UserError
 from tests.helpers.detection_data import counts_of
 
 
 def opened(source: str, split: Any = "train", **rest: Any) -> Any:
-    return open_source(OBJECTS, source, Request(split, options=DetectionOptions(10), **rest))
+    return open_source(OBJECTS, source, Request(split, options=ObjectOptions(10), **rest))
 
 
 class TestOpen:

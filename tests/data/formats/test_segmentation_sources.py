@@ -16,7 +16,7 @@ from pvt_jax.data.formats import LABEL_MAPS, open_source
 from pvt_jax.data.formats.cityscapes import CLASSES
 from pvt_jax.data.formats.class_names import names_file, read_names
 from pvt_jax.data.labels import LabelEncoding, distinct_colours
-from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request, SegmentationSource
 from pvt_jax.errors import UserError
 
@@ -40,7 +40,7 @@ def write(root: Path, *paths: str, value: int = 0):
 
 def opened(root: Path | str, split: str = "train", source: str = "label_folder", num_classes: int = 3, **rest) -> Any:
     splits = {key: rest.pop(key) for key in ("train_split", "eval_split", "name") if key in rest}
-    options = SegmentationOptions(num_classes=num_classes, **rest)
+    options = LabelMapOptions(num_classes=num_classes, **rest)
     return open_source(LABEL_MAPS, source, Request(split, root=str(root), options=options, **splits))  # type: ignore
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pvt_jax.data.formats import OBJECTS, open_source
 from pvt_jax.data.headers import image_header
-from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import DetectionSource, Request
 from pvt_jax.errors import UserError
 from tests.helpers.tfds_data import coco_features, png, prepare_tfds, voc_features
@@ -59,7 +59,7 @@ def data_dir(tmp_path_factory):
 
 def opened(root: Any, split: Any = "train", name: str = "toy_coco", num_classes: int = 3, **rest: Any) -> Any:
     splits = {key: rest.pop(key) for key in ("train_split", "eval_split") if key in rest}
-    options = DetectionOptions(num_classes, **rest)
+    options = ObjectOptions(num_classes, **{"keep_empty": False, **rest})
     return open_source(OBJECTS, "tfds", Request(split, name, str(root), options=options, **splits))
 
 

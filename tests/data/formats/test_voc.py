@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pvt_jax.data.formats.voc.source import class_names_of_voc
-from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from tests.helpers.detection_data import save, voc_xml
@@ -225,7 +225,7 @@ class TestRefused:
         expected = f"no object in the 2 XML files of {root / 'train'}: annotate some, or choose another split"
         assert message(root) == message(root, "eval") == expected
         with pytest.raises(UserError) as caught:
-            class_names_of_voc(Request("train", root=str(root), options=DetectionOptions(num_classes=0)))
+            class_names_of_voc(Request("train", root=str(root), options=ObjectOptions(num_classes=0)))
         assert str(caught.value) == expected
 
     def test_files_whose_names_are_not_utf8(self, root):

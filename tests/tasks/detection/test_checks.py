@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from pvt_jax.data.formats import OBJECTS, open_source
 from pvt_jax.data.formats.digits.objects import DigitObjectsSource
 from pvt_jax.data.images import decode
-from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import checks
@@ -39,7 +39,7 @@ def root(written, tmp_path):
 
 
 def validate(root: Path, needs_masks=True, outputs=10, source="coco", **rest: Any) -> str:
-    options = DetectionOptions(10, with_masks=needs_masks, keep_empty=rest.pop("keep_empty", False))
+    options = ObjectOptions(10, with_masks=needs_masks, keep_empty=rest.pop("keep_empty", False))
     train, held_out = (
         open_source(OBJECTS, source, Request(split, root=str(root), options=options)) for split in ("train", "eval")
     )

@@ -22,7 +22,8 @@ from pvt_jax.nn.fpn import FeaturePyramid
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.detection.instance_masks import paste_mask
 from pvt_jax.tasks.detection.pictures import Instances, side_by_side
-from pvt_jax.training.setup import Setup
+from pvt_jax.training.evaluate import Evaluator
+from pvt_jax.training.sharding import make_mesh
 from tests.helpers.command import ROOT
 from tests.helpers.dense import Patches, random_variables
 from tests.helpers.detection_data import CATEGORY_IDS, annotation, save, write_json, write_voc
@@ -115,7 +116,7 @@ def simplified(task: Any) -> Any:
 
 
 def task_of(folder, *overrides, **rest) -> Any:
-    return simplified(TASKS["detection"](config_of(folder, *overrides, **rest)))
+    return simplified(TASKS["detection"].make(config_lib.read(config_of(folder, *overrides, **rest))))
 
 
 def variables_of(task):
@@ -286,26 +287,26 @@ def test_masks_are_pasted_into_the_stored_image(folder):
         assert expected.any()
 
 
-def stub(setup, predictions):
+def stub(task, predictions):
     """In place of a network: each set of variables names whose predictions all images get."""
 
     def evaluate(variables, batch):
         number = variables["number"] + jnp.zeros(batch["mask"].shape[0], jnp.int32)
         return {}, {name: jnp.asarray(value)[number] for name, value in predictions.items()}
 
-    setup.task.evaluate = evaluate
+    task.evaluate = evaluate
 
 
 def test_results_and_pictures_of_an_evaluation(folder):
     """Those of the moving average have a prefix; pictures are of the parameters themselves."""
-    setup: Any = Setup(config_of(folder, "evaluation.pictures=3", "detection.test_shapes=8", head="mask_rcnn"))
-    predictions = near_truth(setup.task, True)
-    stub(setup, predictions)
-    state = SimpleNamespace(variables=lambda ema=False: {"number": 4 if ema else 1}, ema_params={"number": 4})
-    found = setup.evaluator()(state)
+    task = task_of(folder, "detection.test_shapes=8", head="mask_rcnn")
+    predictions = near_truth(task, True)
+    stub(task, predictions)
+    state: Any = SimpleNamespace(variables=lambda ema=False: {"number": 4 if ema else 1}, ema_params={"number": 4})
+    found: Any = Evaluator(task, make_mesh(1), pictures=3)(state)
     assert set(found.files) == {"detections.json", "ema_detections.json"}
     for prefix, number in (("", 1), ("ema_", 4)):
-        expected = setup.task.results()
+        expected = task.results()
         for record in range(5):
             expected.add(np.array([record]), of_records(predictions, [number]))
         metrics = expected.metrics()
@@ -313,10 +314,10 @@ def test_results_and_pictures_of_an_evaluation(folder):
         assert {f"{prefix}{name}": value for name, value in metrics.items()}.items() <= found.metrics.items()
     assert len(found.metrics) == 2 * len(metrics) and "corrupt_images" not in found.metrics
     # Evenly spaced in the order of the shapes: 64×96 has records 0, 1 and 3, 96×64 has 2 and 4.
-    order = [np.flatnonzero(setup.task._buckets.of == bucket).tolist() for bucket in (0, 1)]
+    order = [np.flatnonzero(task._buckets.of == bucket).tolist() for bucket in (0, 1)]
     order = order[0] + order[1]
     assert [name for name, _ in found.pictures] == [f"{order[place]:06d}" for place in (0, 2, 4)]
-    source, valid = setup.task.eval_source, predictions["valid"][1]
+    source, valid = task.eval_source, predictions["valid"][1]
     for name, picture in found.pictures:
         record = int(name)
         objects = source.objects(record)
@@ -510,15 +511,15 @@ def damaged(tmp_path):
 
 
 def test_undecodable_images_are_skipped_and_counted(damaged):
-    setup: Any = Setup(config_of(damaged, "data.on_corrupt=skip", "evaluation.pictures=5"))
-    task = setup.task
+    task = task_of(damaged, "data.on_corrupt=skip")
     assert "1 images cannot be decoded and are skipped" in task.validate_data()
     batches = batches_of(task, 2 * epoch_of(task))
     assert sum(batch["corrupt"].sum() for batch in batches) >= 2
     # The next one stands in for it, in the shape of its batch.
     assert all((batch["size"] <= batch["image"].shape[1:3]).all() for batch in batches)
-    stub(setup, near_truth(task, False))
-    found = setup.evaluator()(SimpleNamespace(variables=lambda: {"number": 1}, ema_params=None))
+    stub(task, near_truth(task, False))
+    state: Any = SimpleNamespace(variables=lambda: {"number": 1}, ema_params=None)
+    found: Any = Evaluator(task, make_mesh(1), pictures=5)(state)
     assert found.metrics["corrupt_images"] == 1 and len(found.pictures) == 4
     assert {row["image_id"] for row in json.loads(found.files["detections.json"])} == {10, 11, 13, 14}
 
@@ -565,7 +566,9 @@ def test_configs_that_no_run_can_use(folder, tmp_path):
     assert "task 'detection' needs a head: set head.name, as --config.head.name=retinanet" in refused(
         folder, "head.name="
     )
-    assert "detection.short_sides must be numbers above 0" in refused(folder, "detection.short_sides=()")
+    assert "detection.short_sides must be one or more whole numbers above 0" in refused(
+        folder, "detection.short_sides=()"
+    )
     assert "detection.crop_range must be (least, largest)" in refused(folder, "detection.crop_range=(60,40)")
     assert "model.num_classes is 3" in refused(folder, "model.num_classes=3")
     assert "head 'retinanet' has no setting 'chanels'" in refused(folder, "head.chanels=3")
@@ -579,7 +582,7 @@ def test_configs_that_no_run_can_use(folder, tmp_path):
 def test_a_head_of_another_task():
     config = config_lib.load(f"{ROOT}/configs/retinanet.py:pvt_tiny", ("head.name=semantic_fpn",))
     with pytest.raises(UserError) as caught:
-        TASKS["detection"](config)
+        TASKS["detection"].make(config_lib.read(config))
     heads = "retinanet, mask_rcnn, faster_rcnn, vit_frcnn, detr"
     assert str(caught.value) == f"head 'semantic_fpn' is not for task 'detection': set head.name to one of {heads}"
 
@@ -587,7 +590,7 @@ def test_a_head_of_another_task():
 def test_a_detector_is_no_segmenter(folder):
     config = config_lib.load(f"{ROOT}/configs/semantic_fpn.py:pvt_tiny", ["head.name=detr"])
     with pytest.raises(UserError) as caught:
-        TASKS["segmentation"](config)
+        TASKS["segmentation"].make(config_lib.read(config))
     heads = "semantic_fpn, segformer, trans2seg"
     assert str(caught.value) == f"head 'detr' is not for task 'segmentation': set head.name to one of {heads}"
 

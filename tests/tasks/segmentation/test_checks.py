@@ -10,7 +10,7 @@ from PIL import Image
 from pvt_jax.data.formats import LABEL_MAPS, open_source
 from pvt_jax.data.images import decode
 from pvt_jax.data.labels import LabelEncoding
-from pvt_jax.data.options import SegmentationOptions
+from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import checks
@@ -45,7 +45,7 @@ def root(tmp_path):
 
 
 def validate(root, num_classes=3, outputs=None, on_corrupt="error", check="all", progress=None, **rest) -> str:
-    options = SegmentationOptions(num_classes=num_classes, **rest)
+    options = LabelMapOptions(num_classes=num_classes, **rest)
     train, held_out = (
         open_source(LABEL_MAPS, "label_folder", Request(split, root=str(root), options=options))
         for split in ("train", "eval")

@@ -19,7 +19,9 @@ from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.segmentation.examples import image_and_label_map
 from pvt_jax.tasks.segmentation.pictures import side_by_side
-from pvt_jax.training.setup import Setup
+from pvt_jax.training.build import build
+from pvt_jax.training.evaluate import Evaluator
+from pvt_jax.training.sharding import make_mesh
 from tests.helpers.command import ROOT, records
 from tests.helpers.dense import random_variables
 from tests.helpers.resampling import bilinear
@@ -64,7 +66,7 @@ def config_of(folder, *overrides):
 
 
 def task_of(folder, *overrides) -> Any:
-    return TASKS["segmentation"](config_of(folder, *overrides))
+    return TASKS["segmentation"].make(config_lib.read(config_of(folder, *overrides)))
 
 
 def variables_of(task):
@@ -245,14 +247,14 @@ print(json.dumps(confusion_of_a_run(sys.argv[1])))
 
 def confusion_of_a_run(folder):
     """Sums of the evaluator, over all devices."""
-    setup: Any = Setup(config_of(folder, "batch_size=8", "segmentation.test_shapes=2", "evaluation.pictures=0"))
-    variables, seen = variables_of(setup.task), {}
-    setup.task.metrics = lambda sums: seen.update(sums) or {}
-    setup.evaluator()(state_of(variables))
-    return [setup.mesh.size, seen["confusion"].astype(int).tolist()]
+    task, mesh = task_of(folder, "batch_size=8", "segmentation.test_shapes=2"), make_mesh(1)
+    variables, seen = variables_of(task), {}
+    task.metrics = lambda sums: seen.update(sums) or {}
+    Evaluator(task, mesh, pictures=0)(state_of(variables))
+    return [mesh.size, seen["confusion"].astype(int).tolist()]
 
 
-def state_of(variables):
+def state_of(variables) -> Any:
     return SimpleNamespace(variables=lambda ema=False: variables, ema_params=None)
 
 
@@ -276,16 +278,16 @@ def test_eight_devices_count_as_one(folder):
 @pytest.mark.parametrize(("pictures", "names"), [(1, [0]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4])])
 def test_pictures_are_of_evenly_spaced_examples(folder, pictures, names):
     """However batches are filled up with padding."""
-    setup: Any = Setup(config_of(folder, f"evaluation.pictures={pictures}", "segmentation.test_shapes=8"))
+    task = task_of(folder, "segmentation.test_shapes=8")
     matrix = jnp.zeros((CLASSES, CLASSES), jnp.int32)
-    setup.task.evaluate = lambda variables, batch: ({"confusion": matrix}, {"label_map": batch["label_map"]})
-    found = setup.evaluator()(state_of({})).pictures
-    order = np.concatenate([np.flatnonzero(setup.task._buckets.of == bucket) for bucket in range(3)])
-    assert [name for name, _ in found] == [f"{order[place]:06d}" for place in names]
-    for name, picture in found:
+    task.evaluate = lambda variables, batch: ({"confusion": matrix}, {"label_map": batch["label_map"]})
+    found: Any = Evaluator(task, make_mesh(1), pictures)(state_of({}))
+    order = np.concatenate([np.flatnonzero(task._buckets.of == bucket) for bucket in range(3)])
+    assert [name for name, _ in found.pictures] == [f"{order[place]:06d}" for place in names]
+    for name, picture in found.pictures:
         # What was predicted here is the truth.
-        image, truth = image_and_label_map(setup.task.eval_source, int(name))
-        source = setup.task.eval_source
+        image, truth = image_and_label_map(task.eval_source, int(name))
+        source = task.eval_source
         expected = side_by_side(image, truth, truth, source.palette, source.class_names)
         np.testing.assert_array_equal(picture, expected)
 
@@ -395,6 +397,7 @@ def test_evaluation_does_not_mind_how_the_training_batch_is_shared(folder, monke
         raise UserError("cannot be shared equally")
 
     monkeypatch.setattr("pvt_jax.training.sharding.check_batch", refuse)
-    assert Setup(config_of(folder), training=False).task.best_metric == "miou"
+    config = config_lib.read(config_of(folder, "init.checkpoint="))
+    assert build(config, training=False).task.best_metric == "miou"
     with pytest.raises(UserError, match="cannot be shared equally"):
-        Setup(config_of(folder))
+        build(config)

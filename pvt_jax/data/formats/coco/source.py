@@ -14,7 +14,7 @@ from pvt_jax.data.formats.coco.masks import plain_mask
 from pvt_jax.data.formats.object_table import FilesSource, ObjectTable, RawObjects, keep_labelled, select, tabulate
 from pvt_jax.data.headers import image_sizes
 from pvt_jax.data.objects import Mask, Objects
-from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import SPLIT_WORDS, Request
 from pvt_jax.data.text import escaped, escaped_name, listed
 from pvt_jax.errors import UserError
@@ -123,7 +123,7 @@ def open_coco(request: Request) -> CocoSource:
         UserError: a file or folder that is missing or laid out in another way; annotations, classes or images that are
             not what they must be, see ``read_coco`` and ``tabulate``; missing images.
     """
-    options: DetectionOptions = request.options
+    options: ObjectOptions = request.options
     split = request.split
     root = find_root(request.root, "coco", "images and annotations in COCO's format")
     path, name = find_annotations(root, request)
@@ -175,7 +175,7 @@ def class_names_of_coco(request: Request) -> tuple[str, ...]:
 
 
 def select_classes(
-    file: CocoFile, wanted: Sequence[str] = (), num_classes: int | None = None
+    file: CocoFile, wanted: Sequence[str | int] = (), num_classes: int | None = None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Returns names and category ids of the classes of a file, in the order of their ids; or those ``wanted``.
 

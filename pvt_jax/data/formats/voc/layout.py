@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pvt_jax.data.files import EXTENSIONS, read_file, scan
 from pvt_jax.data.formats.layouts import Found, Layout, NoLayoutError, Tree, find_layout, no_layout, split_names
-from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
 from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
@@ -59,7 +59,7 @@ def find_folders(root: str, request: Request) -> VocFolders:
     Raises:
         NoLayoutError: it is nowhere.
     """
-    options: DetectionOptions = request.options
+    options: ObjectOptions = request.options
     layouts = _LAYOUTS
     if options.annotations or options.image_folder:
         folders = options.annotations or options.image_folder, options.image_folder or options.annotations

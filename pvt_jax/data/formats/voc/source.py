@@ -21,7 +21,7 @@ from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.formats.voc.layout import UNREAD, find_folders, read_lists, with_extension
 from pvt_jax.data.formats.voc.xml_file import CORNERS, XmlFile, read_xml
 from pvt_jax.data.headers import THREADS, image_sizes
-from pvt_jax.data.options import DetectionOptions
+from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import SPLIT_WORDS, Request
 from pvt_jax.data.text import did_you_mean, escaped, escaped_name, listed
 from pvt_jax.errors import UserError
@@ -69,7 +69,7 @@ def open_voc(request: Request) -> FilesSource:
         UserError: a folder that is missing, empty or laid out in another way; XML files or images that are missing or
             not what they must be; an unknown class.
     """
-    options: DetectionOptions = request.options
+    options: ObjectOptions = request.options
     root = find_root(request.root, "voc", "images and XML files in the format of Pascal VOC")
     half = _read_half(root, request)
     class_names, known_as = _find_classes(root, half, request)
@@ -154,7 +154,7 @@ def _boxes(corners: np.ndarray) -> np.ndarray:
 
 def _find_classes(root: str, half: _Half, request: Request) -> tuple[tuple[str, ...], str]:
     """Returns the names of the classes, and where they are from."""
-    options: DetectionOptions = request.options
+    options: ObjectOptions = request.options
     if options.class_names:
         return tuple(map(str, options.class_names)), "detection.class_names"
     if path := names_file(root):

@@ -1,0 +1,197 @@
+"""Everything a run needs before its first step, from its config."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from pvt_jax.compilation import compiler_options
+from pvt_jax.errors import UserError
+from pvt_jax.tasks import TASKS
+from pvt_jax.tasks.options import TaskConfig
+from pvt_jax.tasks.task import Task
+from pvt_jax.training import optimizer as optimizers
+from pvt_jax.training import sharding
+from pvt_jax.training.state import TrainState
+from pvt_jax.training.store import CheckpointStore
+from pvt_jax.weights.load import read_variables
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of a run, in steps."""
+
+    total: int
+    warmup: int
+    evaluate_every: int
+    drops: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, config: TaskConfig, examples: int) -> "Lengths":
+        """Epochs turned into steps; an epoch is the number of whole batches in the training data."""
+        per_epoch = max(examples // config.batch_size, 1)
+        options = config.optimizer
+
+        def steps_of(steps: int | None, epochs: float) -> int:
+            return steps if steps is not None else round(epochs * per_epoch)
+
+        return cls(
+            total=max(steps_of(config.steps, config.epochs), 1),
+            warmup=steps_of(options.warmup_steps, options.warmup_epochs),
+            evaluate_every=max(steps_of(config.evaluation.every_steps, config.evaluation.every_epochs), 1),
+            drops=options.drop_steps or tuple(round(epoch * per_epoch) for epoch in options.drop_epochs),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Initial:
+    """What a new run starts from: variables on the host, None for random ones; and a line that says what was loaded."""
+
+    variables: Any
+    report: str
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run that could start.
+
+    Attributes:
+      data: a line that describes the data.
+      learning_rate: by step; its highest is ``peak_learning_rate``.
+      abstract: the state, with ``jax.ShapeDtypeStruct`` and a sharding at each leaf.
+      initial: None for a run that resumes.
+    """
+
+    config: TaskConfig
+    task: Task
+    mesh: Mesh
+    data: str
+    lengths: Lengths
+    peak_learning_rate: float
+    learning_rate: optimizers.Schedule
+    optimizer: optax.GradientTransformation
+    abstract: TrainState
+    initial: Initial | None
+
+    @property
+    def state_sharding(self) -> Any:
+        """Per leaf of the state."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+
+    def open_store(self, directory: Path, *, read_only: bool = False) -> CheckpointStore:
+        """The checkpoints of the run in ``directory``."""
+        options = self.config.checkpoint
+        return CheckpointStore(
+            directory / "checkpoints",
+            keep=options.keep,
+            keep_best=options.keep_best,
+            best_metric=self.task.best_metric,
+            read_only=read_only,
+        )
+
+    def restore(self, store: CheckpointStore, step: int | None = None) -> TrainState | None:
+        """The state of the newest whole checkpoint, or of ``step``, on this mesh; None if there is none."""
+        found = store.restore(self.abstract.to_items(), step)
+        if found is None:
+            return None
+        state = self.abstract.from_items(*found)
+        return state.replace(step=jax.device_put(state.step, sharding.replicated(self.mesh)))
+
+    def first_state(self, initial: Initial) -> TrainState:
+        """The state before the first step, on the mesh."""
+        create = jax.jit(
+            partial(_create_state, self.config, self.task, self.optimizer),
+            out_shardings=self.state_sharding,
+            compiler_options=compiler_options("init"),
+        )
+        if initial.variables is None:
+            return create()
+
+        def place(leaf: jax.ShapeDtypeStruct, value: np.ndarray) -> jax.Array:
+            value = value.astype(leaf.dtype, copy=False)
+            return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: value[index])
+
+        return create(jax.tree.map(place, self.abstract.variables(), initial.variables))
+
+
+def build(
+    config: TaskConfig, *, resumes: bool = False, training: bool = True, say: Callable[[str], None] | None = None
+) -> Run:
+    """The run of a config; nothing is computed yet.
+
+    Args:
+      config: see ``pvt_jax.config.read``.
+      resumes: ``init.checkpoint`` is not read: the state comes from a checkpoint of the run.
+      training: whether batches have to be shared equally by the devices.
+      say: takes lines on the progress of checking the data.
+
+    Raises:
+      UserError: bad input. Settings that no model can have are refused before any file is read, and weights are read
+        before the data, which may take long to check.
+    """
+    task = TASKS[config.task].make(config)
+    mesh = sharding.make_mesh(config.mesh.fsdp)
+    if training:
+        sharding.check_batch(config.batch_size, mesh, config.accumulation_steps)
+    variables = jax.eval_shape(task.init, jax.random.key(config.seed))
+    initial = None if resumes else read_initial(config, task)
+    data = task.validate_data(say)
+
+    lengths = Lengths.of(config, len(task.train_source))
+    options = config.optimizer
+    peak = optimizers.scaled_learning_rate(options.learning_rate, options.base_batch_size, config.batch_size)
+    schedule = {
+        "cosine": partial(optimizers.warmup_cosine, total_steps=lengths.total),
+        "poly": partial(optimizers.warmup_poly, total_steps=lengths.total, power=options.power),
+        "step": partial(optimizers.warmup_step, drops=lengths.drops, factor=options.drop_factor),
+    }[options.schedule]
+    learning_rate = schedule(peak, options.warmup_learning_rate, options.final_learning_rate, lengths.warmup)
+    optimizer = optimizers.adamw(learning_rate, options)
+    abstract = jax.eval_shape(partial(_create_state, config, task, optimizer), variables)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        sharding.state_sharding(abstract, mesh),
+    )
+    return Run(config, task, mesh, data, lengths, peak, learning_rate, optimizer, abstract, initial)
+
+
+def read_initial(config: TaskConfig, task: Task) -> Initial:
+    """Read what ``init.checkpoint`` names, if anything, on every process. Raises UserError if it cannot be used."""
+    options, frozen = config.init, config.optimizer.frozen
+    if not options.checkpoint and frozen:
+        raise UserError(
+            f"optimizer.frozen={frozen} keeps random parameters: give init.checkpoint, or train all with "
+            "--config.optimizer.frozen= (nothing after it)"
+        )
+    if not options.checkpoint:
+        fine_tuning = config.optimizer.layer_decay < 1
+        return Initial(None, "init.checkpoint is empty: starting from random parameters" * fine_tuning)
+    variables, report = read_variables(
+        options.checkpoint,
+        task.model,
+        ema=options.ema,
+        allow_missing=options.allow_missing,
+        allow_unexpected=options.allow_unexpected,
+        key=jax.random.key(config.seed),
+    )
+    # Kept on the host: the parameters may be too large for one device.
+    return Initial(jax.tree.map(np.asarray, variables), report.summary())
+
+
+def _create_state(
+    config: TaskConfig, task: Task, optimizer: optax.GradientTransformation, variables: Any = None
+) -> TrainState:
+    if variables is None:
+        variables = task.init(jax.random.key(config.seed))
+    else:
+        # On CPU the given arrays may be NumPy's own memory, and a train step overwrites its state.
+        variables = jax.tree.map(jnp.copy, variables)
+    return TrainState.create(variables, optimizer, ema=config.ema_decay > 0, frozen=config.optimizer.frozen)
