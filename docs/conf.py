@@ -21,6 +21,7 @@ html_title = "pvt_jax"
 html_theme_options = {"show_toc_level": 2}
 html_copy_source = False
 
+smartquotes = False
 nb_execution_mode = "off"
 myst_heading_anchors = 3
 

@@ -1,4 +1,4 @@
-"""Directives that write what the code knows: ``configs``, ``known-weights`` and ``modules``."""
+"""Directives that write what the code knows: ``config-keys``, ``configs``, ``known-weights`` and ``modules``."""
 
 import ast
 import pkgutil
@@ -12,6 +12,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from pvt_jax.config import documented
 from pvt_jax.weights.known import KNOWN
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -22,6 +23,32 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     header = list(header)
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def config_keys() -> str:
+    """All keys with default, value and meaning; a table for each section."""
+    lines: list[str] = []
+    rows: dict[str, list[tuple[str, ...]]] = {"": []}
+    titles = {"": "## The run"}
+    for row in documented():
+        if not row.kind:
+            rows[row.key], titles[row.key] = [], f"## {row.key}\n\n{row.text}"
+            continue
+        section = row.key.rpartition(".")[0]
+        meaning = row.text + " May change when a run resumes." * row.free
+        rows[section].append((f"`{row.key}`", _shown(row.default), row.kind, meaning.replace("*", "\\*")))
+    for section, keys in rows.items():
+        lines += [titles[section], table(("key", "default", "takes", "meaning"), keys)]
+    return "\n\n".join(lines)
+
+
+def _shown(default: Any) -> str:
+    """A default as it is written on the command line."""
+    if isinstance(default, tuple):
+        return "(" + ", ".join(map(_shown, default)) + "," * (len(default) == 1) + ")"
+    if isinstance(default, float):
+        return f"{default:g}" if default != int(default) or default > 1e6 else f"{default:.1f}"
+    return "empty" if default == "" else str(default)
 
 
 def configs() -> str:
@@ -55,10 +82,10 @@ def modules(package: str) -> Iterator[str]:
 class Written(SphinxDirective):
     """Markdown that a function writes."""
 
-    writers: ClassVar = {"configs": configs, "known-weights": known_weights}
+    writers: ClassVar = {"config-keys": config_keys, "configs": configs, "known-weights": known_weights}
 
     def run(self) -> list[nodes.Node]:  # noqa: D102
-        return self.parse_text_to_nodes(self.writers[self.name]())
+        return self.parse_text_to_nodes(self.writers[self.name](), allow_section_headings=True)
 
 
 class Modules(SphinxDirective):

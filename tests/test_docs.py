@@ -1,7 +1,10 @@
 """What README.md and docs/ show: Python blocks run as written, commands parse, keys, counts, files and links exist."""
 
+import ast
+import importlib.util
 import json
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -30,18 +33,27 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODELS = (ROOT / "docs/models.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+# Their Python blocks are worked examples: files that a reader adds.
+EXTEND = sorted((ROOT / "docs/extend").glob("*.md"))
 DOCUMENTS = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md"))]
 # tests/test_models.py counts the parameters of all models; these suffice to see that the table is of the same numbers.
 ONE_OF_EACH = ("pvt_tiny", "pvt_v2_b0", "mit_b1", "vit_tiny_patch16", "resnet18")
 SHRUNK = ["model.depths=(1,1,1,1)", "model.dims=(8,16,40,32)", "model.image_size=32", "steps=2"]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+EXAMPLES = {path.stem: blocks("python", path.read_text(encoding="utf-8")) for path in EXTEND}
+
+
+def run_blocks() -> list[str]:
+    return [block for block in blocks("python") if block not in sum(EXAMPLES.values(), [])]
 
 
 def python_block(words: str) -> str:
-    found = [block for block in blocks("python") if words in block]
+    found = [block for block in run_blocks() if words in block]
     assert len(found) == 1, words
     return found[0]
 
@@ -60,7 +72,7 @@ TRAINING = python_block("loop.train(")
 
 def test_no_python_block_is_forgotten():
     known = {SEGMENTATION, DETECTION, PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX}
-    assert {*blocks("python")} == known | {TRAINING}
+    assert {*run_blocks()} == known | {TRAINING}
 
 
 # Run after the blocks, in the same process: the same random images through all of them, and what they showed.
@@ -370,6 +382,29 @@ def test_table_counts_what_the_code_counts(name, monkeypatch):
         spec, path = re.fullmatch(r"\[(\S+)\]\((\S+)\)", link).groups()  # pyright: ignore
         assert path == f"../configs/{spec.partition(':')[0]}"
         assert config_lib.load(f"configs/{spec}").model.name == name
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(pvt_jax(?:\.\w+)+)", TEXT))))
+def test_names_in_the_text_exist(name):
+    pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_worked_examples_import_what_exists(name):
+    """Each block begins with the path of its file, parses, and imports what is here or what another block shows."""
+    shown = {block.split()[1] for block in EXAMPLES[name] if block.startswith("# ")}
+    for block in EXAMPLES[name]:
+        assert re.match(r"# [\w/]+\.py\b", block), block
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pvt_jax"):
+                path = str(node.module).replace(".", "/")
+                if {f"{path}.py", f"{path}/__init__.py"} & shown:
+                    continue
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    submodule = {f"{path}/{alias.name}.py", f"{path}/{alias.name}/__init__.py"} & shown
+                    found = submodule or hasattr(module, alias.name)
+                    assert found or importlib.util.find_spec(f"{node.module}.{alias.name}"), ast.unparse(node)
 
 
 def anchors(path: Path) -> set[str]:
