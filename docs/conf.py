@@ -14,7 +14,6 @@ copyright = author
 version = release = pvt_jax.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "tables"]
-exclude_patterns = ["_build"]
 
 html_theme = "sphinx_book_theme"
 html_title = "pvt_jax"
