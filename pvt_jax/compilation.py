@@ -1,4 +1,4 @@
-"""Options for XLA that pay on CPU, passed to one compilation and to nothing else."""
+"""XLA options that speed up CPU, set for each compilation by itself."""
 
 from functools import cache
 from typing import Any, Literal
@@ -17,9 +17,9 @@ _CPU_OPTIONS: dict[str, dict[str, Any]] = {
 
 @cache
 def compiler_options(use: Literal["infer", "train", "init"]) -> dict[str, Any]:
-    """For ``jax.jit(..., compiler_options=)``: empty on other backends than CPU, and where jaxlib knows no such option.
+    """For ``jax.jit(..., compiler_options=)``: empty on backends other than CPU, and where jaxlib lacks the option.
 
-    ``XLA_FLAGS`` would abort the process on an unknown name; this way it is an error that can be caught.
+    An unknown name in ``XLA_FLAGS`` would abort the process; here it raises an error.
     """
     options = _CPU_OPTIONS[use] if jax.default_backend() == "cpu" else {}
     if not options:

@@ -1,4 +1,4 @@
-"""What training carries from step to step, and its form on disk."""
+"""The training state, in memory and on disk."""
 
 from typing import Any
 
