@@ -28,7 +28,7 @@ train: $(VENV)/runtime.stamp
 	$(VENV)/bin/python -m pvt_jax.main --config configs/digits.py --workdir $(WORKDIR)
 
 test: lint $(if $(ORACLES),$(VENV)/oracles.stamp)
-	$(VENV)/bin/python -m pytest -n 3 --durations=15
+	$(VENV)/bin/python -m pytest -n 3 --dist worksteal --durations=15
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .

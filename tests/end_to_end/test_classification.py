@@ -12,7 +12,7 @@ from orbax.checkpoint import v1 as ocp
 
 from pvt_jax import main
 from pvt_jax.tasks.classification.task import Classification
-from tests.helpers.command import arguments, finish, records, start
+from tests.helpers.command import arguments, finish, records, run_here, start
 from tests.helpers.runs import assert_same_end, being_saved, final_state, kill_when, losses, saved_steps, wait_until
 
 STEPS = 24
@@ -39,7 +39,7 @@ def flags_of(workdir, **overrides):
 def whole(tmp_path_factory):
     """The workdir of the run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    out, _ = finish(start(flags_of(workdir)))
+    out, _ = run_here(flags_of(workdir))
     assert out.startswith(f"done: step {STEPS}")
     return workdir
 
@@ -64,7 +64,7 @@ def test_killed_three_times_and_resumed_to_the_bit(whole, tmp_path):
     for moment in moments:
         kill_when(moment, start(flags_of(workdir)))
     before = saved_steps(workdir)[-1]
-    _, err = finish(start(flags_of(workdir)))
+    _, err = run_here(flags_of(workdir))
     assert f"resuming after step {before}" in err
     assert_same_end(workdir, whole, STEPS)
 
@@ -78,7 +78,7 @@ def test_preempted_saves_and_exits_143(whole, tmp_path):
     out, err = finish(process, code=143)
     step = saved_steps(workdir)[-1]
     assert f"stopped by SIGTERM and saved at step {step}" in out and "Traceback" not in err
-    finish(start(flags))
+    run_here(flags)
     assert_same_end(workdir, whole, STEPS)
 
 
@@ -113,7 +113,7 @@ def test_sharded_over_devices_and_resumed_on_one(whole, tmp_path):
     wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(records(workdir)) >= 12, process)
     process.send_signal(signal.SIGTERM)
     finish(process, code=143)
-    finish(start(flags))
+    run_here(flags)
     np.testing.assert_allclose(losses(workdir)[:20], losses(whole)[:20], rtol=1e-4)
 
 
@@ -152,7 +152,7 @@ def test_worker_processes_change_nothing(whole, tmp_path):
 def test_a_run_that_diverges_stops_and_says_so(tmp_path):
     workdir = tmp_path / "run"
     overrides = {"optimizer__learning_rate": "1e30", "optimizer__clip_norm": "0.0", "max_skipped_in_a_row": "3"}
-    _, err = finish(start(flags_of(workdir, ema_decay="0.0", **overrides)), code=2)
+    _, err = run_here(flags_of(workdir, ema_decay="0.0", **overrides), code=2)
     last = err.splitlines()[-1]
     assert last.startswith("error: the gradient was not finite in 3 updates in a row") and "clip_norm" in last
     step = saved_steps(workdir)[-1]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pvt_jax import main
-from tests.helpers.command import arguments, finish, records, start
+from tests.helpers.command import arguments, finish, records, run_here, start
 from tests.helpers.runs import assert_same_end, final_state, kill_when, losses, saved_steps
 
 STEPS = 8
@@ -51,7 +51,7 @@ def flags_of(workdir, **overrides):
 def whole(tmp_path_factory):
     """The workdir of the run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    out, _ = finish(start(flags_of(workdir)))
+    out, _ = run_here(flags_of(workdir))
     assert out.startswith(f"done: step {STEPS}  AP ") and "AP/" not in out
     return workdir
 
@@ -71,7 +71,7 @@ def test_killed_and_resumed_to_the_bit(whole, tmp_path):
     workdir = tmp_path / "run"
     kill_when(lambda: (saved_steps(workdir) or [0])[-1] >= 4, start(flags_of(workdir)))
     before = saved_steps(workdir)[-1]
-    _, err = finish(start(flags_of(workdir)))
+    _, err = run_here(flags_of(workdir))
     assert f"resuming after step {before}" in err
     assert_same_end(workdir, whole, STEPS)
 

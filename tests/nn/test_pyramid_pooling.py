@@ -18,6 +18,9 @@ from pvt_jax.errors import UserError
 from pvt_jax.nn import pyramid_pooling
 from pvt_jax.nn.pyramid_pooling import pyramid_match_kernel, spatial_pyramid_pooling, visual_words, word_histograms
 
+# One program for each shape, where single operations would be compiled one by one.
+pooled = jax.jit(spatial_pyramid_pooling, static_argnums=(1, 2))
+histograms = jax.jit(word_histograms, static_argnums=2)
 sizes = st.tuples(st.just(2), st.integers(1, 9), st.integers(1, 9), st.just(3))
 pyramids = st.sampled_from([(1,), (3,), (6, 2), (1, 2, 4)])
 
@@ -43,7 +46,7 @@ def overlapping_cells(height: int, width: int, levels: Sequence[int]) -> Iterato
 @given(shape=sizes, levels=pyramids, reduce=st.sampled_from(["max", "mean"]))
 def test_pooling_agrees_with_a_loop_over_cells(shape, levels, reduce):
     x = numbers(shape)
-    found = spatial_pyramid_pooling(jnp.asarray(x), levels, reduce)
+    found = pooled(x, levels, reduce)
     cells = [getattr(x[:, rows, columns], reduce)((1, 2)) for rows, columns in overlapping_cells(*shape[1:3], levels)]
     assert found.shape == (shape[0], shape[3] * sum(level**2 for level in levels))
     np.testing.assert_allclose(found, np.concatenate(cells, axis=1), rtol=1e-5, atol=1e-6)
@@ -63,7 +66,7 @@ def test_it_is_the_adaptive_pooling_of_pytorch(size):
     maps = torch.from_numpy(x.transpose(0, 3, 1, 2))
     for reduce, layer in (("max", torch.nn.AdaptiveMaxPool2d), ("mean", torch.nn.AdaptiveAvgPool2d)):
         expected = [layer(level)(maps).permute(0, 2, 3, 1).reshape(2, -1).numpy() for level in levels]
-        found = spatial_pyramid_pooling(jnp.asarray(x), levels, reduce)
+        found = pooled(x, levels, reduce)
         np.testing.assert_allclose(found, np.concatenate(expected, axis=1), rtol=1e-5, atol=1e-6)
 
 
@@ -186,7 +189,7 @@ def histograms_by_loops(maps: np.ndarray, words: np.ndarray, levels: Sequence[in
 @given(shape=sizes, levels=pyramids, num_words=st.integers(1, 5))
 def test_histograms_agree_with_a_loop_over_positions(shape, levels, num_words):
     maps, words = numbers(shape), numbers((num_words, shape[3]), seed=1)
-    found = word_histograms(jnp.asarray(maps), jnp.asarray(words), levels)
+    found = histograms(maps, words, levels)
     np.testing.assert_allclose(found, histograms_by_loops(maps, words, levels), rtol=1e-6, atol=1e-7)
     # Each position counts once a level, and the weights of all levels are 1 together.
     np.testing.assert_allclose(found.sum(1), 1.0, rtol=1e-6)
@@ -196,7 +199,7 @@ def test_a_histogram_made_by_hand():
     """Three by three positions: the middle row and column go to the second half, as floor(3 / 2) is 1."""
     words = jnp.asarray([[0.0], [10.0]])
     maps = jnp.asarray([[1, 9, 9], [9, 2, 2], [9, 2, 9]], jnp.float32)[None, :, :, None]
-    found = np.asarray(word_histograms(maps, words, (1, 2)))[0] * 9
+    found = np.asarray(histograms(maps, words, (1, 2)))[0] * 9
     whole = [4, 5]
     quarters = [1, 0, 0, 2, 0, 2, 3, 1]
     assert found.tolist() == pytest.approx([0.5 * count for count in whole + quarters])
@@ -254,7 +257,7 @@ def test_levels_make_the_kernel_of_the_paper():
     first = jnp.zeros((1, 4, 4, 2)).at[..., 0].set(1).at[0, :2, :2].set(jnp.asarray([0.0, 1.0]))
     elsewhere = first[:, ::-1, ::-1]
     nearby = jnp.zeros((1, 4, 4, 2)).at[..., 0].set(1).at[0, :2, 2:].set(jnp.asarray([0.0, 1.0]))
-    kernel = pyramid_match_kernel(*[word_histograms(jnp.concatenate([first, elsewhere, nearby]), words)] * 2)
+    kernel = pyramid_match_kernel(*[histograms(jnp.concatenate([first, elsewhere, nearby]), words)] * 2)
     # The whole matches in full (1/4); of the quarters (1/4) and sixteenths (1/2) two in four.
     expected = np.where(np.eye(3) == 1, 1.0, 1 / 4 + (1 / 4 + 1 / 2) * 2 / 4)
     np.testing.assert_allclose(kernel, expected, rtol=1e-6)
@@ -269,8 +272,8 @@ def test_real_digits_are_told_apart_and_better_with_their_layout():
     words = learn(24, 10)(maps[:200].reshape(-1, 9), key=jax.random.key(0))
 
     def accuracy(levels: tuple[int, ...]) -> float:
-        histograms = jax.jit(functools.partial(word_histograms, levels=levels))(maps, words)
-        kernel = jax.jit(pyramid_match_kernel)(histograms[600:], histograms[:600])
+        found = histograms(maps, words, levels)
+        kernel = jax.jit(pyramid_match_kernel)(found[600:], found[:600])
         return float(np.mean(labels[:600][np.asarray(kernel).argmax(1)] == labels[600:900]))
 
     bag, pyramid = accuracy((1,)), accuracy((1, 2, 4))

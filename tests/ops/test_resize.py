@@ -23,6 +23,9 @@ SIZES = [
     ((5, 9), (9, 5)),
 ]
 sides = st.integers(1, 40)
+# One program for each size, where single operations would be compiled one by one.
+resized = jax.jit(resize_grid, static_argnums=(1, 2))
+padded = jax.jit(resize_padded, static_argnums=(3, 4))
 
 
 def numbers(*shape: int) -> np.ndarray:
@@ -33,7 +36,7 @@ def numbers(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize(("source", "target"), SIZES)
 def test_it_agrees_with_a_loop_over_pixels(method, source, target):
     maps = numbers(2, *source, 3)
-    found = resize_grid(jnp.asarray(maps), target, method)
+    found = resized(maps, target, method)
     expected = np.stack([getattr(numpy_models, method)(one.astype(np.float64), target) for one in maps])
     assert found.shape == (2, *target, 3)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -46,7 +49,7 @@ def test_it_is_pytorch_s_interpolate(method, source, target):
     maps = numbers(2, *source, 3)
     channels_first = torch.from_numpy(maps.transpose(0, 3, 1, 2).copy())
     expected = torch.nn.functional.interpolate(channels_first, size=target, mode=method, align_corners=False)
-    found = resize_grid(jnp.asarray(maps), target, method)
+    found = resized(maps, target, method)
     np.testing.assert_allclose(found, expected.numpy().transpose(0, 2, 3, 1), rtol=0, atol=1e-5)
 
 
@@ -121,13 +124,13 @@ def fixed(maps: np.ndarray, target: tuple[int, int], method: Any) -> np.ndarray:
     if method == "triangle":
         shape = (*maps.shape[:-3], *target, maps.shape[-1])
         return np.asarray(jax.image.resize(maps, shape, "linear", antialias=True))
-    return np.asarray(resize_grid(jnp.asarray(maps), target, method))
+    return np.asarray(resized(maps, target, method))
 
 
 @PADDED_METHODS
 def test_padded_maps_are_resampled_as_each_alone(method):
     maps = numbers(4, 8, 11, 3)
-    found = jax.jit(resize_padded, static_argnums=(3, 4))(maps, SOURCE_SIZES, TARGET_SIZES, (16, 30), method)
+    found = padded(maps, SOURCE_SIZES, TARGET_SIZES, (16, 30), method)
     assert found.shape == (4, 16, 30, 3)
     for one, whole, (h, w), (y, x) in zip(found, maps, SOURCE_SIZES, TARGET_SIZES, strict=True):
         np.testing.assert_allclose(one[:y, :x], fixed(whole[:h, :w], (int(y), int(x)), method), rtol=0, atol=1e-5)
@@ -138,7 +141,7 @@ def test_padded_maps_are_resampled_as_each_alone(method):
 def test_padded_maps_are_resampled_as_by_pytorch(method):
     torch = pytest.importorskip("torch", reason="PyTorch is the oracle here: make test ORACLES=1 installs it")
     maps = numbers(4, 8, 11, 3)
-    found = resize_padded(jnp.asarray(maps), jnp.asarray(SOURCE_SIZES), jnp.asarray(TARGET_SIZES), (16, 30), method)
+    found = padded(maps, SOURCE_SIZES, TARGET_SIZES, (16, 30), method)
     for one, whole, (h, w), (y, x) in zip(found, maps, SOURCE_SIZES.tolist(), TARGET_SIZES.tolist(), strict=True):
         part = torch.from_numpy(whole[:h, :w].transpose(2, 0, 1).copy())[None]
         expected = torch.nn.functional.interpolate(part, size=(y, x), mode=method, align_corners=False)
@@ -178,7 +181,7 @@ def test_weights_of_large_sides_are_exact(method, source, target):
 def test_maps_of_no_size_become_zeros(method):
     nothing, something = jnp.zeros((1, 2), jnp.int32), jnp.full((1, 2), 3)
     for source, target in ((nothing, something), (something, nothing), (nothing, nothing)):
-        found = resize_padded(jnp.zeros((1, 4, 4, 1)), source, target, (5, 6), method)
+        found = padded(jnp.zeros((1, 4, 4, 1)), source, target, (5, 6), method)
         np.testing.assert_array_equal(found, np.zeros((1, 5, 6, 1)))
 
 
