@@ -187,7 +187,7 @@ def test_the_config_of_a_segmentation_folder_counts_names_or_is_told(images):
         UserError, match=r"^configs/segmentation_folder.py needs the folder of your images, as --config .*:FOLDER$"
     ):
         config_lib.load(path)
-    with pytest.raises(UserError, match="^/nowhere is no folder"):
+    with pytest.raises(UserError, match="^/nowhere is not a folder"):
         config_lib.load(f"{path}:/nowhere")
 
 

@@ -7,8 +7,8 @@ from jaxtyping import Int
 
 from pvt_jax.errors import UserError
 
-# What a pixel of the label map costs, in pixels of the network's image: logits are resampled to it and counted, which
-# is little beside the network. A power of two, so that costs are exact.
+# Cost of a label map's pixel relative to one of the image: resampling and counting logits is cheap compared with the
+# network. A power of two, so that costs are exact.
 _LABEL_COST = 1 / 16
 # The time to merge grows with the square of the number of shapes; more are first rounded up to multiples.
 _MOST_SHAPES = 2000
@@ -20,7 +20,7 @@ class Buckets:
     """A padded shape for every record.
 
     Attributes:
-      shapes: one bucket's shape a row, without repeats, the costliest first: what does not fit in memory fails at once.
+      shapes: distinct, one a bucket, the costliest first: one that does not fit in memory fails at once.
       of: each record's bucket, a row of ``shapes``.
       waste: the share of the padded cost that is padding, 0 up to below 1.
     """
@@ -40,7 +40,7 @@ def choose_buckets(shapes: Int[np.ndarray, "n d"], limit: int, weights: np.ndarr
       shapes: (height, width) of what the network gets, for one or several images a record, then, from the second pair
         on, of the label map: [n, 2], [n, 4], [n, 6] …
       limit: the number of buckets.
-      weights: [n], how often each record is met; once if not given.
+      weights: [n], how often each record is used; once if not given.
 
     Raises:
       UserError: ``limit`` is less than 1, or the shapes are not pairs of positive sides.

@@ -1,4 +1,4 @@
-"""Images on the host: from the bytes of a file to uint8 RGB [H, W, 3], and what the transforms of all tasks share.
+"""Images on the host: from the bytes of a file to uint8 RGB [H, W, 3].
 
 Training decodes with OpenCV, which is faster and gives Pillow's pixels; evaluation goes through Pillow alone, as the
 published accuracies did.
@@ -6,17 +6,13 @@ published accuracies did.
 
 import io
 import zlib
-from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pvt_jax.errors import CorruptImageError, UserError
+from pvt_jax.errors import CorruptImageError
 
-Fill = tuple[int, int, int]
-# (long, short): the most that the longer and the shorter side may be; (0, 0) for the image's own.
-Scale = tuple[int, int]
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN = 0xDA
 # What may follow 0xFF once pixels have begun: a stuffed zero, fill, restarts; in a progressive file tables and scans.
@@ -82,42 +78,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")  # The same colours, without Pillow's warning.
     return image.convert("RGB")
-
-
-def fitted_size(height: int, width: int, scale: Scale, ratio: float = 1.0) -> tuple[int, int]:
-    """(height, width) of an image made as large as ``scale`` × ``ratio`` allows, its aspect kept, as mmcv rounds it.
-
-    No side becomes less than 1, where mmcv would fail.
-    """
-    limits = [int(side * ratio) for side in (scale if any(scale) else (height, width))]
-    factor = min(max(limits) / max(height, width), min(limits) / min(height, width))
-    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
-
-
-def pad_to(array: np.ndarray, height: int, width: int, fill: int | Fill) -> np.ndarray:
-    """A copy of [h, w] or [h, w, 3] with ``fill`` below and to the right, up to that size; no side may be larger."""
-    below, right = height - array.shape[0], width - array.shape[1]
-    return np.asarray(cv2.copyMakeBorder(array, 0, below, 0, right, cv2.BORDER_CONSTANT, value=fill))
-
-
-def check_rgb(image: np.ndarray) -> np.ndarray:
-    """``image``, if it is uint8 RGB [H, W, 3]; raises UserError for another array."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise UserError(f"images must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
-    return image
-
-
-def check_source_array(image: np.ndarray, name: str) -> None:
-    """Raises UserError unless an image that is no file is uint8 [H, W, 3]."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        shape = ", ".join(map(str, image.shape))
-        raise UserError(f"{name} is {image.dtype} [{shape}], but an image is uint8 [H, W, 3]: convert it in its source")
-
-
-def place(arrays: dict[str, Any], name: str, size_name: str, value: np.ndarray) -> None:
-    """Put ``value`` into the upper left of ``arrays[name]``, and its (height, width) into ``arrays[size_name]``."""
-    arrays[name][: value.shape[0], : value.shape[1]] = value
-    arrays[size_name] = np.array(value.shape[:2], np.int32)
 
 
 def _is_sound_jpeg(data: bytes) -> bool:

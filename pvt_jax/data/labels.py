@@ -1,4 +1,4 @@
-"""Label maps: from the values that a data set stores to classes 0 … K-1, with 255 for pixels that do not count."""
+"""Label maps: from the values that a data set stores to class indices 0 … K-1, with 255 for ignored pixels."""
 
 import functools
 import io
@@ -13,25 +13,25 @@ from PIL import Image, UnidentifiedImageError
 from pvt_jax.data.options import IGNORE, Colour
 from pvt_jax.errors import CorruptImageError, UserError
 
-# What PNG can store in one grey pixel.
+# Values that a grey pixel of a PNG can have.
 _STORABLE = 1 << 16
-# Formats that always give back what was saved; TIFF and WebP may, and do not say whether they did.
+# Formats that are always lossless; TIFF and WebP files may be, without a mark of it.
 _LOSSLESS = ("PNG", "BMP")
 
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """How the pixels of a data set's label maps are to be read.
+    """How a data set's label maps encode classes.
 
-    Of a palette image the indices count, never the colours. RGB images whose three channels agree are grey ones.
+    Palette images are read as indices, never as colours. RGB images with three equal channels are grey images.
 
     Attributes:
         num_classes: K, at most 255.
         ignore_labels: stored values that become 255.
         reduce_zero_label: the stored 0 becomes 255, and any other v is class v - 1.
-        mapping: stored value → class; excludes ``reduce_zero_label`` and goes before ``ignore_labels``.
-        colours: label maps may be RGB-coded; pixels of ``colours[k]`` are of class k, and those of further ones 255. If
-            all are grey, they also say what the levels of grey images mean, as 0 and 255 of black and white masks.
+        mapping: stored value → class; excludes ``reduce_zero_label`` and has precedence over ``ignore_labels``.
+        colours: of RGB-coded label maps; ``colours[k]`` is class k, further ones become 255. If all are grey, they also
+            decode grey images, such as black and white masks with 0 and 255.
 
     Raises:
         UserError: settings that contradict each other or are out of range.
@@ -82,7 +82,7 @@ class LabelEncoding:
         return cv2.LUT(stored, self._table[:256]) if stored.dtype == np.uint8 else self._table[stored]
 
     def inspect(self, data: bytes | np.ndarray, name: str) -> "Contents":
-        """What a label map has in it. Arguments and errors as of ``decode``, but unknown values are returned."""
+        """The contents of a label map. Arguments and errors as of ``decode``, but unknown values are returned."""
         stored, are_classes = self._read(data, name)
         values = _present(stored)
         height, width = stored.shape
@@ -92,7 +92,7 @@ class LabelEncoding:
         return Contents((height, width), frozenset(known - {IGNORE}), values, self._unknown(values))
 
     def describe(self, unknown: Sequence[int]) -> str:
-        """Says what is wrong with ``unknown``, one or more sorted values of a data set, and what to do."""
+        """Describes what is wrong with the sorted ``unknown`` values of a data set, and what to do."""
         ignored = f" (ignored: {', '.join(map(str, self.ignore_labels))})" if self.ignore_labels else ""
         if self.mapping is not None:
             return (
@@ -182,13 +182,13 @@ class LabelEncoding:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a label map has in it.
+    """What a label map contains.
 
     Attributes:
         size: height and width.
-        classes: those of its pixels.
+        classes: of its pixels.
         values: the stored values, sorted; empty where colours are stored.
-        unknown: those of them that are no label.
+        unknown: the values that are no label.
     """
 
     size: tuple[int, int]
@@ -198,14 +198,14 @@ class Contents:
 
 
 def worst(unknown: Sequence[int]) -> int:
-    """Returns the one of ``unknown`` values that ``LabelEncoding.describe`` names: the largest, rather not 255."""
+    """Returns the ``unknown`` value that ``LabelEncoding.describe`` names: the largest, 255 last."""
     return max(unknown, key=lambda value: (value != IGNORE, value))
 
 
 def distinct_colours(count: int) -> np.ndarray:
-    """``count`` ≤ 255 colours, uint8 [count, 3], none of them black: those that Pascal VOC gives to 1, 2, 3, …
+    """``count`` ≤ 255 colours, uint8 [count, 3], none of them black: Pascal VOC's for 1, 2, 3, …
 
-    The bits of the number go to red, green and blue in turn, and there from the highest place down.
+    Bits of the number go to red, green and blue in turn, from the highest place down.
     """
     numbers = np.arange(1, count + 1)[:, None]
     bits = numbers >> np.arange(8) & 1
@@ -229,7 +229,7 @@ def _check_colours(colours: Sequence[Any]) -> None:
 
 @functools.lru_cache(maxsize=2)
 def _colour_table(colours: tuple[Colour, ...], num_classes: int) -> np.ndarray:
-    """1 + the class (255: ignored) of each colour's code, and 0 of what is none, int16 [2 ** 24].
+    """1 + the class (255: ignored) of each colour's code, 0 for unknown colours, int16 [2 ** 24].
 
     Of these 32 MiB only what is touched takes memory; not kept in the encoding, which is sent to worker processes.
     """
@@ -252,7 +252,7 @@ def _present(stored: np.ndarray) -> tuple[int, ...]:
 
 
 def _stored_values(data: bytes, name: str) -> tuple[np.ndarray, bool]:
-    """Returns what is in the file: indices of a palette, grey levels or colours; and whether it is no indices."""
+    """Returns palette indices, grey levels or colours of a file, and whether they are not indices."""
     try:
         image = Image.open(io.BytesIO(data))
         if image.format not in _LOSSLESS:
@@ -279,6 +279,6 @@ def _stored_values(data: bytes, name: str) -> tuple[np.ndarray, bool]:
 
 
 def _grey_bits(data: bytes) -> int:
-    """Bits of a pixel of a grey PNG; 0 for any other file. They stand at the start of its first chunk, IHDR."""
+    """Bits of a pixel of a grey PNG, from its first chunk, IHDR; 0 for any other file."""
     is_grey_png = data.startswith(b"\x89PNG\r\n\x1a\n") and data[25:26] == b"\0"
     return data[24] if is_grey_png else 0

@@ -1,15 +1,15 @@
-"""The objects of an image: boxes, classes, and masks that are decoded when they are asked for."""
+"""The objects of an image: boxes, classes, and masks that are decoded on demand."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-# As files have it: polygons [[x, y, x, y, …], …], or COCO's run lengths {"size": [h, w], "counts": list or text}; or
+# As in files: polygons [[x, y, x, y, …], …], or COCO's run lengths {"size": [h, w], "counts": list or text}; or
 # bool [h, w].
 Mask = list[list[float]] | dict[str, Any] | np.ndarray
 
-# Boxes that have less on a side, after clipping, are no objects. mmdetection tests the sides before clipping.
+# Boxes with a shorter side, in pixels, after clipping are no objects. mmdetection tests before clipping.
 LEAST_SIDE = 1.0
 
 
@@ -19,11 +19,11 @@ class Objects:
 
     Attributes:
         boxes: float32 [n, 4], (x1, y1, x2, y2) in pixels of the image as it is stored, within it; x2 - x1 is the width.
-        labels: int32 [n], numbers of classes.
+        labels: int32 [n], class indices.
         crowd: bool [n], regions that training leaves out and evaluation ignores.
-        areas: float64 [n], in pixels: of the mask where the data set says so, else of the box.
-        ids: int64 [n], what the data set calls them; unique within the image.
-        masks: n of them, None where an object has none; or None where no object has one.
+        areas: float64 [n], in pixels: of the mask if the data set has it, else of the box.
+        ids: int64 [n], of the data set; unique within the image.
+        masks: n masks, None for an object without one; or None if no object has one.
     """
 
     boxes: np.ndarray
@@ -37,17 +37,11 @@ class Objects:
         return len(self.labels)
 
     def take(self, chosen: np.ndarray | slice) -> "Objects":
-        """Returns those that ``chosen`` says: numbers of objects, bool [n] or a range."""
+        """Returns the ``chosen`` objects: indices, bool [n] or a slice."""
         numbers = np.arange(len(self))[chosen]
         masks = None if self.masks is None else tuple(self.masks[number] for number in numbers)
-        return Objects(
-            boxes=self.boxes[numbers],
-            labels=self.labels[numbers],
-            crowd=self.crowd[numbers],
-            areas=self.areas[numbers],
-            ids=self.ids[numbers],
-            masks=masks,
-        )
+        boxes, labels, crowd = self.boxes[numbers], self.labels[numbers], self.crowd[numbers]
+        return Objects(boxes, labels, crowd, self.areas[numbers], self.ids[numbers], masks)
 
 
 def decode_mask(mask: Mask, size: tuple[int, int]) -> np.ndarray:

@@ -16,10 +16,10 @@ from pvt_jax.data import images
 from pvt_jax.errors import CorruptImageError
 
 Batch = dict[str, Any]  # arrays and scalars of NumPy
-# From a seed: record numbers or pairs of them with a kind, endless, one kind a batch.
+# Seed → endless record numbers, or pairs of a record number and a kind; one kind a batch.
 Order = Callable[[int], grain.MapDataset]
 
-# An undecodable image is replaced by the next readable one; so many bad ones in a row are no accident.
+# An undecodable image is replaced by the next readable one; so many in a row are no accident.
 _MOST_CORRUPT_IN_A_ROW = 100
 
 
@@ -35,7 +35,7 @@ class Loading:
 class RepeatEach(grain.MapDataset):
     """Each element ``times`` in a row within an epoch of unchanged length ("repeated augmentation", arXiv 1901.09335).
 
-    An epoch so shows a share 1 / ``times`` of the images; which ones changes with every epoch's shuffle.
+    An epoch shows a share 1 / ``times`` of the images; each epoch's shuffle picks others.
     """
 
     def __init__(self, parent: grain.MapDataset, times: int):
@@ -60,7 +60,7 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
     def name(self, index: int, /) -> str:
-        """What a person needs to find a record."""
+        """Where a record is, for messages."""
         ...
 
 
@@ -79,7 +79,7 @@ class EvalExample(Protocol):
     def __call__(self, source: Any, index: int, kind: int, /) -> Batch: ...
 
     def blank(self, kind: int, /) -> Batch:
-        """What stands for a record where there is none."""
+        """The arrays of a padding record."""
         ...
 
 
@@ -160,7 +160,7 @@ def training_batches(
     Args:
       batch_size: images of a global batch; b is batch_size / block count.
       repeats: repeated augmentation, see ``RepeatEach``.
-      order: which records there are, in place of all shuffled in every epoch.
+      order: the records, in place of all shuffled in every epoch.
       block: (number, count): which contiguous block of each global batch this host takes.
 
     Raises (while iterating):

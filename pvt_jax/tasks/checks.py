@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.data.headers import THREADS
-from pvt_jax.data.images import check_source_array
 from pvt_jax.data.text import plural
 from pvt_jax.errors import CorruptImageError, UserError
+from pvt_jax.tasks.images import check_source_array
 
 _SECONDS_BETWEEN_REPORTS = 10
 

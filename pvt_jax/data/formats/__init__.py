@@ -77,8 +77,7 @@ def open_source(kind: str, source: str, request: Request, formats: Mapping[str, 
         formats: the table of formats.
 
     Returns:
-        A source of ``records.py``: for ``LABELLED_IMAGES`` a ClassificationSource, for ``LABEL_MAPS`` a
-        SegmentationSource, for ``OBJECTS`` a DetectionSource.
+        A source, see ``records.py``.
 
     Raises:
         UserError: an unknown source, or data that is missing, incomplete, wrong or laid out in another way.

@@ -1,4 +1,4 @@
-"""Names of classes from a text file beside the images. Configs read it too, so that it needs nothing but text."""
+"""Class names, from a text file beside the images or of a data set. Configs import this, so it needs only text."""
 
 import os
 import re
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pvt_jax.data.text import did_you_mean, escaped, listed
 from pvt_jax.errors import UserError
 
-# Where people put the names of classes, beside the folders of images; the first belongs to ADE20K.
+# Files of class names beside the folders of images; the first belongs to ADE20K.
 NAMES_FILES = ("objectInfo150.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
 
-# Those of Pascal VOC, the background first.
+# Pascal VOC, the background first.
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -18,18 +18,18 @@ VOC_CLASSES = (
 
 
 def names_file(root: str) -> str | None:
-    """Returns the path of the file of class names in ``root`` ("~" is expanded), or None; UserError if it is none."""
+    """Returns the path of the file of class names in ``root``, or None; raises UserError if that is no folder."""
     folder = os.path.expanduser(root)
     if not os.path.isdir(folder):
-        raise UserError(f"{escaped(root)} is no folder: give the one that holds your images and label maps")
+        raise UserError(f"{escaped(root)} is not a folder: give the one that holds your images and label maps")
     paths = (os.path.join(folder, name) for name in NAMES_FILES)
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def read_names(path: str) -> tuple[str, ...]:
-    """Returns the class names in a text file: a line each, which all may start with their numbers from 0 or 1 on.
+    """Returns the class names in a text file, one a line; all lines may start with their numbers, counted from 0 or 1.
 
-    In ADE20K's objectInfo150.txt, a table, it is the first of the synonyms in the last column.
+    Of ADE20K's table objectInfo150.txt, the first synonym in the last column.
 
     Raises:
         UserError: the file cannot be read, or names nothing.
@@ -55,7 +55,7 @@ def read_names(path: str) -> tuple[str, ...]:
 
 
 def check_classes(where: str, names: Sequence[str], num_classes: int, chosen: Sequence[str | int]) -> None:
-    """Raises UserError unless there are as many ``names`` as the model has classes, each its own."""
+    """Raises UserError unless the ``names`` are distinct and as many as the model has classes."""
     known = "detection.class_names" if chosen else where
     if same := [name for label, name in enumerate(names) if name in names[:label]]:
         raise UserError(f"{known} has '{same[0]}' twice: give each class a name of its own")
@@ -67,11 +67,11 @@ def check_classes(where: str, names: Sequence[str], num_classes: int, chosen: Se
 
 
 def choose_classes(where: str, names: Sequence[str], wanted: Sequence[str | int]) -> list[int]:
-    """Returns the places of the ``wanted`` among ``names``, all of them if none is wanted; UserError for an unknown."""
+    """Returns the indices of the ``wanted`` names, all if none is wanted; raises UserError for an unknown one."""
     for name in map(str, wanted):
         if name not in names:
             raise UserError(
-                f"detection.class_names has '{name}', which {where} has not{did_you_mean(name, names)}: it has "
+                f"detection.class_names has '{name}', which is not in {where}{did_you_mean(name, names)}: it has "
                 f"{listed(names, 20)}"
             )
     return [names.index(str(name)) for name in wanted] or list(range(len(names)))

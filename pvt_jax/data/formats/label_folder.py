@@ -140,7 +140,9 @@ def _named(options: LabelMapOptions) -> tuple[Layout, ...]:
         return ()
     if not images or not labels:
         missing, given = ("image", labels) if labels else ("label", images)
-        raise UserError(f"segmentation.{missing}_folder is not set beside '{given}': give both folders, or neither")
+        raise UserError(
+            f"segmentation.{missing}_folder is not set, but the other is '{given}': give both folders, or neither"
+        )
     if ("{split}" in images) != ("{split}" in labels):
         raise UserError(
             f"only one of segmentation.image_folder '{images}' and label_folder '{labels}' has {{split}} in it: "

@@ -14,7 +14,7 @@ from pvt_jax.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class LabelSet:
-    """The classes of a source: names, colours uint8 [K, 3], and how they are stored."""
+    """The classes of a source: names, colours uint8 [K, 3], and how label maps encode them."""
 
     class_names: tuple[str, ...]
     palette: np.ndarray
@@ -31,13 +31,13 @@ def find_labels(
     reduce_zero_label: bool = False,
     mapping: dict[int, int] | None = None,
 ) -> LabelSet:
-    """Returns the classes that ``options`` give, else a file of names in ``root``, else as the data set is known for.
+    """Returns the classes named in ``options``, else in a file in ``root``, else those known of the data set.
 
     Args:
-        options: what the config says.
-        root: where a file of names may lie; "" for nowhere.
-        known_as, names, palette: of a data set whose classes are known.
-        reduce_zero_label, mapping: see ``LabelEncoding``; besides what the options say, and in place of it.
+        options: the config's.
+        root: a folder that may have a file of names; "" for none.
+        known_as, names, palette: title and classes of a data set that is known.
+        reduce_zero_label, mapping: of ``LabelEncoding``. The mapping replaces the options' reduce_zero_label.
 
     Raises:
         UserError: another number of names than ``options.num_classes``, two that are the same, or a file that cannot

@@ -1,4 +1,4 @@
-"""The objects of a whole data set as a few arrays; and the source of files that has them."""
+"""The objects of a whole data set in a few arrays, and the sources built on them."""
 
 import operator
 import os
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.data.files import read_file
-from pvt_jax.data.formats.ground_truth import describe_ground_truth
 from pvt_jax.data.objects import LEAST_SIDE, Objects, decode_mask
+from pvt_jax.data.records import SPLIT_WORDS, Request
 from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
 
-# Pixels. What numbers in a file are rounded by, or counted from 0 and not from 1, is no box that reaches out.
+# Pixels that a box may extend beyond its image: rounding, or counting from 1 in place of 0.
 _TOLERANCE = 1.0
 
 
@@ -23,11 +23,11 @@ class RawObjects:
     """n objects as a data set has them, in its order.
 
     Attributes:
-        owners: int [n], the number of each one's image.
-        boxes: float64 [n, 4], (x1, y1, x2, y2), wherever they are.
+        owners: int [n], the index of each object's image.
+        boxes: float64 [n, 4], (x1, y1, x2, y2), not clipped.
         labels: int [n].
         crowd: bool [n].
-        areas: float64 [n], NaN for that of the box.
+        areas: float64 [n], NaN for the area of the box.
         ids: int64 [n].
     """
 
@@ -39,20 +39,20 @@ class RawObjects:
     ids: np.ndarray
 
     def take(self, chosen: np.ndarray) -> "RawObjects":
-        """Returns those that ``chosen`` says, numbers or bool [n]."""
+        """Returns the ``chosen`` objects, indices or bool [n]."""
         arrays = (self.owners, self.boxes, self.labels, self.crowd, self.areas, self.ids)
         return RawObjects(*(array[chosen] for array in arrays))
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectTable:
-    """The objects of all images, those of each in a row.
+    """The objects of all images, grouped by image.
 
     Attributes:
         sizes: int32 [images, 2].
-        ends: int64 [images + 1], where the objects of each image start, and end.
+        ends: int64 [images + 1]; image i has the objects ends[i] up to ends[i + 1].
         objects: all of them, without masks.
-        places: int64 [n], which of the objects that the table was made of each one was.
+        places: int64 [n], the index of each object in the ``RawObjects``.
         notes: what a person should know of them.
     """
 
@@ -63,30 +63,29 @@ class ObjectTable:
     notes: tuple[str, ...]
 
     def of(self, index: int) -> slice:
-        """Returns where the objects of an image are."""
+        """Returns the range of the objects of an image."""
         return slice(int(self.ends[index]), int(self.ends[index + 1]))
 
     def counts(self) -> np.ndarray:
-        """How many objects each image has, crowd regions aside, int32 [images]."""
+        """Objects of each image, crowd regions aside, int32 [images]."""
         before = np.concatenate([[0], np.cumsum(~self.objects.crowd)])
         return np.diff(before[self.ends]).astype(np.int32)
 
 
 def tabulate(raw: RawObjects, sizes: np.ndarray, first: Callable[[int], str], where: str) -> ObjectTable:
-    """Puts objects in the order of their images, and their boxes into them.
+    """Sorts objects by image and clips their boxes.
 
-    Boxes that reach out of their image are clipped. What is then less than a pixel wide or high is left out: COCO
-    itself has such boxes. mmdetection tests the sides before clipping, keeps of the others all that overlap with the
-    image at all, and leaves out those with an area of 0, too.
+    Boxes with a side of less than a pixel after clipping are dropped; COCO itself has some. mmdetection tests the sides
+    before clipping, keeps every box that overlaps with its image, and also drops objects with an area of 0.
 
     Args:
         raw: n objects.
-        sizes: int32 [images, 2], (0, 0) where none is known.
-        first: returns what a person needs to find one of the n.
-        where: what a message starts with, a file or folder.
+        sizes: int32 [images, 2], (0, 0) where unknown.
+        first: describes one of the n objects, for messages.
+        where: the file or folder, for messages.
 
     Raises:
-        UserError: boxes that are upside down, or wholly out of their images.
+        UserError: boxes with negative sides, or wholly outside their images.
     """
     boxes = raw.boxes
     known = np.all(sizes, axis=1)[raw.owners]
@@ -109,9 +108,9 @@ def tabulate(raw: RawObjects, sizes: np.ndarray, first: Callable[[int], str], wh
     ends = np.searchsorted(raw.owners[order], np.arange(len(sizes) + 1))
     notes = []
     if reach_out:
-        notes.append(f"{reach_out:,} box{'es' * (reach_out != 1)} reaching out of the picture clipped to it")
+        notes.append(f"{reach_out:,} box{'es' * (reach_out != 1)} extending beyond the image clipped to it")
     if less := int((~kept).sum()):
-        notes.append(f"{less:,} box{'es' * (less != 1)} of less than a pixel left out")
+        notes.append(f"{less:,} box{'es' * (less != 1)} of less than a pixel dropped")
     return ObjectTable(sizes, ends, objects, order, tuple(notes))
 
 
@@ -129,13 +128,13 @@ def _refuse(raw: RawObjects, bounds: np.ndarray, first: Callable[[int], str], wh
 
     upside_down = ~_all(sides >= 0)
     if upside_down.any():
-        say(upside_down, "have a negative width or height", "exchange their corners, or remove them")
-    # A box without an extent is left out, wherever it is.
+        say(upside_down, "have a negative width or height", "swap their corners, or remove them")
+    # A box without extent is dropped, wherever it is.
     outside = _all(sides >= LEAST_SIDE)
     outside &= ~_all(np.minimum(boxes[:, 2:], bounds[:, 2:]) > np.maximum(boxes[:, :2], 0))
     if outside.any():
         way_out = "correct or remove them; were the images resized after they were annotated?"
-        say(outside, "are wholly outside of their picture", way_out)
+        say(outside, "are wholly outside their image", way_out)
     if len(boxes) and boxes.max() <= 1 and (sides > 0).any():
         say(np.ones(len(boxes), bool), "lie within 1 pixel", "they look like fractions: write them in pixels")
 
@@ -144,43 +143,42 @@ def _all(holds: np.ndarray) -> np.ndarray:
     return np.all(holds, axis=1)
 
 
-def keep_labelled(table: ObjectTable, where: str, half: str, keep_empty: bool) -> np.ndarray:
-    """Returns the numbers of the images to use: all, or in training those that have objects, unless ``keep_empty``.
+def select(
+    table: ObjectTable, where: str, request: Request, notes: Sequence[str] = ()
+) -> tuple[ObjectTable, list[int]]:
+    """Returns the table of the images to use, with more ``notes``, and their numbers.
+
+    They are all, or in training those with objects, unless the options keep empty ones.
 
     Raises:
         UserError: no image has an object.
     """
-    counts = table.counts()
+    counts, split = table.counts(), SPLIT_WORDS[request.split]
     if not counts.any():
         crowd = int(table.objects.crowd.sum())
         raise UserError(
             escaped(
-                f"{where}: none of the {len(counts):,} {half} images has an object"
+                f"{where}: none of the {len(counts):,} {split} images has an object"
                 f"{f', only {crowd:,} crowd regions or difficult ones' * bool(crowd)}"
-                f"{f' ({listed(table.notes)})' * bool(table.notes)}: annotate some, or choose "
-                f"another split"
+                f"{f' ({listed(table.notes)})' * bool(table.notes)}: annotate some, or choose another split"
             )
         )
-    return np.flatnonzero(counts) if half == "training" and not keep_empty else np.arange(len(counts))
-
-
-def select(table: ObjectTable, images: Sequence[int], notes: Sequence[str] = ()) -> ObjectTable:
-    """Returns the table of some of its images, all that have objects among them, and with more ``notes``."""
-    counts = np.diff(table.ends)
-    chosen = np.repeat(np.isin(np.arange(len(counts)), images), counts)
-    ends = np.concatenate([[0], np.cumsum(counts[list(images)])])
+    is_kept = counts > 0 if request.split == "train" and not request.options.keep_empty else counts >= 0
+    images, objects = np.flatnonzero(is_kept).tolist(), np.repeat(is_kept, np.diff(table.ends))
+    ends = np.concatenate([[0], np.cumsum(np.diff(table.ends)[images])])
     found = [*table.notes, *notes]
     if left_out := len(counts) - len(images):
         are = "s without objects are" if left_out != 1 else " without objects is"
         found.append(f"{left_out:,} training image{are} left out (detection.keep_empty)")
-    return ObjectTable(table.sizes[list(images)], ends, table.objects.take(chosen), table.places[chosen], tuple(found))
+    kept = table.objects.take(objects)
+    return ObjectTable(table.sizes[images], ends, kept, table.places[objects], tuple(found)), images
 
 
 class TabledSource:
-    """Images whose objects are in a table; who inherits says where the images and masks are.
+    """Images whose objects are in a table. A subclass reads the images.
 
     Args:
-        where: what ``str`` says.
+        where: what ``str`` returns.
         table: their objects.
         class_names, category_ids: of the K classes.
         image_ids: of each image.
@@ -196,7 +194,7 @@ class TabledSource:
         category_ids: Sequence[int],
         image_ids: Sequence[int | str],
     ) -> None:
-        # Each worker is sent the table: without what only who makes it needs.
+        # Workers receive the table, and need no places.
         self._where, self._table = where, replace(table, places=table.places[:0])
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
         self._image_ids = tuple(image_ids)
@@ -205,9 +203,6 @@ class TabledSource:
         return len(self._image_ids)
 
     def __getitem__(self, index: int) -> tuple[Any, Objects]:
-        return self.record(index)
-
-    def record(self, index: int) -> tuple[Any, Objects]:
         return self.image(index), self.objects(index)
 
     def image(self, index: int) -> bytes:
@@ -247,9 +242,6 @@ class TabledSource:
         names = [self.class_names[label] for label in absent]
         return (total, *self._table.notes, *([f"no object of {listed(names)}"] if names else []))
 
-    def ground_truth(self) -> dict[str, Any]:
-        return describe_ground_truth(self)
-
     def __str__(self) -> str:
         return escaped(self._where)
 
@@ -261,19 +253,16 @@ class TabledSource:
 
 
 class FilesSource(TabledSource):
-    """Images that are files, ``files`` below ``folder``; the other arguments are those of ``TabledSource``."""
+    """Images that are files.
 
-    def __init__(
-        self,
-        where: str,
-        folder: str,
-        files: Sequence[str],
-        table: ObjectTable,
-        class_names: Sequence[str],
-        category_ids: Sequence[int],
-        image_ids: Sequence[int | str],
-    ) -> None:
-        super().__init__(where, table, class_names, category_ids, image_ids)
+    Args:
+        folder: of the images.
+        files: their paths below it.
+        tabled: arguments of ``TabledSource``.
+    """
+
+    def __init__(self, folder: str, files: Sequence[str], *tabled: Any) -> None:
+        super().__init__(*tabled)
         self.folder, self.files = folder, tuple(files)
 
     def path(self, index: int) -> str:

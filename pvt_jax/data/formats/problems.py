@@ -1,4 +1,4 @@
-"""What is wrong with the parts of a data set, collected: a message counts what is of one kind and names the first."""
+"""Problems of a data set, collected by kind: a message counts those of one kind and names the first."""
 
 from dataclasses import dataclass, field
 
@@ -21,5 +21,5 @@ class Problems:
         """Raises UserError for the first kind, if any."""
         for (what, way_out), (count, first) in self.found.items():
             others = len(self.found) - 1
-            more = f" ({others} other kind{'s' * (others != 1)} of problems beside)" * bool(others)
+            more = f" ({others} other kind{'s' * (others != 1)} of problems)" * bool(others)
             raise UserError(escaped(f"{self.where}: {count:,} {what}, the first is {first}: {way_out}{more}"))

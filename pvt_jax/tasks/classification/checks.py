@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pvt_jax.data.records import ClassificationSource
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.checks import Attempt, DataChecks
+from pvt_jax.tasks.classification.source import ClassificationSource
 
 
 class ClassificationChecks(DataChecks):

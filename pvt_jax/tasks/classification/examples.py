@@ -6,7 +6,7 @@ import numpy as np
 
 from pvt_jax.data.images import decode_pil, decoded
 from pvt_jax.data.pipeline import Batch
-from pvt_jax.data.records import ClassificationSource
+from pvt_jax.tasks.classification.source import ClassificationSource
 from pvt_jax.tasks.classification.transforms import EvalTransform, TrainTransform
 
 

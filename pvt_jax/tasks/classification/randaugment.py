@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from pvt_jax.data.images import Fill
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.images import Fill
 
 # (image RGB, magnitude, fill, resampling filter) → image RGB of the same size.
 Operation = Callable[[Image.Image, float, Fill, Image.Resampling], Image.Image]

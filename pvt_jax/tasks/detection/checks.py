@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.headers import size_and_orientation
-from pvt_jax.data.records import DetectionSource, HasFiles
+from pvt_jax.data.headers import image_header
 from pvt_jax.data.text import escaped_name, listed, plural
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.checks import Attempt, DataChecks
+from pvt_jax.tasks.detection.source import DetectionSource, HasFiles
 
 # Classes that are listed by name.
 _NAMED = 10
@@ -67,8 +67,8 @@ class DetectionChecks(DataChecks):
         if not isinstance(source, HasFiles):
             return set(), []
         sizes, no_images, wrong, oriented = source.sizes(), set(), [], 0
-        for index, (header, orientation) in self.each(
-            lambda index: size_and_orientation(source.path(index)), chosen, split, "image sizes"
+        for index, (header, _, orientation) in self.each(
+            lambda index: image_header(source.path(index)), chosen, split, "image sizes"
         ):
             oriented += orientation > 1
             if not all(header):

@@ -5,12 +5,13 @@ from functools import partial
 
 import numpy as np
 
-from pvt_jax.data.images import decoded, place
+from pvt_jax.data.images import decoded
 from pvt_jax.data.objects import Objects
 from pvt_jax.data.pipeline import Batch
-from pvt_jax.data.records import DetectionSource
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.detection.source import DetectionSource
 from pvt_jax.tasks.detection.transforms import DetectionEvalTransform, DetectionTrainTransform
+from pvt_jax.tasks.images import place
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def image_and_objects(source: DetectionSource, index: int) -> tuple[np.ndarray, 
       CorruptImageError: the image cannot be decoded.
       UserError: its size differs from the annotated one, so that boxes and padded shapes would not fit.
     """
-    image, objects = source.record(index)
+    image, objects = source[index]
     image = decoded(image, source.name(index))
     height, width = source.sizes()[index].tolist()
     if image.shape[:2] != (height, width):

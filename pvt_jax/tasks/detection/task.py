@@ -13,15 +13,16 @@ import numpy as np
 from pvt_jax.data import buckets, pipeline
 from pvt_jax.data.formats import OBJECTS
 from pvt_jax.data.images import decode, decoded
-from pvt_jax.data.records import DetectionSource
 from pvt_jax.heads.detection_model import MULTIPLE, DetectionModel
 from pvt_jax.ops.boxes import clip_boxes
 from pvt_jax.tasks.detection import examples, grouping
 from pvt_jax.tasks.detection.checks import DetectionChecks
+from pvt_jax.tasks.detection.ground_truth import ground_truth
 from pvt_jax.tasks.detection.instance_masks import paste_mask
 from pvt_jax.tasks.detection.metrics import DetectionResults, coco_metrics
 from pvt_jax.tasks.detection.options import DetectionConfig, DetectionOptions
 from pvt_jax.tasks.detection.pictures import Instances, side_by_side
+from pvt_jax.tasks.detection.source import DetectionSource
 from pvt_jax.tasks.detection.transforms import DetectionEvalTransform, DetectionTrainTransform, fit
 from pvt_jax.tasks.task import Batch, Results, Sums, Task
 
@@ -82,7 +83,7 @@ class Detection(Task[DetectionConfig]):
     def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
         """The objects and what was detected, side by side."""
         source = self.eval_source
-        image, objects = source.record(record)
+        image, objects = source[record]
         image = decoded(image, source.name(record))
         height, width = image.shape[:2]
         found = {name: values[prediction["valid"]] for name, values in prediction.items()}
@@ -225,7 +226,7 @@ class _Results:
 
     def metrics(self) -> dict[str, float]:
         class_names = dict(zip(self._source.category_ids, self._source.class_names, strict=True))
-        return coco_metrics(self._source.ground_truth(), self._listed(), self._masks, class_names)
+        return coco_metrics(ground_truth(self._source), self._listed(), self._masks, class_names)
 
     def files(self) -> dict[str, bytes]:
         return {"detections.json": json.dumps(self._listed()).encode()}

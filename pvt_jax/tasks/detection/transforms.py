@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image
 
-from pvt_jax.data.images import check_rgb, fitted_size, pad_to
 from pvt_jax.data.objects import Objects
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.images import check_rgb, fitted_size, pad_to
 
 # Range of a crop's sides in pixels: mmdetection's absolute_range.
 CROP_RANGE = (384, 600)

@@ -7,10 +7,10 @@ import numpy as np
 
 from pvt_jax.data.headers import image_header
 from pvt_jax.data.labels import IGNORE, Contents, worst
-from pvt_jax.data.records import ReadsLabels, SegmentationSource
 from pvt_jax.data.text import listed
 from pvt_jax.errors import CorruptImageError, UserError
 from pvt_jax.tasks.checks import Attempt, DataChecks
+from pvt_jax.tasks.segmentation.source import ReadsLabels, SegmentationSource
 
 # Modes of images that cannot be told from their headers to be label maps; "" is of no image.
 _SUSPICIOUS = ("", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -144,7 +144,7 @@ def _inspect(source: SegmentationSource, index: int, whole: bool) -> Contents | 
     """Returns what is in a label map; where ``whole`` is False its size, unless its header looks wrong."""
     data = source.label_map(index) if isinstance(source, ReadsLabels) else source[index]["label_map"]
     if not whole and isinstance(data, bytes):
-        size, mode = image_header(data)
+        size, mode, _ = image_header(data)
         if mode not in _SUSPICIOUS:
             return size
     try:

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pvt_jax.data.images import Fill, Scale, check_rgb, fitted_size, pad_to
 from pvt_jax.data.labels import IGNORE
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.images import Fill, Scale, check_rgb, fitted_size, pad_to
 
 _CROP_TRIES = 10
 _BRIGHTNESS = 32.0

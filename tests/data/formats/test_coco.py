@@ -15,9 +15,11 @@ from pvt_jax.data.formats import OBJECTS, open_source
 from pvt_jax.data.formats.coco import json_file as coco_json
 from pvt_jax.data.formats.coco import source as coco
 from pvt_jax.data.options import ObjectOptions
-from pvt_jax.data.records import DetectionSource, Request
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.detection.ground_truth import ground_truth
 from pvt_jax.tasks.detection.metrics import coco_metrics
+from pvt_jax.tasks.detection.source import DetectionSource
 from tests.helpers.detection_data import COCO_LAYOUTS, save, write_coco, write_json
 
 TRAIN = "annotations/instances_train2017.json"
@@ -155,7 +157,7 @@ class TestObjects:
         shutil.rmtree(root / "train2017")
         assert len(source.objects(0)) and source.masks(0, source.objects(0))
         with pytest.raises(UserError, match="cannot read .*1.png"):
-            source.record(0)
+            source[0]
 
     def test_without_masks_none_are_read(self, written):
         source = opened(written[0])
@@ -222,10 +224,10 @@ class TestObjects:
         boxes = source.objects(0).boxes
         assert boxes[0].tolist() == [0, 60, 7, 64] and len(boxes) == len(before.objects(0))
         notes = source.notes()
-        assert "1 box reaching out of the picture clipped to it" in notes
-        assert "1 box of less than a pixel left out" in notes
+        assert "1 box extending beyond the image clipped to it" in notes
+        assert "1 box of less than a pixel dropped" in notes
         # What is evaluated is what the file says.
-        truth = [row["bbox"] for row in source.ground_truth()["annotations"] if row["image_id"] == 1]
+        truth = [row["bbox"] for row in ground_truth(source)["annotations"] if row["image_id"] == 1]
         assert truth[0] == [-3, 60, 10, 20] and truth[1] == [5, 5, 0, 12]
 
     def test_sizes_from_the_files_where_none_are_given(self, root):
@@ -237,7 +239,7 @@ class TestObjects:
 
         change(root, edit)
         np.testing.assert_array_equal(opened(root).sizes(), sizes)
-        assert opened(root).ground_truth()["images"][1]["height"] == 72
+        assert ground_truth(opened(root))["images"][1]["height"] == 72
 
     def test_ids_that_are_texts(self, root):
         def edit(content):
@@ -247,7 +249,7 @@ class TestObjects:
 
         change(root, edit)
         source = opened(root)
-        assert source.image_id(1) == "a2" and source.ground_truth()["annotations"][0]["image_id"] == "a1"
+        assert source.image_id(1) == "a2" and ground_truth(source)["annotations"][0]["image_id"] == "a1"
 
     def test_names_that_are_not_ascii(self, root):
         def edit(content):
@@ -369,18 +371,18 @@ REFUSED = [
     (of("categories", 1, id="2"), "1 categories have an id that is no whole number"),
     (without("categories", 1, "name"), "1 categories have no name"),
     (of("categories", 1, name="0"), "names categories 2 and 7 '0': give each class a name of its own"),
-    (of("categories", 1, name="a\nb"), "has a class whose name is no text of one line, 'a\\nb': rename it"),
-    (of("categories", 1, name="\udce9"), "has a class whose name is no text of one line"),
+    (of("categories", 1, name="a\nb"), "has a class whose name is not a single line of text, 'a\\nb': rename it"),
+    (of("categories", 1, name="\udce9"), "has a class whose name is not a single line of text"),
     (lambda content: content.update(images=[], annotations=[]), "lists no images"),
     (lambda content: content.update(categories=[], annotations=[]), "lists no categories"),
     (lambda content: content.update(annotations=[]), "none of the 6 training images has an object: annotate some"),
     (lambda content: content.update(annotations=[{**content["annotations"][0], "bbox": [5, 5, 0.5, 9]}]),
-     "none of the 6 training images has an object (1 box of less than a pixel left out): annotate some"),
+     "none of the 6 training images has an object (1 box of less than a pixel dropped): annotate some"),
     (lambda content: content.update(annotations={}), "has no list 'annotations' (it is something else)"),
     (lambda content: content.pop("annotations"), "has no list 'annotations' (it holds categories, images, info)"),
     (of("annotations", 0, bbox=[1, 2, -3, 4]), "of 19 boxes have a negative width or height, the first is annotation "
      "1000, bbox [1, 2, -3, 4] (x, y, width, height) in 1.png, 64×64 (width × height)"),
-    (of("annotations", 0, bbox=[80, 2, 3, 4]), "1 of 19 boxes are wholly outside of their picture"),
+    (of("annotations", 0, bbox=[80, 2, 3, 4]), "1 of 19 boxes are wholly outside their image"),
     (of("annotations", 0, bbox=[2, -9, 3, 4]), "were the images resized after they were annotated?"),
     (of("images", 0, file_name="9.png"), "1 of the 6 images that"),
     (of("images", 0, file_name="\ud800"), "are missing in"),
@@ -449,7 +451,7 @@ class TestRefused:
         box = ", ".join(f"{value:g}" for value in out[0]["bbox"])
         line = message(root, split)
         assert line.startswith(
-            f"{root / path}: {len(out)} of {len(rows)} boxes reach far out of their picture, but not if they are "
+            f"{root / path}: {len(out)} of {len(rows)} boxes extend far beyond their image, but not if they are "
             f"[x1, y1, x2, y2], the first is annotation {out[0]['id']}, bbox [{box}] (x, y, width, height) in "
         )
         assert line.endswith("write each bbox as [x, y, width, height], with width x2 - x1 and height y2 - y1")
@@ -542,7 +544,7 @@ class TestGroundTruth:
         evaluator.accumulate()
         evaluator.summarize()
         names = dict(zip(source.category_ids, source.class_names, strict=True))
-        metrics = coco_metrics(source.ground_truth(), results, False, names)
+        metrics = coco_metrics(ground_truth(source), results, False, names)
         assert 10 < metrics["AP"] < 90
         for place, name in ((0, "AP"), (1, "AP50"), (2, "AP75"), (3, "AP_small"), (4, "AP_medium")):
             assert metrics[name] == pytest.approx(100 * evaluator.stats[place], abs=1e-9)
@@ -560,7 +562,7 @@ class TestGroundTruth:
 
         change(root, edit, VAL)
         source = opened(root, "eval", with_masks=True)
-        truth = source.ground_truth()
+        truth = ground_truth(source)
         assert [row["iscrowd"] for row in truth["annotations"]][:8] == [0, 0, 1, 0, 1, 0, 1, 0]
         understood = np.concatenate([source.objects(index).crowd for index in range(len(source))])
         assert understood.tolist() == [row["iscrowd"] == 1 for row in truth["annotations"]]
@@ -591,13 +593,13 @@ class TestGroundTruth:
                 row["segmentation"]["size"] = [float(side) for side in row["segmentation"]["size"]]
 
         before = {split: opened(root, split, with_masks=True) for split in ("train", "eval")}
-        truths = {split: source.ground_truth() for split, source in before.items()}
+        truths = {split: ground_truth(source) for split, source in before.items()}
         masks = before["train"].masks(0, before["train"].objects(0))
         for path in (TRAIN, VAL):
             change(root, edit, path)
         for split, truth in truths.items():
             source = opened(root, split, with_masks=True)
-            found = source.ground_truth()
+            found = ground_truth(source)
             assert found == truth and source.category_ids == (2, 3, 5, 7, 11, 13, 17, 19, 23, 90)
             ids = [source.image_id(0), source.category_ids[0], found["annotations"][0]["image_id"]]
             ids += [found["annotations"][0]["category_id"], found["images"][0]["id"], found["categories"][0]["id"]]
@@ -615,25 +617,25 @@ class TestGroundTruth:
         change(root, edit, VAL)
         (root / VAL).write_text(json.dumps(json.loads((root / VAL).read_text()), ensure_ascii=False), "utf-8")
         source = opened(root, "eval")
-        assert {row["image_id"] for row in source.ground_truth()["annotations"]} == {"é7", "é8", "é9"}
+        assert {row["image_id"] for row in ground_truth(source)["annotations"]} == {"é7", "é8", "é9"}
 
     def test_what_nothing_reads_may_be_of_another_encoding(self, root):
-        truth = opened(root, "eval").ground_truth()
+        truth = ground_truth(opened(root, "eval"))
         (root / VAL).write_bytes(b'{"author": "caf\xe9", ' + (root / VAL).read_bytes()[1:])
-        assert opened(root, "eval").ground_truth() == truth
+        assert ground_truth(opened(root, "eval")) == truth
 
     def test_a_file_that_is_gone(self, root):
         source = opened(root, "eval")
         (root / VAL).unlink()
         with pytest.raises(UserError, match="cannot read .*val2017.json .*: put it back, or start again"):
-            source.ground_truth()
+            ground_truth(source)
 
     def test_a_first_annotation_of_number_0_counts(self, root):
         change(root, of("annotations", 0, id=0))
         change(root, of("annotations", 1, id=0))
         source = opened(root)
-        assert [row["id"] for row in source.ground_truth()["annotations"]] == list(range(1, 20))
-        assert "1 annotations have the id of another one and are numbered anew" in source.notes()
+        assert [row["id"] for row in ground_truth(source)["annotations"]] == list(range(1, 20))
+        assert "1 annotations have the id of another one and are renumbered" in source.notes()
 
 
 def test_places_are_exact_whatever_the_file_looks_like(root):

@@ -10,11 +10,12 @@ from pvt_jax.data.formats import OBJECTS, open_source
 from pvt_jax.data.formats.digits import scenes as digit_scenes
 from pvt_jax.data.formats.digits.objects import DigitObjectsSource
 from pvt_jax.data.formats.digits.scenes import digit_scene
-from pvt_jax.data.formats.ground_truth import as_annotations
 from pvt_jax.data.objects import Objects, decode_mask, run_lengths
 from pvt_jax.data.options import ObjectOptions
-from pvt_jax.data.records import DetectionSource, Request
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.detection.ground_truth import as_annotations, ground_truth
+from pvt_jax.tasks.detection.source import DetectionSource
 from tests.helpers.detection_data import counts_of
 
 
@@ -61,7 +62,7 @@ class TestDigitScenes:
         made = []
         compose = digit_scenes._compose
         monkeypatch.setattr(digit_scenes, "_compose", lambda *rest: made.append(rest) or compose(*rest))
-        opened("digit_scenes").record(3)
+        opened("digit_scenes")[3]
         assert len(made) == 1
 
     def test_counts_and_their_limit(self):
@@ -72,7 +73,7 @@ class TestDigitScenes:
 
     def test_ground_truth_is_of_coco_s_format(self):
         source = DigitObjectsSource("eval", count=6, height=48, width=64)
-        truth = source.ground_truth()
+        truth = ground_truth(source)
         assert [image["id"] for image in truth["images"]] == [source.image_id(index) for index in range(6)]
         assert truth["images"][0]["height"] == 48 and truth["images"][0]["width"] == 64
         assert truth["categories"][3] == {"id": source.category_ids[3], "name": "3"}

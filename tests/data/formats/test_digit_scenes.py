@@ -12,8 +12,9 @@ from sklearn.datasets import load_digits, load_sample_image
 from pvt_jax.data.formats import LABELLED_IMAGES, open_source
 from pvt_jax.data.formats.digits import scenes as digit_scenes
 from pvt_jax.data.formats.digits.scenes import DigitScenesSource, digit_scene
-from pvt_jax.data.records import Request, SegmentationSource
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.segmentation.source import SegmentationSource
 
 SPLITS = ("train", "eval")
 MANY = 300

@@ -17,8 +17,9 @@ from pvt_jax.data.formats.cityscapes import CLASSES
 from pvt_jax.data.formats.class_names import names_file, read_names
 from pvt_jax.data.labels import LabelEncoding, distinct_colours
 from pvt_jax.data.options import LabelMapOptions
-from pvt_jax.data.records import Request, SegmentationSource
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.segmentation.source import SegmentationSource
 
 
 def png(value: int = 0, size: tuple[int, int] = (4, 6), mode: str = "L") -> bytes:
@@ -210,8 +211,8 @@ class TestLayouts:
         assert f"; did you mean --config.data.root={tmp_path / 'unpacked'}?" in message(tmp_path)
 
     def test_folders_half_named(self, tmp_path):
-        assert "segmentation.label_folder is not set beside 'a'" in message(tmp_path, image_folder="a")
-        assert "segmentation.image_folder is not set beside 'a'" in message(tmp_path, label_folder="a")
+        assert "segmentation.label_folder is not set, but the other is 'a'" in message(tmp_path, image_folder="a")
+        assert "segmentation.image_folder is not set, but the other is 'a'" in message(tmp_path, label_folder="a")
         assert "only one of" in message(tmp_path, image_folder="a/{split}", label_folder="b")
         line = message(tmp_path, image_folder="a/{split}", label_folder="b/{split}")
         assert "looked for a/{split} + b/{split}, with train2017 or train or" in line
@@ -370,7 +371,7 @@ class TestClasses:
         (tmp_path / "classes.txt").write_text("a\nb\n")
         monkeypatch.setenv("HOME", str(tmp_path))
         assert names_file("~") == str(tmp_path / "classes.txt")
-        with pytest.raises(UserError, match="^~/none is no folder: give the one that holds your images"):
+        with pytest.raises(UserError, match="^~/none is not a folder: give the one that holds your images"):
             names_file("~/none")
 
     def test_too_few_colours(self, root):

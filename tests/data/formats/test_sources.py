@@ -19,8 +19,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pvt_jax.data.formats import LABELLED_IMAGES, open_source
-from pvt_jax.data.records import ClassificationSource, Request
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.classification.source import ClassificationSource
 
 
 def jpeg(grey: int = 0, mode: str = "RGB", form: str = "JPEG") -> bytes:
@@ -389,7 +390,7 @@ class TestTfds:
         assert opened("tfds", **arguments).name(0) == "imagenet2012/test record 0"
         info.write_text(json.dumps({**content, "splits": [s for s in splits if s["name"] == "train"]}))
         line = message(source="tfds", **arguments)
-        assert "no validation or test split, only train" in line and "set eval_split" in line
+        assert "or validation or test, only train: set data.eval_split" in line
 
     def test_records_that_vanished(self, imagenet, tmp_path):
         shutil.copytree(imagenet, tmp_path, dirs_exist_ok=True)

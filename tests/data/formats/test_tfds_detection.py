@@ -9,8 +9,9 @@ import pytest
 from pvt_jax.data.formats import OBJECTS, open_source
 from pvt_jax.data.headers import image_header
 from pvt_jax.data.options import ObjectOptions
-from pvt_jax.data.records import DetectionSource, Request
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.detection.source import DetectionSource
 from tests.helpers.tfds_data import coco_features, png, prepare_tfds, voc_features
 
 NAMES = ("cat", "dog", "bird")
@@ -119,7 +120,7 @@ def test_classes_by_name(data_dir):
     # Of the first image the dog goes; in the second it is the one object, and no image of none is kept.
     assert places.keys() == {100} and source.objects(0).labels.tolist() == [1] and source.category_ids == (3, 1)
     assert "2 objects of other classes are left out" in source.notes()
-    assert "has 'dgo', which TFDS toy_coco has not (did you mean 'dog'?)" in message(
+    assert "has 'dgo', which is not in TFDS toy_coco (did you mean 'dog'?)" in message(
         data_dir, num_classes=1, class_names=("dgo",)
     )
 

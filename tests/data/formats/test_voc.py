@@ -10,6 +10,7 @@ from pvt_jax.data.formats.voc.source import class_names_of_voc
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.detection.ground_truth import ground_truth
 from tests.helpers.detection_data import save, voc_xml
 from tests.helpers.voc_data import message, opened, write, write_flat
 
@@ -34,7 +35,7 @@ class TestObjects:
         write(root / "train/0.xml", voc_xml("0.jpg", (20, 30), objects, lambda n: n == 1), "0.jpg")
         source = opened(root)
         assert source.objects(0).crowd.tolist() == [False, True] and source.counts().tolist() == [1, 1]
-        truth = source.ground_truth()
+        truth = ground_truth(source)
         assert [row["iscrowd"] for row in truth["annotations"]] == [0, 1, 0]
         assert truth["images"][0] == {"id": "0", "file_name": source.name(0), "height": 20, "width": 30}
         assert truth["annotations"][0]["bbox"] == [0, 0, 10, 20] and truth["annotations"][0]["category_id"] == 2
@@ -60,8 +61,8 @@ class TestObjects:
         write(root / "train/0.xml", voc_xml("0.jpg", (20, 30), objects), "0.jpg")
         source = opened(root)
         assert source.objects(0).boxes.tolist() == [[0, 0, 10, 10], [24, 4, 30, 9], [4, 4, 9, 9]]
-        assert "1 box reaching out of the picture clipped to it" in source.notes()
-        assert "1 box of less than a pixel left out" in source.notes()
+        assert "1 box extending beyond the image clipped to it" in source.notes()
+        assert "1 box of less than a pixel dropped" in source.notes()
 
     def test_the_image_that_the_file_names(self, root):
         """Stems may be those of both, and then the file says which; or the stems differ."""
@@ -176,8 +177,9 @@ REFUSED = [
     (replaced((b"<width>30<", b"<width>inf<")), "the first is 0.xml, inf×20 (width"),
     (replaced((b"<height>20<", b"<height>1e400<")), "the first is 0.xml, 30×inf (width"),
     (replaced((b"<height>20<", b"<height>2147483648<")), "the first is 0.xml, 30×2147483648 (width"),
-    (replaced((b"<difficult>0<", b"<difficult>maybe<")), "2 objects are neither difficult nor not, the first is "
-     "'maybe' of 'dog' in 0.xml: write 1 or 0 as difficult"),
+    (replaced((b"<difficult>0<", b"<difficult>maybe<")),
+     "2 objects have a difficult that is neither 1 nor 0, the first is 'maybe' of 'dog' in 0.xml: write 1 or 0 as "
+     "difficult"),
     (replaced((b"<name>dog</name>", b"")), "1 objects have no name, the first is in 0.xml"),
     (replaced((b"<name>dog</name>", b"<name> </name>")), "1 objects have no name"),
     (replaced((b"<xmin>1</xmin>", b"")), "1 objects have no bndbox of four numbers, the first is 'dog' in 0.xml"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pvt_jax.data.records import DetectionSource
+from pvt_jax.tasks.detection.source import DetectionSource
 from tests.helpers.detection_data import save, voc_xml, write_voc
 from tests.helpers.voc_data import message, opened, write_flat
 

@@ -162,8 +162,9 @@ def test_damage_raises_corrupt_image_error_or_gives_an_image(kind, data):
 
 def test_importing_leaves_threads_of_opencv_alone_and_limit_threads_sets_them():
     script = (
-        "import cv2; cv2.setNumThreads(3); from pvt_jax.data import transforms; print(cv2.getNumThreads());"
-        "transforms.limit_threads(); print(cv2.getNumThreads())"
+        "import cv2; cv2.setNumThreads(3); from pvt_jax.tasks.classification import transforms;"
+        "from pvt_jax.data import images; print(cv2.getNumThreads());"
+        "images.limit_threads(); print(cv2.getNumThreads())"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pvt_jax.data.images import fitted_size, pad_to
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.images import fitted_size, pad_to
 from pvt_jax.tasks.segmentation.transforms import SegmentationEvalTransform, SegmentationTrainTransform, distort_colours
 
 OWN = (0, 0)  # the image's own size

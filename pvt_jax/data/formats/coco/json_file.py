@@ -1,6 +1,6 @@
-"""COCO's JSON, read an element at a time: 860,000 annotations as arrays, and where in the file each of them stands.
+"""COCO's JSON, read an element at a time: 860,000 annotations as arrays, and the position of each in the file.
 
-Masks stay in the file, to be read there when they are wanted: so neither their gigabytes are held, nor sent to workers.
+Masks stay in the file and are read on demand: their gigabytes are neither held in memory nor sent to workers.
 """
 
 import json
@@ -27,22 +27,22 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 @dataclass(eq=False)
 class CocoFile:
-    """What a file says, in its order: images, categories, and n annotations.
+    """Images, categories and n annotations of a file, in its order.
 
     Attributes:
         path: of the file.
         image_ids, image_files, image_sizes: of each image; (0, 0) for a size that is not given.
         categories: id, name and super-category of each.
-        owners: int64 [n], the number of each annotation's image.
+        owners: int64 [n], the index of each annotation's image.
         category_ids: int64 [n].
         boxes: float64 [n, 4], (x, y, width, height).
-        areas: float64 [n], NaN where none is given, or what is none.
+        areas: float64 [n], NaN if missing or invalid.
         crowd: bool [n].
-        ids: int64 [n], or their numbers where there are none.
-        repeated_ids: how many ids of annotations are those of an earlier one.
-        spans: int64 [n, 2], the first byte of each annotation in the file, and the one after the last.
+        ids: int64 [n], or their indices where the file has none.
+        repeated_ids: how many annotations have the id of an earlier one.
+        spans: int64 [n, 2], the bytes of each annotation in the file, start and end.
         masked: bool [n], whether there is a mask; crowd regions have one, too.
-        run_length_sizes: height and width of the masks that are run lengths, by the number of the annotation.
+        run_length_sizes: annotation → height and width of a mask of run lengths.
     """
 
     path: str
@@ -63,7 +63,7 @@ class CocoFile:
 
 
 class _Reader:
-    """Takes the elements of the three lists of a file, in whatever order these come."""
+    """Collects the elements of the three lists of a file, in any order of the lists."""
 
     def __init__(self, path: str, with_masks: bool) -> None:
         self.file = CocoFile(path)
@@ -88,7 +88,7 @@ class _Reader:
             problems.add("images have a height or width that is no size", "correct it", _short(element))
         else:
             file.image_ids.append(image_id)
-            # Windows writes the other slash, which no name of a file has.
+            # Windows writes backslashes, which no file name contains.
             file.image_files.append(name.replace("\\", "/"))
             file.image_sizes.append((int(size[0]), int(size[1])) if all(size) else (0, 0))
 
@@ -134,7 +134,7 @@ class _Reader:
             self.file.run_length_sizes[number] = size
 
     def finish(self) -> CocoFile:
-        """Returns what was taken; raises UserError for what is wrong with it."""
+        """Returns what was collected; raises UserError for what is wrong with it."""
         file, problems = self.file, self.problems
         categories = [category_id for category_id, *_ in file.categories]
         for what, ids in (("images", file.image_ids), ("categories", categories)):
@@ -153,7 +153,7 @@ class _Reader:
         return file
 
     def _places(self, key: str, values: list[Any], known: list[Any], where: str) -> np.ndarray:
-        """Returns the place of each value in ``known``, int64; what has none is a problem."""
+        """Returns the index of each value in ``known``, int64; reports those that are not there."""
         place = {known_id: number for number, known_id in enumerate(known)}
         places = [place.get(value, -1) if type(value) in (int, str) else -1 for value in values]
         unknown = [number for number, found in enumerate(places) if found < 0]
@@ -178,7 +178,7 @@ def read_coco(path: str, *, with_masks: bool) -> CocoFile:
         UserError: no such file, no JSON, no UTF-8, another format; images, categories or annotations that are not what
             they must be; ids that are given twice, or that nothing has.
     """
-    # As text of as many characters as the file has bytes, so that places in both are the same.
+    # One character a byte, so that positions in the text and in the file are the same.
     text = read_file(path).decode("latin-1")
     reader = _Reader(path, with_masks)
     takers = {"images": reader.image, "categories": reader.category, "annotations": reader.annotation}
@@ -193,11 +193,11 @@ def read_coco(path: str, *, with_masks: bool) -> CocoFile:
 
 
 def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None]]) -> tuple[set[str], set[str]]:
-    """Hands each element of the lists at the top to who takes them, with its place.
+    """Calls the takers with each element of the top-level lists and its position.
 
-    Returns all keys at the top, and those of the lists that were taken.
+    Returns all top-level keys, and those of the lists that were taken.
 
-    Only one element exists as Python's objects at a time: of the whole file they would take gigabytes.
+    Only one element at a time exists as Python objects: those of the whole file would take gigabytes.
     """
     decode = json.JSONDecoder().raw_decode
     keys: set[str] = set()
@@ -227,7 +227,7 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
                 while text[at : at + 1] != "]":
                     start = at
                     element, at = decode(text, at)
-                    # Names and ids may have characters that two bytes stand for.
+                    # Names and ids may have characters of several bytes.
                     if not text[start:at].isascii():
                         element = json.loads(text[start:at].encode("latin-1").decode("utf-8"))
                     takers[key](element, start, at)

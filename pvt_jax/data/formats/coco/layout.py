@@ -6,8 +6,8 @@ FiftyOne ({split}/labels.json). The only JSON in the root or in annotations that
 its own name counts, too.
 Images are beside their annotations or in one of ``_IMAGES``.
 
-An image that is listed by its path on another machine, or with %20 for a space, is looked for by the last part of its
-path, and by its name without such codes.
+Images listed by a path on another machine, or with %20 for a space, are also looked for by their file name and by the
+decoded name.
 """
 
 import os
@@ -36,15 +36,8 @@ _ANNOTATIONS = (
 )
 # Below the root; the folder of the annotations comes first.
 _IMAGES = (
-    "{split}",
-    "images/{split}",
-    "{split}/images",
-    "{split}/images/default",
-    "{split}/data",
-    "images",
-    "JPEGImages",
-    "",
-)
+    "{split}", "images/{split}", "{split}/images", "{split}/images/default", "{split}/data", "images", "JPEGImages", "",
+)  # fmt: skip
 # COCO's other annotations of the same images.
 _OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_")
 _PROBES = 64
@@ -160,8 +153,8 @@ def find_images(
 
 
 def _spellings(listed_files: Sequence[str]) -> list[list[str]]:
-    """Returns the paths of images as they may be on the disk, the likeliest first."""
-    # Label tools write the path as it was on their machine, of which the last part still holds, or as that of a URL.
+    """Returns the paths that images may have on the disk, the likeliest first."""
+    # Label tools write paths of their own machine, whose last part still holds, or those of URLs.
     spellings = [list(listed_files), [os.path.basename(name) for name in listed_files]]
     if any("%" in name for name in listed_files):
         plain = [unquote(name) for name in listed_files]
@@ -171,7 +164,7 @@ def _spellings(listed_files: Sequence[str]) -> list[list[str]]:
 
 
 def _choose(folders: Sequence[str], spellings: Sequence[list[str]]) -> tuple[str, list[str]] | None:
-    """Returns the folder and the spelling in which most of the images tried are there; None if none is."""
+    """Returns the folder and spelling with most of the probed images; None if none exists."""
     choices = [(folder, files) for files in spellings for folder in folders]
     count = len(spellings[0])
     probes = np.unique(np.linspace(0, count - 1, min(_PROBES, count)).astype(np.int64)).tolist()
@@ -180,7 +173,7 @@ def _choose(folders: Sequence[str], spellings: Sequence[list[str]]) -> tuple[str
 
 
 def _check_distinct(listed_files: Sequence[str], files: Sequence[str], folder: str, path: str) -> None:
-    """Raises UserError where images that are listed by different paths would be one file."""
+    """Raises UserError where images listed by different paths would be one file."""
     first: dict[str, str] = {}
     for listed_file, file in zip(listed_files, files, strict=True):
         other = first.setdefault(file, listed_file)
@@ -201,7 +194,7 @@ def _exists(path: str) -> bool:
 
 def check_present(folder: str, files: Sequence[str], path: str) -> None:
     """Raises UserError unless all ``files``, which ``path`` lists, are in ``folder`` or below it."""
-    # Whole folders are listed: to ask for 118,000 files one by one takes minutes over a network.
+    # Lists whole folders: 118,000 single queries take minutes over a network.
     present: dict[str, set[str]] = {}
     missing = []
     for name in files:
@@ -224,7 +217,7 @@ def check_present(folder: str, files: Sequence[str], path: str) -> None:
 
 
 def _other_spelling(folders: Sequence[str], name: str) -> str:
-    """Returns a hint where a folder has the name in another encoding, form of Unicode or case, or below it, or ""."""
+    """Returns a hint where a name differs in encoding, Unicode form or case, or is in a folder below; else ""."""
     head, tail = os.path.split(name)
     plain = unicodedata.normalize("NFC", tail)
     inside = [os.path.normpath(os.path.join(folder, head)) for folder in folders]

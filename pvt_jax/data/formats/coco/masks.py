@@ -1,6 +1,6 @@
-"""Segmentations of COCO's format: which are masks, polygons or run lengths, and what is wrong with the others.
+"""Checks of segmentations in COCO's format: polygons or run lengths.
 
-No pixel is made, so that the masks of a whole data set are checked before the first step.
+No mask is decoded, so that those of a whole data set can be checked before the first step.
 """
 
 import math
@@ -11,9 +11,9 @@ import numpy as np
 from pvt_jax.data.formats.coco.values import whole_number
 from pvt_jax.data.objects import Mask
 
-# A polygon is filled point by point along its sides: one that runs to the moon would fill the memory first.
+# Polygons are rasterised point by point along their sides: a huge one would fill the memory.
 _FARTHEST = 100_000
-# Characters of compressed run lengths that hold one number: pycocotools, with 32 bits for it, writes no more.
+# Characters of a number in compressed run lengths: pycocotools, with 32 bits, writes no more.
 _MOST_DIGITS = 7
 
 _POLYGON = "each is a list [x, y, x, y, x, y, …] of numbers"
@@ -22,7 +22,7 @@ _NEITHER = ("a segmentation that is neither polygons nor run lengths", "export i
 
 
 def mask_problem(mask: Any) -> tuple[str, str] | None:
-    """Returns what is wrong with a segmentation that is not empty, and the way out; None if it is a mask."""
+    """Returns what is wrong with a non-empty segmentation, and the way out; None if it is a mask."""
     if isinstance(mask, dict):
         return _run_lengths_problem(mask)
     if not isinstance(mask, list):
@@ -41,7 +41,7 @@ def mask_problem(mask: Any) -> tuple[str, str] | None:
 
 
 def mask_size(mask: dict[str, Any]) -> tuple[int, int] | None:
-    """Returns height and width of run lengths; None if they do not say it in two whole numbers."""
+    """Returns height and width of run lengths; None unless they are two positive whole numbers."""
     size = mask.get("size")
     sides = [whole_number(side) for side in size] if isinstance(size, list) else []
     height, width = sides if len(sides) == 2 else (None, None)
@@ -49,14 +49,14 @@ def mask_size(mask: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def plain_mask(mask: Any) -> Mask | None:
-    """Returns a segmentation that has no problem as ``decode_mask`` takes it; None for an empty one."""
+    """Returns a segmentation without problems as ``decode_mask`` takes it; None for an empty one."""
     if isinstance(mask, dict) and mask:
         return {"size": [int(side) for side in mask["size"]], "counts": mask["counts"]}
     return mask or None
 
 
 def decode_counts(text: str) -> np.ndarray | None:
-    """Returns the run lengths int64 that a text of COCO's compressed form holds; None if it is not of that form.
+    """Returns the run lengths, int64, in a string of COCO's compressed form; None if it is malformed.
 
     Each number is written in digits of 5 bits, the lowest first, as characters from "0" on; a sixth bit says that
     another digit follows, and the highest of the last digit is the sign. From the fourth on, numbers are differences to
@@ -101,7 +101,7 @@ def _run_lengths_problem(mask: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _is_polygon(points: Any) -> bool:
-    # All masks of COCO pass here: the fewest steps that tell.
+    # All masks of COCO pass here, so it has to be fast.
     try:
         return (
             type(points) is list
@@ -116,7 +116,7 @@ def _is_polygon(points: Any) -> bool:
 
 
 def _are_pairs(polygons: list[list[Any]]) -> bool:
-    """Whether what stands for polygons are the points of one."""
+    """Whether the "polygons" are the points of one."""
     return len(polygons) > 2 and all(len(polygon) == 2 for polygon in polygons)
 
 

@@ -1,4 +1,4 @@
-"""Images with objects in COCO's format: one JSON of annotations beside a folder of images, for each half."""
+"""Images with objects in COCO's format: one JSON of annotations and a folder of images for each split."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -11,11 +11,11 @@ from pvt_jax.data.formats.class_names import check_classes, choose_classes
 from pvt_jax.data.formats.coco.json_file import CocoFile, read_annotations, read_coco
 from pvt_jax.data.formats.coco.layout import find_annotations, find_images
 from pvt_jax.data.formats.coco.masks import plain_mask
-from pvt_jax.data.formats.object_table import FilesSource, ObjectTable, RawObjects, keep_labelled, select, tabulate
-from pvt_jax.data.headers import image_sizes
+from pvt_jax.data.formats.object_table import FilesSource, RawObjects, select, tabulate
+from pvt_jax.data.headers import fill_in_sizes
 from pvt_jax.data.objects import Mask, Objects
 from pvt_jax.data.options import ObjectOptions
-from pvt_jax.data.records import SPLIT_WORDS, Request
+from pvt_jax.data.records import Request
 from pvt_jax.data.text import escaped, escaped_name, listed
 from pvt_jax.errors import UserError
 
@@ -24,42 +24,25 @@ class CocoSource(FilesSource):
     """The images of a file of annotations, in its order.
 
     Args:
-        where: what ``str`` says.
         path: of the annotations.
-        folder: of the images.
-        files: paths of the images below it.
-        image_ids: of each image.
-        table: their objects.
         spans: int64 [n, 2], where the annotation of each object is in the file.
         masked: bool [n], which objects have masks.
-        class_names, category_ids: of the K classes.
-        with_masks: whether ``objects`` are to have their masks.
+        with_masks: whether ``objects`` returns masks.
+        files: arguments of ``FilesSource``.
     """
 
-    def __init__(
-        self,
-        where: str,
-        path: str,
-        folder: str,
-        files: Sequence[str],
-        image_ids: Sequence[int | str],
-        table: ObjectTable,
-        spans: np.ndarray,
-        masked: np.ndarray,
-        class_names: Sequence[str],
-        category_ids: Sequence[int],
-        with_masks: bool,
-    ) -> None:
-        super().__init__(where, folder, files, table, class_names, category_ids, image_ids)
+    def __init__(self, path: str, spans: np.ndarray, masked: np.ndarray, with_masks: bool, *files: Any) -> None:
+        super().__init__(*files)
         self._path, self._spans, self._with_masks = path, spans, with_masks
-        self.has_masks = with_masks and bool(masked[~table.objects.crowd].any())
-        self._unmasked = int((~masked & ~table.objects.crowd).sum())
+        crowd = self._table.objects.crowd
+        self.has_masks = with_masks and bool(masked[~crowd].any())
+        self._unmasked = int((~masked & ~crowd).sum())
 
     def objects(self, index: int) -> Objects:
         found = super().objects(index)
         if not self._with_masks:
             return found
-        # They stay in the file, see ``coco_json.py``.
+        # They stay in the file, see ``json_file.py``.
         masks = tuple(self._read_masks(self._spans[self._table.of(index)].tolist()))
         return Objects(found.boxes, found.labels, found.crowd, found.areas, found.ids, masks)
 
@@ -74,11 +57,11 @@ class CocoSource(FilesSource):
     def without_masks(self) -> int:
         return self._unmasked
 
-    def ground_truth(self) -> dict[str, Any]:
+    def annotations(self) -> list[dict[str, Any]]:
+        """Returns the annotations of the file, see ``HasAnnotations``."""
         # Read as when it was opened, so that numbers and ids are understood in the same way.
         file = read_coco(self._path, with_masks=False)
-        ids, categories, sizes = set(self._image_ids), set(self.category_ids), self._table.sizes.tolist()
-        sized = zip(self._image_ids, self.files, sizes, strict=True)
+        ids, categories = set(self._image_ids), set(self.category_ids)
         image_ids, category_ids = [file.image_ids[owner] for owner in file.owners.tolist()], file.category_ids.tolist()
         areas = np.where(np.isnan(file.areas), file.boxes[:, 2] * file.boxes[:, 3], file.areas)
         annotations: list[dict[str, Any]] = [
@@ -97,15 +80,7 @@ class CocoSource(FilesSource):
             masks = self._read_masks(file.spans[annotation["id"] - 1].tolist() for annotation in annotations)
             for annotation, mask in zip(annotations, masks, strict=True):
                 annotation.update({} if mask is None else {"segmentation": mask})
-        names = zip(self.category_ids, self.class_names, strict=True)
-        return {
-            "images": [
-                {"id": image_id, "file_name": file, "height": height, "width": width}
-                for image_id, file, (height, width) in sized
-            ],
-            "annotations": annotations,
-            "categories": [{"id": category_id, "name": name} for category_id, name in names],
-        }
+        return annotations
 
     def _read_masks(self, spans: Iterable[Iterable[int]]) -> list[Mask | None]:
         try:
@@ -117,14 +92,13 @@ class CocoSource(FilesSource):
 
 
 def open_coco(request: Request) -> CocoSource:
-    """Opens one half of a data set of COCO's format in ``root`` ("~" is expanded).
+    """Opens a split of a data set in COCO's format.
 
     Raises:
         UserError: a file or folder that is missing or laid out in another way; annotations, classes or images that are
             not what they must be, see ``read_coco`` and ``tabulate``; missing images.
     """
     options: ObjectOptions = request.options
-    split = request.split
     root = find_root(request.root, "coco", "images and annotations in COCO's format")
     path, name = find_annotations(root, request)
     file = read_coco(path, with_masks=options.with_masks)
@@ -132,7 +106,7 @@ def open_coco(request: Request) -> CocoSource:
     if not file.image_ids:
         raise UserError(f"{where} lists no images: export it again, or choose another split")
     class_names, category_ids = select_classes(file, options.class_names, options.num_classes)
-    if split == "eval" and not options.class_names and len(class_names) != options.num_classes:
+    if request.split == "eval" and not options.class_names and len(class_names) != options.num_classes:
         # The model has as many as the training annotations, which are opened first.
         raise UserError(
             f"{where} has {len(class_names):,} categories ({listed(class_names)}) and the training annotations "
@@ -140,7 +114,7 @@ def open_coco(request: Request) -> CocoSource:
         )
     check_classes(where, class_names, options.num_classes, options.class_names)
     folder, files = find_images(root, path, name, file.image_files, options.image_folder)
-    sizes = _sizes(file, folder, files)
+    sizes = fill_in_sizes(file.image_sizes, lambda image: os.path.join(folder, files[image]))
     if options.with_masks:
         _check_run_lengths(file, sizes)
     _check_corners(file, sizes, files)
@@ -150,22 +124,11 @@ def open_coco(request: Request) -> CocoSource:
         return _describe(file, int(numbers[number]), sizes, files)
 
     table = tabulate(raw, sizes, first, where)
-    images = keep_labelled(table, where, SPLIT_WORDS[split], options.keep_empty).tolist()
-    table = select(table, images, _notes(file, category_ids, raw))
+    table, images = select(table, where, request, _notes(file, category_ids, raw))
     places = numbers[table.places]
-    return CocoSource(
-        root,
-        path,
-        folder,
-        [files[image] for image in images],
-        [file.image_ids[image] for image in images],
-        table,
-        file.spans[places],
-        file.masked[places],
-        class_names,
-        category_ids,
-        options.with_masks,
-    )
+    chosen, image_ids = [files[image] for image in images], [file.image_ids[image] for image in images]
+    described = root, table, class_names, category_ids, image_ids
+    return CocoSource(path, file.spans[places], file.masked[places], options.with_masks, folder, chosen, *described)
 
 
 def class_names_of_coco(request: Request) -> tuple[str, ...]:
@@ -179,8 +142,8 @@ def select_classes(
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Returns names and category ids of the classes of a file, in the order of their ids; or those ``wanted``.
 
-    Roboflow adds the name of the project as a category that nothing has and that all others are below. It is no class,
-    unless the model has a class for it.
+    Roboflow adds the name of the project as an unused category above all others. It is no class, unless the model has
+    one for it.
     """
     where = escaped(file.path)
     if not file.categories:
@@ -193,7 +156,9 @@ def select_classes(
     names = [name for _, name, _ in categories]
     for name in names:
         if escaped_name(name) != name:
-            raise UserError(f"{where} has a class whose name is no text of one line, '{escaped_name(name)}': rename it")
+            raise UserError(
+                f"{where} has a class whose name is not a single line of text, '{escaped_name(name)}': rename it"
+            )
     if same := sorted({name for name in names if names.count(name) > 1}):
         ids = [str(category_id) for category_id, name, _ in categories if name == same[0]]
         raise UserError(f"{where} names categories {' and '.join(ids)} '{same[0]}': give each class a name of its own")
@@ -202,7 +167,7 @@ def select_classes(
 
 
 def _raw_objects(file: CocoFile, category_ids: Sequence[int]) -> tuple[RawObjects, np.ndarray]:
-    """Returns the annotations of chosen categories, and their numbers in the file."""
+    """Returns the annotations of the chosen categories, and their indices in the file."""
     label_of = {category_id: label for label, category_id in enumerate(category_ids)}
     labels = np.array([label_of.get(category_id, -1) for category_id in file.category_ids.tolist()], np.int64)
     numbers = np.flatnonzero(labels >= 0)
@@ -212,7 +177,7 @@ def _raw_objects(file: CocoFile, category_ids: Sequence[int]) -> tuple[RawObject
 
 
 def _describe(file: CocoFile, number: int, sizes: np.ndarray, files: Sequence[str]) -> str:
-    """Returns what a person needs to find an annotation, and to see what is wrong with its box."""
+    """Describes an annotation and its box, for messages."""
     box = ", ".join(f"{value:g}" for value in file.boxes[number])
     height, width = sizes[file.owners[number]]
     image = f"{files[file.owners[number]]}, {width}×{height} (width × height)"
@@ -229,20 +194,12 @@ def _notes(file: CocoFile, category_ids: Sequence[int], raw: RawObjects) -> list
     if repeated := len(file.image_files) - len(set(file.image_files)):
         notes.append(f"{repeated:,} image{'s are' if repeated != 1 else ' is'} listed more than once")
     if file.repeated_ids:
-        notes.append(f"{file.repeated_ids:,} annotations have the id of another one and are numbered anew")
+        notes.append(f"{file.repeated_ids:,} annotations have the id of another one and are renumbered")
     if unmeasured := int(np.isnan(raw.areas).sum()):
         what = "s that are missing or no number are those of the boxes"
         one = " that is missing or no number is that of the box"
         notes.append(f"{unmeasured:,} area{what if unmeasured != 1 else one}")
     return notes
-
-
-def _sizes(file: CocoFile, folder: str, files: Sequence[str]) -> np.ndarray:
-    """Returns int32 [images, 2]: what the file says, or the images where it says nothing."""
-    sizes = np.array(file.image_sizes, np.int32).reshape(-1, 2)
-    unknown = np.flatnonzero(~sizes.all(axis=1)).tolist()
-    sizes[unknown] = image_sizes(len(unknown), lambda number: os.path.join(folder, files[unknown[number]]))
-    return sizes
 
 
 def _check_run_lengths(file: CocoFile, sizes: np.ndarray) -> None:
@@ -264,9 +221,9 @@ def _check_run_lengths(file: CocoFile, sizes: np.ndarray) -> None:
 def _check_corners(file: CocoFile, sizes: np.ndarray, files: Sequence[str]) -> None:
     """Raises UserError where boxes are most probably (x1, y1, x2, y2).
 
-    A few boxes that reach out are usual. Signs are, together: of ten boxes or more, over a third reach out by more than
-    a tenth of a side, on the right or below; and 19 of 20 begin within the picture and, as corners, end within it, too.
-    In COCO's format these 19 of 20, with x < width and y < height, would begin in the upper left and rarely reach out.
+    A few boxes that extend beyond the image are usual. The signs are, together: of ten boxes or more, over a third
+    extend beyond the right or lower border by more than a tenth of a side; and 19 of 20 start within the image and, as
+    corners, end within it. In COCO's format such boxes start in the upper left and rarely extend beyond the image.
     """
     known = sizes[file.owners].all(axis=1)
     starts, ends = file.boxes[known, :2], file.boxes[known, 2:]
@@ -277,7 +234,7 @@ def _check_corners(file: CocoFile, sizes: np.ndarray, files: Sequence[str]) -> N
         first = int(np.flatnonzero(known)[np.argmax(out)])
         raise UserError(
             escaped(
-                f"{file.path}: {int(out.sum()):,} of {len(out):,} boxes reach far out of their picture, but not if "
+                f"{file.path}: {int(out.sum()):,} of {len(out):,} boxes extend far beyond their image, but not if "
                 f"they are [x1, y1, x2, y2], the first is {_describe(file, first, sizes, files)}: write each bbox as "
                 f"[x, y, width, height], with width x2 - x1 and height y2 - y1"
             )

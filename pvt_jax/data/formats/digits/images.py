@@ -17,7 +17,7 @@ class DigitsSource:
 
     Of each class 80 % train (1,438 images) and 20 % are held out (359), drawn with a fixed seed and kept in the order
     of the original file. The draw ignores who wrote a digit, which scikit-learn's copy does not record, so that both
-    halves share writers.
+    splits share writers.
     """
 
     def __init__(self, split: Split) -> None:
@@ -51,7 +51,7 @@ class DigitsSource:
 
 
 def _split_indices(targets: np.ndarray, split: Split) -> np.ndarray:
-    # RandomState, whose stream NumPy has frozen: default_rng may draw otherwise in another version.
+    # NumPy freezes the stream of RandomState; default_rng may change between versions.
     random = np.random.RandomState(_SEED)
     held_out = np.zeros(len(targets), dtype=bool)
     for label in np.unique(targets):

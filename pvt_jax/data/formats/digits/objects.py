@@ -1,12 +1,9 @@
-"""Scenes of digits as a source for detection: the boxes and masks of what ``digit_scenes.py`` composes."""
-
-from typing import Any
+"""Scenes of digits as a source for detection: the boxes and masks of what ``scenes.py`` composes."""
 
 import numpy as np
 
 from pvt_jax.data.formats.digits.images import refuse_split_names
 from pvt_jax.data.formats.digits.scenes import CLASS_NAMES, DigitScenesSource
-from pvt_jax.data.formats.ground_truth import describe_ground_truth
 from pvt_jax.data.objects import Objects, decode_mask
 from pvt_jax.data.records import Request, Split
 
@@ -29,7 +26,7 @@ class DigitObjectsSource:
     def __len__(self) -> int:
         return len(self._scenes)
 
-    def record(self, index: int) -> tuple[np.ndarray, Objects]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Objects]:
         scene = self._scenes.scene(index)
         masks = scene.masks
         areas = masks.sum(axis=(1, 2), dtype=np.int32).astype(np.float64)
@@ -37,13 +34,11 @@ class DigitObjectsSource:
         ids = np.arange(len(masks), dtype=np.int64)
         return scene.image, Objects(scene.boxes, scene.labels, crowd, areas, ids, tuple(masks))
 
-    __getitem__ = record
-
     def image(self, index: int) -> np.ndarray:
-        return self.record(index)[0]
+        return self[index][0]
 
     def objects(self, index: int) -> Objects:
-        return self.record(index)[1]
+        return self[index][1]
 
     def masks(self, index: int, objects: Objects) -> list[np.ndarray]:
         return [decode_mask(mask, self._size) for mask in objects.masks or () if mask is not None]
@@ -69,9 +64,6 @@ class DigitObjectsSource:
 
     def notes(self) -> tuple[str, ...]:
         return ()
-
-    def ground_truth(self) -> dict[str, Any]:
-        return describe_ground_truth(self)
 
     def __str__(self) -> str:
         return str(self._scenes)

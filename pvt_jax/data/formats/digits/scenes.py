@@ -1,8 +1,8 @@
-"""Scenes of real handwritten digits over real photographs, with exact label maps, boxes and masks: no download.
+"""Scenes of handwritten digits over photographs, with exact label maps, boxes and masks: no download.
 
-Both come with scikit-learn: its digits, and its two sample photographs. A scene is made when it is asked for, from its
-number alone. Labels are the same to the bit on every machine: they rest on NumPy's raw random bits, whose streams are
-frozen, and on integers and single IEEE operations. Images also depend on the library that decodes the photographs.
+Digits and photographs come with scikit-learn. A scene is composed on demand from its number alone. Labels are the same
+to the bit on every machine: they use NumPy's raw random bits, whose streams are frozen, integers and single IEEE
+operations. Images also depend on the library that decodes the photographs.
 """
 
 import functools
@@ -20,35 +20,26 @@ from pvt_jax.errors import UserError
 CLASS_NAMES = ("background", *(str(digit) for digit in range(10)))
 _COUNTS = {"train": 32768, "eval": 256}
 
-# One colour a class: black, then ten that people tell apart.
+# Black, then ten distinct colours.
 _PALETTE = (
-    (0, 0, 0),
-    (230, 25, 75),
-    (60, 180, 75),
-    (255, 225, 25),
-    (0, 130, 200),
-    (245, 130, 48),
-    (145, 30, 180),
-    (70, 240, 240),
-    (240, 50, 230),
-    (210, 245, 60),
-    (250, 190, 212),
-)
+    (0, 0, 0), (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180),
+    (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212),
+)  # fmt: skip
 
 _PHOTOGRAPHS = ("china.jpg", "flower.jpg")
-# Of the 640 columns of a photograph: the left ones are held out. Both sides have half a pagoda, and flower and leaves.
+# Of the 640 columns of a photograph the left ones are held out. Both sides show half a pagoda, or flower and leaves.
 _HELD_OUT_COLUMNS = 224
 
-_NUM_DIGITS = (2, 5)  # before some are left out, for want of room
-# Heights of digits, of the shorter side of the scene: 36 to 68 pixels of 128. With the largest aspect, shear and
-# rotation, the largest still fits.
+_NUM_DIGITS = (2, 5)  # before those without room are dropped
+# Heights of digits relative to the shorter side of the scene: 36 to 68 of 128 pixels. The largest fits with any aspect,
+# shear and rotation.
 _SIDES = (9 / 32, 17 / 32)
 _LARGEST_ASPECT = 1.1
 _LARGEST_SHEAR = 0.1
 _LARGEST_TANGENT = 0.07  # of half the angle of rotation: 8 degrees
-# A digit is put where each one below it keeps this share of its pixels.
+# Share of its pixels that a digit keeps under each further one.
 _LEAST_VISIBLE = 0.9
-# Levels of a photograph's darkest and brightest pixels, at most: so that bright ink is seen everywhere.
+# Limits of a photograph's darkest and brightest pixels, so that bright ink is visible everywhere.
 _DARKEST, _BRIGHTEST = 32, 160
 _TRIES = 8
 
@@ -60,12 +51,12 @@ _STROKE = 115  # the least strength, of 255, that belongs to a digit: there its 
 
 @dataclass(frozen=True, eq=False)
 class DigitScene:
-    """A picture of n digits, one to five: later ones over earlier ones, which keep three quarters of their pixels.
+    """An image of one to five digits; later ones cover earlier ones, which keep three quarters of their pixels.
 
     Attributes:
         image: uint8 [height, width, 3].
-        label_map: uint8 [height, width], 0 where no digit is, else 1 + the digit.
-        boxes: float32 [n, 4], (x1, y1, x2, y2) in pixels, tight around what is visible: x2 and y2 are one past it.
+        label_map: uint8 [height, width], 0 for the background, else 1 + the digit.
+        boxes: float32 [n, 4], (x1, y1, x2, y2), tight around the visible pixels; x2 and y2 are one past them.
         labels: int32 [n], the digits 0 … 9.
         masks: bool [n, height, width], the visible pixels of each digit; no pixel belongs to two.
     """
@@ -78,22 +69,22 @@ class DigitScene:
 
 
 class DigitScenesSource:
-    """Scenes of 11 classes, the background and the digits, as a source for segmentation.
+    """Scenes of 11 classes, the background and the digits, for segmentation.
 
-    Training scenes are made of the digits that ``DigitsSource`` trains on, over the right 416 columns of the
-    photographs; evaluation scenes of the held-out digits, over the left 224 columns.
+    Training scenes have the training digits of ``DigitsSource`` over the right 416 columns of the photographs,
+    evaluation scenes the held-out digits over the left 224.
     """
 
     def __init__(
         self, split: Split, *, height: int = 128, width: int = 128, count: int | None = None, seed: int = 0
     ) -> None:
-        """Makes no scene yet.
+        """Prepares the source; scenes are composed on demand.
 
         Args:
             split: "train" or "eval".
             height, width: the size of every scene in pixels.
             count: how many scenes; None takes 32,768 for training and 256 for evaluation.
-            seed: another one gives other scenes of the same kind.
+            seed: of the scenes.
 
         Raises:
             UserError: no room for digits.
@@ -145,7 +136,7 @@ def open_digit_scenes(request: Request) -> DigitScenesSource:
 
 
 def digit_scene(split: Split, index: int, *, height: int = 128, width: int = 128, seed: int = 0) -> DigitScene:
-    """Returns scene ``index`` of all that there are, 0 and up; ``split`` says of which digits and photographs it is."""
+    """Returns scene ``index``, from 0 on, of the digits and photographs of a split."""
     image, owners, digits = _compose(split, index, height, width, seed)
     masks = owners == np.arange(1, len(digits) + 1, dtype=np.uint8)[:, None, None]
     return DigitScene(
@@ -162,9 +153,9 @@ def _label_map(owners: np.ndarray, digits: list[int]) -> np.ndarray:
 
 
 def _compose(split: Split, index: int, height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Returns the image, the owner of each pixel (0, or 1 + the place of a digit in what follows), and the digits.
+    """Returns the image, the owner of each pixel (0, or 1 + the index of a digit), and the digits.
 
-    No label depends on what the photographs look like, for another decoder may read them otherwise.
+    Labels do not depend on the photographs, which decoders may read differently.
     """
     glyphs, glyphs_of_digit = _glyphs(split)
     of_scene, *of_digits = _draw(seed, split, index)
@@ -173,7 +164,7 @@ def _compose(split: Split, index: int, height: int, width: int, seed: int) -> tu
     planes = _background(_photographs(split), height, width, of_scene)
     owners = np.zeros((height, width), np.uint8)
     digits: list[int] = []
-    # Of each digit so far: how many pixels it had, and how many are left.
+    # Pixels of each digit so far: at first, and visible now.
     areas: list[tuple[int, int]] = []
     for numbers in of_digits[:num_digits]:
         digit = int(next(numbers) * 10)
@@ -188,8 +179,8 @@ def _compose(split: Split, index: int, height: int, width: int, seed: int) -> tu
 
 
 def _draw(seed: int, split: Split, index: int) -> list[Iterator[float]]:
-    """Returns random numbers in [0, 1): those of the scene, then those of each digit that it may have."""
-    # Raw bits, whose stream NumPy has frozen for every bit generator; the methods of a Generator may change.
+    """Returns random numbers in [0, 1): those of the scene, then of each possible digit."""
+    # NumPy freezes the streams of raw bits; methods of a Generator may change.
     generator = np.random.PCG64(np.random.SeedSequence((seed, int(split == "eval"), index)))
     raw = generator.random_raw((1 + _NUM_DIGITS[1], 9 + 2 * _TRIES))
     return [iter(row) for row in ((raw >> 11) * 2.0**-53).tolist()]
@@ -205,7 +196,7 @@ def _transform(glyph: np.ndarray, scene_side: int, numbers: Iterator[float]) -> 
     aspect = _between(1 / _LARGEST_ASPECT, _LARGEST_ASPECT, next(numbers))
     shear = _between(-_LARGEST_SHEAR, _LARGEST_SHEAR, next(numbers))
     tangent = _between(-_LARGEST_TANGENT, _LARGEST_TANGENT, next(numbers))
-    # By the tangent of half the angle: sines of a library may round otherwise on another machine.
+    # By the tangent of half the angle: sines may round differently on another machine.
     cosine, sine = (1 - tangent * tangent) / (1 + tangent * tangent), 2 * tangent / (1 + tangent * tangent)
     # (x, y) in the scene = rotation · shear · scaling · (x, y) in the glyph, both from the centre.
     xx, xy = cosine * scale * aspect, (cosine * shear - sine) * scale
@@ -237,7 +228,7 @@ def _tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 def _place(
     stroke: np.ndarray, owners: np.ndarray, areas: list[tuple[int, int]], numbers: Iterator[float]
 ) -> tuple[slice, slice] | None:
-    """Gives the pixels of a stroke to a new owner where the earlier ones keep enough; returns where, if anywhere."""
+    """Assigns the pixels of a stroke to a new owner where earlier digits keep enough; returns the place or None."""
     height, width = stroke.shape
     for _ in range(_TRIES):
         top = int(next(numbers) * (owners.shape[0] - height + 1))
@@ -256,7 +247,7 @@ def _place(
 def _paint(planes: np.ndarray, strength: np.ndarray, numbers: Sequence[float]) -> None:
     """Paints with bright ink in a dark rim."""
     ink = [255 - int(60 * numbers[0])] * 3
-    # One channel differs, so that digits over each other differ in hue too.
+    # One channel differs, so that overlapping digits differ in hue.
     ink[int(3 * numbers[1])] = 255 - int(160 * numbers[2])
     colour = np.array(ink, np.uint16)[:, None, None]
     of_ink, of_both = (table[strength] for table in _opacities())
@@ -267,17 +258,17 @@ def _paint(planes: np.ndarray, strength: np.ndarray, numbers: Sequence[float]) -
 def _opacities() -> tuple[np.ndarray, np.ndarray]:
     """How opaque the ink is, and the ink with its rim, of 256, at every strength of a glyph: uint16 [256] each."""
     strength = np.arange(256)
-    # Steep, for what 8×8 pixels show of a stroke is mostly edge. The rim keeps digits apart.
+    # Steep, as strokes of 8×8 pixels are mostly edge. The rim separates digits.
     ink = np.clip((strength - _STROKE) * 3 + 128, 0, 256)
     rim = np.minimum(strength * 3 // 2, 100)
     return ink.astype(np.uint16), np.maximum(ink, rim).astype(np.uint16)
 
 
 def _background(photographs: Sequence[np.ndarray], height: int, width: int, numbers: Iterator[float]) -> np.ndarray:
-    """Returns a part of a photograph in other light, resized to uint8 [3, height, width]."""
+    """Returns a crop of a photograph with changed brightness and contrast, resized to uint8 [3, height, width]."""
     photograph = photographs[int(next(numbers) * len(photographs))]
     _, rows, columns = photograph.shape
-    # Both splits see the photographs at the same scales: those for which the held-out part has room.
+    # Both splits use the same scales: those that fit the held-out part.
     scale = min(rows / height, _HELD_OUT_COLUMNS / width) * _between(0.5, 1, next(numbers))
     y, y_weight = _taps(height, scale, rows, next(numbers))
     x, x_weight = _taps(width, scale, columns, next(numbers))
@@ -286,7 +277,7 @@ def _background(photographs: Sequence[np.ndarray], height: int, width: int, numb
     first, last = int(x.min()), int(x.max()) + 2
     darkest, brightest = _DARKEST * next(numbers), _BRIGHTEST - _DARKEST * next(numbers)
     planes = np.empty((3, height, width), np.uint8)
-    # One at a time: their temporaries stay in the processor's cache.
+    # One at a time: temporaries stay in the CPU's cache.
     for plane, source in zip(planes, photograph[:, :, first:last], strict=True):
         resized = _blend(source[y], source[y + 1], y_weight[:, None])
         resized = _blend(resized[:, x - first], resized[:, x - first + 1], x_weight)
@@ -296,7 +287,7 @@ def _background(photographs: Sequence[np.ndarray], height: int, width: int, numb
 
 
 def _taps(length: int, scale: float, available: int, number: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns, for each of ``length`` pixels, the first of two source pixels, and the weight of the second of 256."""
+    """Returns, for each of ``length`` pixels, the first of two source pixels, and the weight of 256 of the second."""
     start = number * (available - length * scale)
     position = np.clip(start + (np.arange(length) + 0.5) * scale - 0.5, 0, available - 1.01)
     fixed = (position * 256).astype(np.int64)
@@ -318,7 +309,7 @@ def _photographs(split: Split) -> tuple[np.ndarray, ...]:
 
 @functools.cache
 def _glyphs(split: Split) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The digits of a split as strengths uint8 [n, side, side], finer than the originals; and which are of a digit."""
+    """The upsampled digits of a split as strengths uint8 [n, side, side], and the indices of each digit."""
     source = DigitsSource(split)
     coarse = np.stack([np.asarray(source[index]["image"])[..., 0] for index in range(len(source))]).astype(np.int64)
     padded = np.pad(coarse, ((0, 0), (_MARGIN + 2,) * 2, (_MARGIN + 2,) * 2))
@@ -327,7 +318,7 @@ def _glyphs(split: Split) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def _finer(images: np.ndarray) -> np.ndarray:
-    """Interpolates between rows by cubics (Catmull & Rom 1974), in integers; two rows at either end are only read."""
+    """Interpolates between rows by integer cubics (Catmull & Rom 1974), without the two rows at either end."""
     length = images.shape[1] - 4
     unit = 2 * _FINENESS
     phases = []

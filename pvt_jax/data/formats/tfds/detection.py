@@ -1,4 +1,4 @@
-"""TensorFlow Datasets of images with boxes, as coco and voc, read as in ``tfds.py``."""
+"""TensorFlow Datasets of images with boxes, as coco and voc, read without TensorFlow."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -7,23 +7,24 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.data.formats.class_names import check_classes, choose_classes
-from pvt_jax.data.formats.object_table import RawObjects, TabledSource, keep_labelled, select, tabulate
+from pvt_jax.data.formats.object_table import RawObjects, TabledSource, select, tabulate
 from pvt_jax.data.formats.tfds.records import (
     TfdsRecords,
     chosen_split,
     import_tfds,
     named_features,
+    needed_name,
     open_builder,
     prepare_command,
 )
 from pvt_jax.data.headers import THREADS, image_header
-from pvt_jax.data.records import SPLIT_WORDS, Request
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 
-# What data sets call them.
+# Names of features.
 _CROWD = ("is_crowd", "is_difficult")
 _IMAGE_IDS = ("image/id", "image/filename")
-# Category ids of COCO run to 90, and these are none; TFDS numbers the 80 others from 0.
+# Unused category ids of COCO up to 90; TFDS numbers the 80 others from 0.
 _NOT_OF_COCO = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
 
@@ -42,20 +43,14 @@ class TfdsDetectionSource(TabledSource):
 
 
 def open_tfds_detection(request: Request) -> TfdsDetectionSource:
-    """Opens one half of a prepared TFDS data set, and reads all its records once for their boxes.
+    """Opens a split of a prepared TFDS data set, and reads all its records once for their boxes.
 
     Difficult objects are taken for crowd regions.
 
     Raises:
         UserError: as ``open_tfds``; also features that are no boxes, other classes than the model's, wrong boxes.
     """
-    name, options = request.name, request.options
-    # Configs name ImageNet where they name nothing.
-    if name.partition(":")[0] in ("", "imagenet2012"):
-        raise UserError(
-            f"the tfds source needs name: a TFDS data set with boxes, such as voc/2007 or coco/2017"
-            f"{', not imagenet2012, which has none' * bool(name)}"
-        )
+    name, options = needed_name(request, "boxes", "voc/2007 or coco/2017"), request.options
     data_dir = os.path.expanduser(request.root) or None
     builder, name = _open_builder(name, data_dir)
     image, objects, label = _features(builder)
@@ -87,9 +82,8 @@ def open_tfds_detection(request: Request) -> TfdsDetectionSource:
         return f"[{box}] (x1, y1, x2, y2) in {records.name(int(raw.owners[number]))}"
 
     table = tabulate(raw, sizes, first, where)
-    images = keep_labelled(table, where, SPLIT_WORDS[request.split], options.keep_empty).tolist()
     left = int((~used).sum())
-    table = select(table, images, [f"{left:,} objects of other classes are left out"] * bool(left))
+    table, images = select(table, where, request, [f"{left:,} objects of other classes are left out"] * bool(left))
     category_ids = tuple(ids[place] for place in places)
     return TfdsDetectionSource(
         records, image, images, table, class_names, category_ids, [image_ids[number] for number in images]
@@ -103,7 +97,7 @@ def _open_builder(name: str, data_dir: str | None) -> tuple[Any, str]:
     except UserError as error:
         if not isinstance(error.__cause__, ImportError) or ":" in name:
             raise
-    # The code of coco needs TensorFlow. Where a version is asked for, TFDS reads what is prepared without that code.
+    # TFDS's code of coco needs TensorFlow; for a given version it reads prepared data without it.
     any_version = f"{name}:*.*.*"
     try:
         return open_builder(any_version, data_dir), any_version
@@ -131,12 +125,12 @@ def _features(builder: Any) -> tuple[str, str, Any]:
 
 
 def _raw_objects(found: tuple[dict[str, Any], ...], sizes: np.ndarray, places: list[int]) -> RawObjects:
-    """Joins the objects of all records; labels are -1 of classes that are not among ``places``."""
+    """Joins the objects of all records; labels of classes that are not among ``places`` are -1."""
     counts = [len(objects["label"]) for objects in found]
     owners = np.repeat(np.arange(len(found)), counts)
 
     def joined(key: str, default: Any, kind: Any, width: tuple[int, ...] = ()) -> np.ndarray:
-        # Of no objects TFDS returns an array of another shape.
+        # For no objects TFDS returns an array of another shape.
         parts = [np.asarray(objects[key], kind).reshape(-1, *width) for objects in found if key in objects]
         return np.concatenate(parts) if parts else np.full((len(owners), *width), default, kind)
 

@@ -56,7 +56,7 @@ def _imagenet_builder(root: str | None, manual_dir: str) -> Any:
 
     class Imagenet2012(stock, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
         name = "imagenet2012"
-        # Where TFDS would look for download checksums; there is nothing to download.
+        # Where TFDS looks for checksums; there is nothing to download.
         code_path = None
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:

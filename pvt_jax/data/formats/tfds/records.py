@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import logging
 
+from pvt_jax.data.formats.layouts import split_names
 from pvt_jax.data.records import ClassificationRecord, Request
 from pvt_jax.data.text import did_you_mean
 from pvt_jax.errors import UserError
@@ -154,17 +155,26 @@ def _check_split(builder: Any, split: str) -> None:
 
 
 def chosen_split(builder: Any, request: Request) -> str:
-    """Returns the split that a config names, else train, and validation or test; UserError when there is neither."""
-    if request.split_name or request.split == "train":
-        return request.split_name or "train"
-    for split in ("validation", "test"):
-        if split in builder.info.splits:
-            return split
-    known = ", ".join(builder.info.splits)
-    raise UserError(
-        f"TFDS data set '{builder.name}' has no validation or test split, only {known}: set eval_split, such as "
-        f"'train[90%:]' with train_split 'train[:90%]'"
-    )
+    """Returns the split that the config names, else the first usual one; raises UserError when there is none."""
+    known, names = list(builder.info.splits), split_names(request)
+    found = request.split_name or next((name for name in names if name in known), "")
+    if not found:
+        raise UserError(
+            f"TFDS data set '{builder.name}' has no split {' or '.join(names)}, only {', '.join(known)}: set "
+            f"data.{request.split}_split, such as 'train[90%:]' for evaluation and 'train[:90%]' for training"
+        )
+    return found
+
+
+def needed_name(request: Request, records: str, examples: str) -> str:
+    """Returns the name of the data set; raises UserError for none, and for ImageNet, which has no such ``records``."""
+    # Configs name ImageNet by default.
+    if request.name.partition(":")[0] in ("", "imagenet2012"):
+        raise UserError(
+            f"the tfds source needs name: a TFDS data set with {records}, such as {examples}"
+            f"{', not imagenet2012, which has none' * bool(request.name)}"
+        )
+    return request.name
 
 
 def import_tfds() -> Any:
@@ -178,7 +188,7 @@ def import_tfds() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Holds back what TFDS prints and warns about while opening: its failures are reported as UserError instead."""
+    """Silences TFDS while it opens a data set; its failures become UserErrors."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

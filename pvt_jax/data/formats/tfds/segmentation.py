@@ -1,4 +1,4 @@
-"""TensorFlow Datasets of images with label maps, as scene_parse150 and oxford_iiit_pet, read as in ``tfds.py``."""
+"""TensorFlow Datasets of images with label maps, as scene_parse150 and oxford_iiit_pet, read without TensorFlow."""
 
 import os
 
@@ -6,13 +6,20 @@ import numpy as np
 
 from pvt_jax.data.formats.cityscapes import cityscapes_labels
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
-from pvt_jax.data.formats.tfds.records import TfdsRecords, chosen_split, import_tfds, named_features, open_builder
+from pvt_jax.data.formats.tfds.records import (
+    TfdsRecords,
+    chosen_split,
+    import_tfds,
+    named_features,
+    needed_name,
+    open_builder,
+)
 from pvt_jax.data.headers import image_sizes
 from pvt_jax.data.records import Request, SegmentationRecord
 from pvt_jax.data.text import did_you_mean
 from pvt_jax.errors import UserError
 
-# What data sets call them, the likelier first.
+# Names of features, the likelier first.
 _IMAGES = ("image", "image_left")
 _LABEL_MAPS = ("annotation", "segmentation_label", "segmentation_mask", "label_map", "segmentation", "mask", "label")
 
@@ -44,18 +51,12 @@ class TfdsSegmentationSource(TfdsRecords):
 
 
 def open_tfds_segmentation(request: Request) -> TfdsSegmentationSource:
-    """Opens one half of a prepared TFDS data set.
+    """Opens a split of a prepared TFDS data set.
 
     Raises:
         UserError: as ``open_tfds``; also features that are no image and label map.
     """
-    name, options = request.name, request.options
-    # Configs name ImageNet where they name nothing.
-    if name.partition(":")[0] in ("", "imagenet2012"):
-        raise UserError(
-            f"the tfds source needs name: a TFDS data set with label maps, such as scene_parse150 or oxford_iiit_pet"
-            f"{', not imagenet2012, which has none' * bool(name)}"
-        )
+    name, options = needed_name(request, "label maps", "scene_parse150 or oxford_iiit_pet"), request.options
     data_dir = os.path.expanduser(request.root) or None
     builder = open_builder(name, data_dir)
     tfds = import_tfds()

@@ -19,7 +19,7 @@ from pvt_jax.data.records import Request
 from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
 
-# What files of images are called in formats that are not read.
+# Extensions of image formats that are not read.
 UNREAD = frozenset(("avif", "gif", "heic", "heif", "jfif", "jp2", "jpe", "pbm", "pgm", "ppm", "tga", "tif", "tiff"))
 # "*" stands for the name of a class.
 _LISTS = ("ImageSets/Main/{split}.txt", "ImageSets/Main/*_{split}.txt", "{split}.txt")
@@ -41,9 +41,9 @@ class VocFolders:
 
     Attributes:
         xml_folder, image_folder: their paths.
-        lists: paths of the files that name its images; none where it is all that the folders hold.
+        lists: paths of the files that name its images; none if it is all files of the folders.
         of_classes: whether each list is of a class, with a label after each name.
-        nested: whether what is in folders below the two belongs to it.
+        nested: whether files in folders below belong to it.
     """
 
     xml_folder: str
@@ -108,7 +108,7 @@ def with_extension(paths: Sequence[str], extensions: Collection[str]) -> list[st
 
 
 def read_lists(folders: VocFolders, known: Collection[str]) -> tuple[list[str], int]:
-    """Returns the stems that the lists of a split name, each once, and how many lines of a list name one again.
+    """Returns the stems in the lists of a split, each once, and how many lines repeat one.
 
     Args:
         folders: of the split.
@@ -120,7 +120,7 @@ def read_lists(folders: VocFolders, known: Collection[str]) -> tuple[list[str], 
     stems: dict[str, None] = {}
     repeated = 0
     for path in folders.lists:
-        # Windows' editor puts the mark of UTF-8 first.
+        # Notepad writes a byte order mark.
         lines = [os.fsdecode(line).strip() for line in read_file(path).removeprefix(b"\xef\xbb\xbf").splitlines()]
         meant = [(line, _meant(line, known, folders.of_classes)) for line in lines if line]
         if missing := [line for line, stem in meant if stem is None]:
@@ -145,9 +145,9 @@ def read_lists(folders: VocFolders, known: Collection[str]) -> tuple[list[str], 
 
 
 def _meant(line: str, known: Collection[str], of_classes: bool) -> str | None:
-    """Returns which of the ``known`` stems a line of a list names, or None.
+    """Returns the ``known`` stem that a line of a list names, or None.
 
-    It may have a label after it, -1, 0 or 1; be quoted; have an extension. A name may have blanks, and end in a number.
+    It may be quoted, with an extension, followed by a label -1, 0 or 1. Names may contain blanks and end in a number.
     """
     label = r"\s+(?:-1|0|1)"
     quoted = re.fullmatch(rf'"(.+)"(?:{label})?', line)

@@ -1,4 +1,4 @@
-"""What an XML file in the format of Pascal VOC says of an image."""
+"""XML files in the format of Pascal VOC."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,20 +8,20 @@ from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.text import escaped_name
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-# Tools write any of these, also 1.0 and 0.0, and Unspecified where nobody said it.
+# Tools write any of these, and 1.0, 0.0 and Unspecified.
 _DIFFICULT = {"true": True, "yes": True}
 _DIFFICULT |= dict.fromkeys(("false", "no", "", "unspecified", "unknown", "none", "null", "n/a", "nan"), False)
-# Pixels. No image that can be decoded has more on a side, and int32 has room for it.
+# Pixels. No image that can be decoded has a longer side, and it fits in int32.
 _MOST_PIXELS = 1_000_000
 
 
 @dataclass(eq=False)
 class XmlFile:
-    """What an XML file says.
+    """The content of an XML file.
 
     Attributes:
-        image: the path of its image, as it is written there; "" where it is not.
-        size: its height and width, (0, 0) where they are not said.
+        image: the path of its image as written there, or "".
+        size: its height and width, (0, 0) where they are not given.
         names, corners, difficult: of each object: its class, (xmin, ymin, xmax, ymax), whether it is difficult.
     """
 
@@ -33,7 +33,7 @@ class XmlFile:
 
 
 def read_xml(data: bytes, file: str, problems: Problems) -> XmlFile | None:
-    """Returns what the bytes of ``file`` say; None if that is nothing. What is wrong is added to ``problems``."""
+    """Returns the content of ``file``, or None; adds what is wrong to ``problems``."""
     try:
         tree = ElementTree.fromstring(data)
     except (ElementTree.ParseError, LookupError, ValueError) as error:
@@ -44,7 +44,7 @@ def read_xml(data: bytes, file: str, problems: Problems) -> XmlFile | None:
             problems.add("XML files cannot be read", "correct them, or export them again", f"{file} ({error})")
         return None
     for element in tree.iter():
-        # A namespace says who made the file.
+        # Namespaces are ignored.
         element.tag = element.tag.rpartition("}")[2]
     if tree.tag.lower() != "annotation":
         way_out = "their root must be <annotation>: export them as Pascal VOC, or remove them"
@@ -60,16 +60,16 @@ def _read_object(element: ElementTree.Element, file: str, found: XmlFile, proble
     name = " ".join((element.findtext("name") or "").split())
     box = element.find("bndbox")
     corners = [_number(None if box is None else box.findtext(corner)) for corner in CORNERS]
-    said = (element.findtext("difficult") or "").strip()
-    difficult = {1.0: True, 0.0: False}.get(_number(said), _DIFFICULT.get(said.lower()))
+    stated = (element.findtext("difficult") or "").strip()
+    difficult = {1.0: True, 0.0: False}.get(_number(stated), _DIFFICULT.get(stated.lower()))
     if not name:
         problems.add("objects have no name", "add it", f"in {file}")
     elif not all(map(math.isfinite, corners)):
         way_out = f"they are {', '.join(CORNERS)}"
         problems.add("objects have no bndbox of four numbers", way_out, f"'{escaped_name(name)}' in {file}")
     elif difficult is None:
-        which = f"'{escaped_name(said)}' of '{escaped_name(name)}' in {file}"
-        problems.add("objects are neither difficult nor not", "write 1 or 0 as difficult", which)
+        which = f"'{escaped_name(stated)}' of '{escaped_name(name)}' in {file}"
+        problems.add("objects have a difficult that is neither 1 nor 0", "write 1 or 0 as difficult", which)
     else:
         found.names.append(name)
         found.corners.append(corners)

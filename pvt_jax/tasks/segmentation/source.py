@@ -1,0 +1,51 @@
+"""What the task needs of images with label maps."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from pvt_jax.data.labels import LabelEncoding
+from pvt_jax.data.records import SegmentationRecord
+
+
+@runtime_checkable
+class SegmentationSource(Protocol):
+    """Images with label maps."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the K classes."""
+        ...
+
+    @property
+    def palette(self) -> np.ndarray:
+        """Their colours in pictures, uint8 [K, 3]."""
+        ...
+
+    @property
+    def encoding(self) -> LabelEncoding:
+        """How the label maps are to be read."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> SegmentationRecord: ...
+
+    def name(self, index: int, /) -> str:
+        """Returns what a person needs to find the image of record ``index``, such as its path."""
+        ...
+
+    def label_name(self, index: int, /) -> str:
+        """Returns what a person needs to find its label map."""
+        ...
+
+    def sizes(self) -> np.ndarray:
+        """Height and width of every image, int32 [len(self), 2]; (0, 0) for files that are no images."""
+        ...
+
+
+@runtime_checkable
+class ReadsLabels(Protocol):
+    """A source that can read a label map without its image."""
+
+    def label_map(self, index: int, /) -> bytes | np.ndarray: ...
