@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from pvt_jax import config as config_lib
 from pvt_jax import fields
 from pvt_jax.errors import UserError
 from pvt_jax.models import list_models
-from pvt_jax.tasks import TASKS
+from pvt_jax.tasks import TASKS, TaskRow
+from pvt_jax.tasks.classification.options import ClassificationConfig
+from pvt_jax.training.options import MeshOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "common.py")
@@ -627,6 +630,49 @@ def test_every_key_is_free_or_fixed_on_resume(key):
     section[last] = "other"
     expected = [] if key in free else [f"{key}: {'empty' if DEFAULTS[key] == '' else DEFAULTS[key]} → other"]
     assert config_lib.differences(old, new) == expected
+
+
+# What stands in one place.
+
+
+def test_every_key_and_section_is_documented():
+    rows = {row.key: row for row in config_lib.documented()}
+    assert {name for name, row in rows.items() if row.kind} == DEFAULTS.keys()
+    assert {name for name, row in rows.items() if not row.kind} == {key.rpartition(".")[0] for key in DEFAULTS} - {""}
+    for row in rows.values():
+        assert row.text.endswith((".", ")")) and "\n" not in row.text, row.key
+    assert rows["optimizer.layer_decay"][1:3] == ("a number above 0 and at most 1", 1.0)
+    assert rows["optimizer.frozen"].kind == "one of empty, backbone, stage1"
+    assert rows["segmentation.palette"].kind == "tuples, as ((0, 0, 0), (255, 0, 0))"
+    assert rows["mesh.fsdp"].free and not rows["batch_size"].free
+
+
+def test_tasks_agree_on_the_keys_that_they_share():
+    for task in TASKS.values():
+        for name, key in fields.keys_of(task.config).items():
+            assert all(other == key for row in TASKS.values() if (other := fields.keys_of(row.config).get(name))), name
+        assert all(any(f"{key}.".startswith(f"{name}.") for key in DEFAULTS) for name in task.config.unread)
+
+
+def test_a_key_is_one_field(monkeypatch):
+    """With it come its default, its type and limits, its documentation, and the typed value for the task."""
+
+    @dataclass(frozen=True)
+    class Mesh(MeshOptions):
+        tensor: int = fields.key(1, "Devices along a third axis.", above=0)
+
+    @dataclass(frozen=True)
+    class Task(ClassificationConfig):
+        mesh: Mesh = fields.section(Mesh, free=True)
+
+    monkeypatch.setattr(config_lib, "TASKS", {"classification": TaskRow(Task, "")})
+    for cached in ("_keys", "_sections"):
+        monkeypatch.setattr(config_lib, cached, getattr(config_lib, cached).__wrapped__)
+    found: Any = config_lib.read(override("mesh.tensor=2"))
+    assert (found.mesh.tensor, found.mesh.fsdp) == (2, 1)
+    assert message("mesh.tensor=0") == "mesh.tensor must be a whole number above 0, but is 0"
+    assert ("mesh.tensor", "a whole number above 0", 1, "Devices along a third axis.", True) in config_lib.documented()
+    assert config_lib.differences(override().to_dict(), override("mesh.tensor=2").to_dict()) == []
 
 
 # Keys and the code that reads them.

@@ -144,7 +144,7 @@ def alone(folder):
     """What is detected in each evaluation image alone: normalised by NumPy, only made a multiple of 32."""
     task = task_of(folder)
     variables, found = variables_of(task), []
-    mean, std = (np.array(task._config.batch_transform[name]) for name in ("mean", "std"))
+    mean, std = (np.array(getattr(task._config.batch_transform, name)) for name in ("mean", "std"))
     step = jax.jit(lambda variables, image, sizes: task.model.apply(variables, image, sizes, False))
     for number, size in enumerate(EVAL_SIZES):
         height, width = fitted(*size)
@@ -526,7 +526,7 @@ def test_undecodable_images_are_skipped_and_counted(damaged):
 
 def test_undecodable_images_stop_a_run_that_does_not_skip_them(damaged):
     task = task_of(damaged)
-    with pytest.raises(UserError, match="1 training images cannot be decoded: repair or remove them"):
+    with pytest.raises(UserError, match="1 of 9 training images tried cannot be decoded: repair or remove"):
         task.validate_data()
     with pytest.raises(CorruptImageError, match=r"train2017/2\.png"):
         batches_of(task, epoch_of(task))
@@ -583,7 +583,7 @@ def test_a_head_of_another_task():
     config = config_lib.load(f"{ROOT}/configs/retinanet.py:pvt_tiny", ("head.name=semantic_fpn",))
     with pytest.raises(UserError) as caught:
         TASKS["detection"].make(config_lib.read(config))
-    heads = "retinanet, mask_rcnn, faster_rcnn, vit_frcnn, detr"
+    heads = "retinanet, vit_frcnn, mask_rcnn, faster_rcnn, detr"
     assert str(caught.value) == f"head 'semantic_fpn' is not for task 'detection': set head.name to one of {heads}"
 
 

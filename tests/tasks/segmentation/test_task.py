@@ -104,7 +104,7 @@ def alone(task, window=(0, 0), stride=(0, 0)):
     With ``window`` and ``stride`` as mmsegmentation's ``slide_inference`` and ``aug_test``.
     """
     config, variables = task._config, variables_of(task)
-    mean, std = (np.array(config.batch_transform[name]) for name in ("mean", "std"))
+    mean, std = (np.array(getattr(config.batch_transform, name)) for name in ("mean", "std"))
 
     def enlarged(image):
         return bilinear(
@@ -329,7 +329,7 @@ def test_padding_is_zero_after_normalisation(folder):
     task = task_of(folder, "segmentation.scale_range=(0.4,0.6)", "segmentation.largest_share=1.0")
     batch = batch_of(task)
     images = np.asarray(task.prepare(batch, jax.random.key(0))["image"])
-    mean, std = (np.array(task._config.batch_transform[name]) for name in ("mean", "std"))
+    mean, std = (np.array(getattr(task._config.batch_transform, name)) for name in ("mean", "std"))
     assert (batch["size"] < 64).any()
     for image, raw, (height, width) in zip(images, batch["image"], batch["size"], strict=True):
         assert not image[height:].any() and not image[:, width:].any()
