@@ -12,7 +12,7 @@ from pvt_jax.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags, none abbreviated; a wrong one raises UserError instead of printing the usage on stderr."""
+    """Flags; a wrong one raises UserError, in place of a usage text on stderr. Nothing is abbreviated."""
 
     def __init__(self, *, prog: str, description: str | None = None):
         super().__init__(prog=prog, description=description, allow_abbrev=False)
@@ -33,7 +33,7 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None
     except UserError as error:
         return _refuse(str(error))
     except BrokenPipeError:
-        # The reader has closed the pipe (``| head``); what is still buffered must not fail again at exit.
+        # Who reads the output has seen enough (``| head``); what is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -41,10 +41,10 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None
 
 
 def _refuse(message: str) -> int:
-    # After a failed write Orbax warns again when the interpreter ends.
+    # What a failed write of Orbax leaves behind says so when the interpreter ends; the line below has said why.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     print(f"error: {message}", file=sys.stderr, flush=True)
     if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
-        # A normal exit waits for the other processes, which wait for this one in the middle of a step.
+        # The usual way out waits for the other processes, and they wait for this one in the middle of a step.
         os._exit(2)
     return 2

@@ -1,4 +1,4 @@
-"""XLA options that speed up CPU, set for each compilation by itself."""
+"""Options for XLA that pay on CPU, passed to one compilation and to nothing else."""
 
 from functools import cache
 from typing import Any, Literal
@@ -17,9 +17,9 @@ _CPU_OPTIONS: dict[str, dict[str, Any]] = {
 
 @cache
 def compiler_options(use: Literal["infer", "train", "init"]) -> dict[str, Any]:
-    """For ``jax.jit(..., compiler_options=)``: empty on backends other than CPU, and where jaxlib lacks the option.
+    """For ``jax.jit(..., compiler_options=)``: empty on other backends than CPU, and where jaxlib knows no such option.
 
-    An unknown name in ``XLA_FLAGS`` would abort the process; here it raises an error.
+    ``XLA_FLAGS`` would abort the process on an unknown name; this way it is an error that can be caught.
     """
     options = _CPU_OPTIONS[use] if jax.default_backend() == "cpu" else {}
     if not options:

@@ -23,7 +23,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 
-__all__ = ["Config", "defaults", "differences", "documented", "load", "read", "resolve", "to_json"]
+__all__ = ["Config", "defaults", "differences", "documented", "get", "load", "read", "resolve", "to_json"]
 
 # A ConfigDict with the keys of all tasks. No type checker knows them: code that computes takes what ``read`` returns.
 Config = Any
@@ -66,10 +66,10 @@ def read(config: Config) -> TaskConfig:
     options = TASKS[values["task"]].config
     own, usual = fields.keys_of(options), _keys()
     for name, value in _leaves(values):
-        known = usual.get(name)
-        if known is None and not _is_open(name.partition(".")[0]):
+        known, is_open = usual.get(name), name.partition(".")[0] in _open_sections()
+        if known is None and not is_open:
             raise _unknown(name)
-        unread = (known and name not in own) or any(f"{name}.".startswith(f"{prefix}.") for prefix in options.unread)
+        unread = (known is not None and name not in own) or any(f"{name}.".startswith(f"{x}.") for x in options.unread)
         if unread and (known is None or value != known.default):
             raise UserError(
                 f"{name} is not read by task {values['task']!r}: leave it out, or set the task that it is for"
@@ -108,10 +108,13 @@ class Documented(NamedTuple):
 
 def documented() -> list[Documented]:
     """All keys, each section before its keys: type in words, default, text, and whether a resumed run may change it."""
-    rows = [Documented(name, "", None, section.__doc__ or "") for name, section in _sections().items()]
-    rows += [Documented(name, key.in_words(), key.default, key.text, key.free) for name, key in _keys().items()]
+    rows: dict[str, Documented] = {}
+    for task in TASKS.values():
+        for name, section in fields.sections_of(task.config).items():
+            rows.setdefault(name, Documented(name, "", None, (section.__doc__ or "").strip()))
+    rows |= {name: Documented(name, key.in_words(), key.default, key.text, key.free) for name, key in _keys().items()}
     order = list(dict.fromkeys(name.partition(".")[0] for name in _keys()))
-    return sorted(rows, key=lambda row: order.index(row.key.partition(".")[0]))
+    return sorted(rows.values(), key=lambda row: order.index(row.key.partition(".")[0]))
 
 
 def to_json(config: Config) -> str:
@@ -134,6 +137,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return lines
 
 
+def get(config: Config, key: str) -> Any:
+    """The value at a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
 @cache
 def _keys() -> dict[str, fields.Key]:
     """The keys of all tasks by dotted name; where tasks share a section, the keys that any of them reads."""
@@ -144,17 +154,14 @@ def _keys() -> dict[str, fields.Key]:
 
 
 @cache
-def _sections() -> dict[str, type[fields.Options]]:
-    """The sections of all tasks by name; of a shared one, the first task's."""
-    found: dict[str, type[fields.Options]] = {}
-    for task in TASKS.values():
-        found = {**fields.sections_of(task.config), **found}
-    return found
-
-
-def _is_open(name: str) -> bool:
-    """Whether a section takes further keys."""
-    return name in _sections() and fields.is_open(_sections()[name])
+def _open_sections() -> set[str]:
+    """Sections that take further keys."""
+    return {
+        name
+        for task in TASKS.values()
+        for name, section in fields.sections_of(task.config).items()
+        if fields.is_open(section)
+    }
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -187,7 +194,7 @@ def _section_of(config: Config, key: str) -> Any:
     """The section that holds ``key``; raises UserError if neither it nor an open section knows the key."""
     section, parts = config, key.split(".")
     for depth, part in enumerate(parts):
-        is_open = depth == 1 == len(parts) - 1 and _is_open(parts[0])
+        is_open = depth == 1 == len(parts) - 1 and parts[0] in _open_sections()
         if not isinstance(section, ConfigDict) or (part not in section and not is_open):
             raise _unknown(key)
         if depth < len(parts) - 1:

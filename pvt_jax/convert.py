@@ -18,9 +18,9 @@ from pvt_jax.weights.torch_pickle import one_line
 
 _EXAMPLES = """\
 SRC is a .pth or .safetensors file (names of the reference, timm, torchvision, mmsegmentation, mmdetection or Hugging
-Face), a folder of Hugging Face, a name of known weights, or a run's workdir. DST ending in .safetensors becomes a file
-with the reference's names, of a model with a head those of mmsegmentation or mmdetection; any other DST becomes a
-folder laid out as a run's, for load_variables, init.checkpoint and Orbax alone.
+Face), a Hugging Face folder, a name of known weights, or a run's workdir. A DST that ends in .safetensors becomes a
+file with the reference's names, or for a model with a head those of mmsegmentation or mmdetection; any other DST
+becomes a folder like a run's, for load_variables, init.checkpoint and Orbax alone.
 
 examples:
   python -m pvt_jax.convert pvt_v2_b2.pth weights/pvt_v2_b2 --model pvt_v2_b2
@@ -40,22 +40,31 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.epilog = _EXAMPLES
     parser.add_argument("source", metavar="SRC", help="what to read")
     parser.add_argument("destination", metavar="DST", type=Path, help="FILE.safetensors, or a new or empty folder")
-    parser.add_argument("--model", metavar="NAME", help="as pvt_tiny; may be left out for a run, whose config names it")
+    parser.add_argument("--model", metavar="NAME", help="such as pvt_tiny; optional for a run, whose config names it")
     parser.add_argument(
         "--head",
         metavar="NAME",
-        help="as segformer, of a dense model; '' takes the backbone out of one as a classifier",
+        help="of a dense model, such as segformer; '' extracts its backbone as a classifier",
     )
     parser.add_argument(
-        "--num_classes", type=int, metavar="N", help="default: that of SRC; another starts a classifier"
+        "--num_classes", type=int, metavar="N", help="default: that of SRC; another initialises a new classifier"
     )
     parser.add_argument(
-        "--image_size", type=int, nargs=2, metavar=("H", "W"), help="default: that of SRC; another resizes its tables"
+        "--image_size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="default: that of SRC; another resizes tables",
     )
-    parser.add_argument("--ema", action="store_true", help="take the moving average of a run's parameters")
+    parser.add_argument("--ema", action="store_true", help="load the moving average of a run's parameters")
     for flag, what in (("missing", "parameters that SRC may lack"), ("unexpected", "tensors of SRC to leave out")):
         parser.add_argument(
-            f"--allow_{flag}", nargs="+", action="extend", default=[], metavar="PATTERN", help=f"{what}, as 'head/*'"
+            f"--allow_{flag}",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="PATTERN",
+            help=f"{what}, like 'head/*'",
         )
     parser.add_argument(
         "--set",
@@ -70,14 +79,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("num_classes", "image_size", "head"):
         value = getattr(flags, name)
         if name in flags.settings:
-            raise UserError(f"--set {name}=… is --{name}")
+            raise UserError(f"use --{name} instead of --set {name}=…")
         if name != "head" and value is not None and min(value if isinstance(value, list) else [value]) < 1:
             raise UserError(f"--{name} must be above 0, but is {value}")
     return flags
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Read, fit to the model, report, write."""
+    """Read, match to the model, report, write."""
     flags = parse(arguments)
     _check_destination(flags.destination)
 
@@ -93,7 +102,7 @@ def run(arguments: Sequence[str]) -> int:
         variables, report = load.match_to_model(
             source, model, allow_missing=flags.allow_missing, allow_unexpected=flags.allow_unexpected
         )
-    # What a module makes of a setting of another type is of no interest, only that it is wrong.
+    # Modules fail on settings of another type in ways that do not matter here.
     except (TypeError, IndexError) as error:
         reason = one_line(str(error).partition("\n")[0])
         raise UserError(
@@ -111,7 +120,7 @@ def run(arguments: Sequence[str]) -> int:
 def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise UserError(f"--set takes KEY=VALUE, as --set depths=2,2,2,2, not {text!r}")
+        raise UserError(f"--set takes KEY=VALUE, such as --set depths=2,2,2,2, not {text!r}")
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -120,7 +129,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _check_destination(place: Path) -> None:
     if place.name in ("", "..") or place.resolve() == Path.cwd():
-        raise UserError(f"{place} is a folder that is there, and DST is made anew: give it a name of its own")
+        raise UserError(f"{place} is an existing folder, and DST must be new: give it another name")
     if place.suffix in (".pth", ".pt", ".bin", ".ckpt", ".npz"):
         raise UserError(f"cannot write {place.suffix} files: end DST in .safetensors, which PyTorch reads too")
     if place.is_dir():
@@ -147,7 +156,7 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
         looks = ""
         if recognised and recognised.signature in SIGNATURES.values():
             head = f" --head {recognised.head}" if recognised.head else ""
-            looks = f", as --model {recognised.signature}{head}; this is what it looks like"
+            looks = f", such as --model {recognised.signature}{head}, which it looks like"
         elif recognised:
             looks = f" and its sizes with --set: it looks like {recognised}, which has no name here"
         raise UserError(f"give the model that {source.described} is of with --model{looks}")
@@ -161,7 +170,7 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
         found["num_classes"] = recognised.num_classes
     size = source.image_size
     if size and recognised and not recognised.may_be_for(size):
-        # What a source says of its images is wrong if its position tables are not for them.
+        # The stated image size is wrong if the position tables do not match it.
         size = None
         settings.pop("image_size", None)
     if size := size or (recognised and recognised.image_size):
@@ -173,7 +182,7 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
         and not (recognised and recognised.head and compatible(recognised.head, head))
     ):
         raise UserError(
-            f"{source.described} has no {head} head: say with --num_classes of how many classes the new one is"
+            f"{source.described} has no {head} head: give the number of classes of the new one with --num_classes"
         )
     of_head = {key.removeprefix("head."): value for key, value in flags.settings.items() if key.startswith("head.")}
     of_model = {key: value for key, value in flags.settings.items() if not key.startswith("head.")}
@@ -190,7 +199,9 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
 
 
 def _settle_head(flags: argparse.Namespace, source: Any, settings: dict[str, Any], recognised: Any) -> None:
-    """Put the head into ``settings``, or take it out; a file of a dense model is never taken for a backbone unsaid."""
+    """Put the head into ``settings``, or take it out; a dense model becomes a backbone only on request."""
+    from pvt_jax.backbones import FAMILIES
+
     if flags.head is not None:
         if flags.head != settings.get("head"):
             settings.pop("head_settings", None)
@@ -199,9 +210,11 @@ def _settle_head(flags: argparse.Namespace, source: Any, settings: dict[str, Any
         settings.pop("head", None)
         settings.pop("head_settings", None)
         if flags.head is None and recognised and recognised.head and not flags.allow_missing:
+            patterns = FAMILIES[recognised.signature.family].weights.classifier
+            lacking = " ".join(f"'{pattern}'" for pattern in patterns)
             raise UserError(
-                f"{source.described} has a head: give it with --head {recognised.head}; this is what it looks like. Or "
-                "take the backbone alone, for a new classifier, with --allow_missing 'head/*' 'norm/*' 'cls_token'"
+                f"{source.described} has a head: give it with --head {recognised.head}, which it looks like. Or load "
+                f"the backbone alone, for a new classifier, with --allow_missing {lacking}"
             )
 
 

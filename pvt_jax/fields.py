@@ -7,9 +7,8 @@ in one place, its field, which ``key`` makes.
 import difflib
 import math
 import numbers
-import operator
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -30,11 +29,13 @@ class Key:
     """What is known of a key.
 
     Attributes:
+      default: its value where no one sets it.
+      text: its documentation.
       above, at_least, below, at_most: limits of its number, or of each of its numbers.
       nonempty: whether a list needs an entry.
-      free: whether a resumed run may change it: it says where and how a run computes, not what.
+      free: whether a run that resumes may change it: it says where and how a run computes, not what.
       square: whether one number stands for (height, width).
-      kind: its type, from the annotation of the field.
+      kind: its type.
     """
 
     default: Any
@@ -65,20 +66,26 @@ class Key:
 
     def in_words(self) -> str:
         """The type and the limits, as ``"a number from 0 to 1"``."""
-        limits = " and ".join(f"{word} {limit:g}" for limit, _, word in self._limits())
+        low = f"above {self.above:g}" if self.above is not None else ""
+        low = f"of at least {self.at_least:g}" if self.at_least is not None else low
+        high = f"below {self.below:g}" if self.below is not None else ""
+        high = f"at most {self.at_most:g}" if self.at_most is not None else high
         if self.at_least is not None and self.at_most is not None:
-            limits = f"from {self.at_least:g} to {self.at_most:g}"
-        return "one or more " * self.nonempty + _in_words(self.kind, f" {limits}" * bool(limits))
-
-    def _limits(self) -> list[tuple[Any, Callable[..., bool], str]]:
-        """(limit, comparison, word) of each that there is."""
-        return [(limit, *_LIMITS[name]) for name in _LIMITS if (limit := getattr(self, name)) is not None]
+            limits = f" from {self.at_least:g} to {self.at_most:g}"
+        else:
+            limits = f" {' and '.join(filter(None, (low, high)))}" * bool(low or high)
+        return ("one or more " if self.nonempty else "") + _in_words(self.kind, limits)
 
     def _within(self, value: Any) -> bool:
         if isinstance(value, tuple):
             return all(map(self._within, value))
-        return (
-            value is None or isinstance(value, (str, bool)) or all(ok(value, limit) for limit, ok, _ in self._limits())
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return True
+        return not (
+            (self.above is not None and value <= self.above)
+            or (self.at_least is not None and value < self.at_least)
+            or (self.below is not None and value >= self.below)
+            or (self.at_most is not None and value > self.at_most)
         )
 
 
@@ -219,12 +226,6 @@ def _plural(kind: Any) -> str:
     return {int: "whole numbers", str: "names", str | int: "names", tuple: "tuples"}.get(kind, "numbers")
 
 
-_LIMITS: dict[str, tuple[Callable[..., bool], str]] = {
-    "above": (operator.gt, "above"),
-    "at_least": (operator.ge, "of at least"),
-    "below": (operator.lt, "below"),
-    "at_most": (operator.le, "at most"),
-}
 _WORDS: dict[Any, str] = {
     bool: "True or False",
     int: "a whole number",
@@ -232,4 +233,9 @@ _WORDS: dict[Any, str] = {
     str: "a string",
     types.NoneType: "None",
 }
-_EXAMPLES: dict[Any, Any] = {int: (1, 2), str: ("a", "b"), str | int: ("a", "b"), tuple: ((0, 0, 0), (255, 0, 0))}
+_EXAMPLES: dict[Any, Any] = {
+    int: (1, 2),
+    str: ("a", "b"),
+    str | int: ("a", "b"),
+    tuple: ((0, 0, 0), (255, 0, 0)),
+}

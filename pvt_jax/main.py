@@ -50,14 +50,14 @@ def run(arguments: Sequence[str]) -> int:
     if step not in ("latest", "best") and not isinstance(step, int):
         raise UserError(f"--step takes latest, best or a number, not {flags.step!r}")
     if flags.mode == "train" and step != "latest":
-        raise UserError("--step belongs to --mode eval: training continues from the newest checkpoint")
+        raise UserError("--step belongs to --mode eval: training goes on from the newest checkpoint")
 
-    # Importing jax takes seconds; mistyped flags and keys are reported before.
+    # Importing jax takes seconds; a mistyped flag or key is answered before.
     import jax
 
     from pvt_jax.training import distributed, loop
 
-    # Orbax logs pages of traceback for each error that it also raises.
+    # Orbax logs pages of traceback for each error that it then raises; what it raises is answered below.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("pvt_jax").addHandler(logging.StreamHandler(sys.stderr))
     distributed.initialize(flags.coordinator_address, flags.num_processes, flags.process_id)
@@ -74,7 +74,7 @@ def _last_line(result: "Result", flags: argparse.Namespace) -> str:
     if result.stopped_by is not None:
         return (
             f"stopped by {result.stop_reason} and saved at step {result.step} in {flags.workdir}: "
-            "run the same command to continue"
+            "run the same command to go on"
         )
     numbers = result.headline
     if flags.mode == "eval":

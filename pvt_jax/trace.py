@@ -1,7 +1,7 @@
-"""What tracing a model says without running it: its multiply-accumulates, and what training keeps in memory.
+"""What tracing a model tells without running it: its multiply-accumulates, and what training keeps in memory.
 
-``traced_multiply_accumulates`` reads them off the program that jax makes of ``model.apply``; ``backbones/cost.py`` has
-them from formulas, in the same convention. Neither knows of the other.
+``traced_multiply_accumulates`` counts them in the jaxpr of ``model.apply``; ``backbones/cost.py`` has them from
+formulas, in the same convention. Neither knows the other.
 """
 
 import dataclasses
@@ -19,18 +19,18 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from pvt_jax.ops.cross_entropy import soft_cross_entropy
 
-# These functions multiply element by element what a convolution would.
+# These functions compute a convolution by elementwise products.
 _SHIFTED_CONVOLUTIONS = ("depthwise_conv3x3",)
-# They hold a program that runs once, with the equation's inputs in the same order.
+# Primitives that hold a program which runs once, with the equation's inputs in the same order.
 _CALLS = ("jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 # Patterns of names and the parts that they belong to.
 Parts = Sequence[tuple[str, str]]
-# Where these keep the size, they change the shape and move no data.
+# Primitives that, where they keep the size, change the shape and move no data.
 _VIEWS = ("reshape", "squeeze", "broadcast_in_dim")
 
 
 class Origin(IntEnum):
-    """What a value was computed from; of several, the largest."""
+    """What a value was computed from; of several, the greatest."""
 
     CONSTANT = 0
     PARAMETER = 1
@@ -41,8 +41,8 @@ class Origin(IntEnum):
 class Products:
     """Multiply-accumulates of one part of a model.
 
-    weights: products with parameters: linear maps and convolutions. attention: of what was computed from the image
-    with itself. resampling: with fixed matrices, as resized position tables and adaptive pooling; counted in no total.
+    weights: products with parameters: linear maps and convolutions. attention: products of two things computed from the
+    image. resampling: products with fixed matrices, as in resized position tables and adaptive pooling; in no total.
     """
 
     weights: int = 0
@@ -55,14 +55,14 @@ def traced_multiply_accumulates(
 ) -> dict[str, Products]:
     """Products of the classifier by part, named as in ``multiply_accumulates``, for ``batch`` images.
 
-    ``variables``, or their shapes and types, may be given if they are known: to find them takes most of the time.
+    ``variables``, or their shapes and types, may be given if they are known: finding them takes most of the time.
 
-    Nothing goes by the name of a function but the part: whether a product is one of weights, of attention or of
-    resampling follows from what its factors were computed from.
+    Only the part depends on names: whether a product is of weights, attention or resampling follows from what its
+    factors were computed from.
 
     Raises:
-      UserError: the model takes no image of this size.
-      NotImplementedError: the program has products in a loop or a branch that may run any number of times.
+      UserError: the images are too small for the model.
+      NotImplementedError: the program has products in a loop or branch that may run any number of times.
     """
     images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32)
     variables = abstract_variables(model, height, width) if variables is None else variables
@@ -129,7 +129,7 @@ class _Counter:
         constants, carried = equation.params["num_consts"], equation.params["num_carry"]
         state = slice(constants, constants + carried)
         while True:
-            # What one round computes the next takes in: until nothing changes, as origins only grow.
+            # The outputs of a round are inputs of the next: repeat until nothing changes, as origins only grow.
             outputs = _Counter().walk(body, inputs, path, 1)
             joined = [max(pair) for pair in zip(inputs[state], outputs[:carried], strict=True)]
             if joined == inputs[state]:
@@ -189,14 +189,14 @@ def _part(path: Sequence[str], parts: Parts) -> str:
 
 
 def training_memory(model: nn.Module, height: int, width: int, batch: int, *, variables: Any = None) -> dict[str, int]:
-    """Bytes of what a training step on ``batch`` images holds at some time, the optimizer's state aside.
+    """Bytes that a training step on ``batch`` images holds at some time, without the optimizer state.
 
     parameters, batch_stats, gradients; images, in the model's ``dtype``; activations, what automatic differentiation
-    keeps from the forward for the backward pass. The compiler may keep less, as it computes some of it again, and needs
-    room of its own beside it. ``variables`` as above.
+    keeps for the backward pass. The compiler may keep less, as it recomputes some of it, and needs temporary memory
+    besides. ``variables`` as above.
 
     Raises:
-      UserError: the model takes no image or no batch of this size.
+      UserError: the model takes no images or no batch of this size.
     """
     dtype = jnp.dtype(getattr(model, "dtype", jnp.float32))
     variables = abstract_variables(model, height, width) if variables is None else variables
@@ -222,9 +222,9 @@ def training_memory(model: nn.Module, height: int, width: int, batch: int, *, va
 
 
 def kept_for_backward(function: Callable[..., jax.Array], params: Any, *inputs: Any) -> int:
-    """Bytes that ``jax.vjp`` of ``function(params, *inputs)`` by ``params`` keeps, beside params and inputs.
+    """Bytes that ``jax.vjp`` of ``function(params, *inputs)`` with respect to ``params`` keeps besides its arguments.
 
-    Each array counts once, whatever the shapes that it is kept in. ``params`` and ``inputs`` may be shapes and types.
+    Each array counts once, whatever shapes it is kept in. ``params`` and ``inputs`` may be shapes and types.
     """
 
     def backward(params: Any, *inputs: Any) -> Any:

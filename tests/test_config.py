@@ -37,10 +37,6 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 DEFAULTS = leaves(config_lib.defaults().to_dict())
 
 
-def get(config: Any, key: str) -> Any:
-    return leaves(config.to_dict())[key]
-
-
 def override(*overrides: str, config: str = "digits") -> ConfigDict:
     return config_lib.load(str(ROOT / "configs" / f"{config}.py"), overrides)
 
@@ -420,7 +416,7 @@ def test_defaults_are_complete_and_pass_the_check():
     ],
 )
 def test_overrides_are_read_as_the_type_of_their_key(text, key, expected):
-    found = get(override(text), key)
+    found = config_lib.get(override(text), key)
     assert found == expected and type(found) is type(expected)
 
 
@@ -445,7 +441,7 @@ def test_written_values_are_read_back(batch_size, rate, size, root):
         "data.root": root,
     }.items():
         config_lib._override(config, f"{key}={value}")
-        assert get(config, key) == value
+        assert config_lib.get(config, key) == value
 
 
 @pytest.mark.parametrize(

@@ -222,17 +222,17 @@ def test_a_dense_file_names_its_head(tmp_path, capfd):
     tensors = dense_toys.weights("mit", "segformer")
     source = write_torch(tmp_path / "w.pth", tensors)
     line = refused(capfd, source, tmp_path / "out", *MIT)
-    assert "w.pth has a head: give it with --head segformer; this is what it looks like. Or take the backbone" in line
+    assert "w.pth has a head: give it with --head segformer, which it looks like. Or load the backbone" in line
     line = refused(capfd, source, tmp_path / "out")
     assert "it looks like a pvt_v2 of depths (2, 1, 1, 1) and dims (8, 16, 40, 32) with a segformer head" in line
     line = refused(capfd, source, tmp_path / "out", *MIT, "--head=semantic_fpn")
-    assert "w.pth has no semantic_fpn head: say with --num_classes of how many classes the new one is" in line
+    assert "w.pth has no semantic_fpn head: give the number of classes of the new one with --num_classes" in line
     line = refused(capfd, source, tmp_path / "out", *MIT, "--head=semantic_fpn", "--num_classes=7")
     assert "with a segformer head: create that model" in line
     assert "unknown head 'segforme'" in refused(
         capfd, source, tmp_path / "out", *MIT, "--head=segforme", "--num_classes=7"
     )
-    assert "--set head=… is --head" in refused(capfd, source, tmp_path / "out", *MIT, "--set=head=segformer")
+    assert "use --head instead of" in refused(capfd, source, tmp_path / "out", *MIT, "--set=head=segformer")
     assert "has no setting 'chanels': did you mean 'channels'" in refused(
         capfd, source, tmp_path / "out", *MIT, "--head=segformer", "--set=head.chanels=20"
     )
@@ -255,7 +255,9 @@ def test_the_backbone_of_a_dense_model_becomes_a_classifier(tmp_path, capfd):
 
 def test_a_head_for_a_classifier_s_backbone(tmp_path, capfd):
     source = write_torch(tmp_path / "w.pth", state_dicts.weights(state_dicts.shapes("mit")))
-    assert "w.pth has no segformer head: say with --num_classes" in refused(capfd, source, tmp_path / "out", *SEGFORMER)
+    assert "w.pth has no segformer head: give the number of classes" in refused(
+        capfd, source, tmp_path / "out", *SEGFORMER
+    )
     converted(source, tmp_path / "out", *SEGFORMER, "--num_classes=7")
     assert "; a backbone; head newly initialised; of other modules, unused: head (2)" in capfd.readouterr().out
 
@@ -293,9 +295,9 @@ def test_the_boxes_of_a_mask_rcnn(tmp_path, capfd):
     tensors = dense_toys.weights("pvt", "mask_rcnn")
     source = write_torch(tmp_path / "w.pth", tensors)
     line = refused(capfd, source, tmp_path / "out", *PVT)
-    assert "w.pth has a head: give it with --head mask_rcnn; this is what it looks like" in line
+    assert "w.pth has a head: give it with --head mask_rcnn, which it looks like" in line
     line = refused(capfd, source, tmp_path / "out", *RETINANET)
-    assert "w.pth has no retinanet head: say with --num_classes of how many classes the new one is" in line
+    assert "w.pth has no retinanet head: give the number of classes of the new one with --num_classes" in line
     converted(source, tmp_path / "boxes.safetensors", *FASTER_RCNN)
     out = capfd.readouterr().out
     assert "of other modules, unused: roi_head.mask_head (12)" in out and "num_classes 7" in out
@@ -346,7 +348,7 @@ def test_a_destination_needs_a_name_of_its_own(place, source, tmp_path, monkeypa
     (tmp_path / "here" / "sub").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     line = refused(capfd, source, place.format(here=tmp_path / "here"), *VIT)
-    assert "is a folder that is there, and DST is made anew: give it a name of its own" in line
+    assert "is an existing folder, and DST must be new: give it another name" in line
 
 
 def test_the_home_folder(source, tmp_path, monkeypatch, capfd):
@@ -378,7 +380,7 @@ def test_a_size_that_has_a_name_is_named(tmp_path, capfd):
     shared = {name: torch_files.view(storage, array) for name, array in views.items()}
     (tmp_path / "w.pth").write_bytes(torch_files.zip_bytes(shared))
     line = refused(capfd, tmp_path / "w.pth", tmp_path / "out")
-    assert line.endswith("is of with --model, as --model pvt_v2_b0; this is what it looks like\n")
+    assert line.endswith("is of with --model, such as --model pvt_v2_b0, which it looks like\n")
 
 
 @pytest.mark.parametrize(
@@ -450,7 +452,9 @@ def test_a_config_with_wrong_settings(changes, text, folder, tmp_path, capfd):
 def test_flags(source, tmp_path, capfd):
     out = tmp_path / "out"
     assert "--set takes KEY=VALUE" in refused(capfd, source, out, *VIT, "--set=depth")
-    assert "--set num_classes=… is --num_classes" in refused(capfd, source, out, *VIT, "--set=num_classes=3")
+    assert "use --num_classes instead of --set num_classes=…" in refused(
+        capfd, source, out, *VIT, "--set=num_classes=3"
+    )
     assert "--num_classes must be above 0, but is 0" in refused(capfd, source, out, *VIT, "--num_classes=0")
     assert "--image_size must be above 0, but is [0, 3]" in refused(capfd, source, out, *VIT, "--image_size", 0, 3)
     assert "--wrong" in refused(capfd, source, out, *VIT, "--wrong")

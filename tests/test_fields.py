@@ -201,5 +201,5 @@ def test_a_setting_that_is_none_is_named(name, settings, message):
 
 
 def test_a_setting_like_no_other_lists_what_there_is():
-    with pytest.raises(UserError, match=r"model 'pvt_tiny' has no setting 'frozen_norm': it has num_classes, depths, "):
+    with pytest.raises(UserError, match=r"'pvt_tiny' has no setting 'frozen_norm': it has num_classes, image_size, "):
         create_model("pvt_tiny", frozen_norm=True)

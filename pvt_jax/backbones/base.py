@@ -1,10 +1,12 @@
 """What every backbone offers: logits, a pyramid of feature maps, and attention maps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from pvt_jax.backbones.formulas import Cost
@@ -14,7 +16,7 @@ from pvt_jax.nn.padding import shrunk, zero_outside
 from pvt_jax.weight_names import BackboneWeights
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, kw_only=True):
     """Images [b, h, w, 3] (float, normalised) → logits, or a pyramid of feature maps with ``method="features"``.
 
     ``num_classes=0`` leaves out all that only a classifier uses, for dense tasks; then only ``features`` works.
@@ -23,9 +25,24 @@ class Backbone(nn.Module):
     with and without ``classify``, and its maps are correct in the valid region and arbitrary in the padding. It may add
     to ``parts``: patterns of the names of its outermost modules and parameters, and of functions, each with the part of
     the model's cost that it belongs to; the first match counts.
+
+    Attributes:
+      num_classes: of the classifier; 0 makes a backbone for ``features`` only.
+      image_size: side, or (height, width), of the images that position tables are for, if the model has some; they are
+        resized for others.
+      drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
+      dtype: of the computation; parameters, softmax, normalisation statistics and logits stay float32.
+      remat, scan: recompute blocks in the backward pass; compile one block per stage. See ``run_blocks``.
+      spp_levels: grid sides of spatial pyramid pooling before the classifier, instead of class token or mean.
     """
 
     num_classes: int
+    image_size: int | Sequence[int] = 224
+    drop_path_rate: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    scan: bool = False
+    spp_levels: Sequence[int] = ()
 
     parts: ClassVar[tuple[tuple[str, str], ...]] = ((r"stem|stage\d+|head", r"\g<0>"), (r"norm", "head"))
 
@@ -63,7 +80,7 @@ class Backbone(nn.Module):
         the image's side: at 224² the first stage of PVT has 3136 × 49 weights per head.
         """
         # Rematerialised and scanned blocks cannot sow intermediates.
-        plain = self.clone(parent=None, **{name: False for name in ("remat", "scan") if hasattr(self, name)})
+        plain = self.clone(parent=None, remat=False, scan=False)
         method = "features" if self.num_classes == 0 else "__call__"
         _, collected = plain.apply(self.variables, images, mutable="intermediates", method=method)
         sown = jax.tree_util.tree_leaves_with_path(

@@ -13,15 +13,26 @@ IGNORE = 255
 class DataOptions(Options):
     """Where the images come from, and how they are read."""
 
-    source: str = key("tfds", "Format of the data set, as folder, label_folder or coco; see pvt_jax/data/formats.")
+    source: str = key(
+        "tfds",
+        "Format of the data set, a name in pvt_jax/data/formats that the task reads, as folder, label_folder or coco.",
+    )
     name: str = key("imagenet2012", "Name in TFDS.")
     root: str = key("", "Folder of the data set; for tfds its data directory.", free=True)
     train_split: str = key("", "Name of the training split; empty for the usual one.")
     eval_split: str = key("", "Name of the evaluation split; empty for the usual one.")
-    on_corrupt: Literal["error", "skip"] = key("error", "skip replaces images that cannot be decoded.", free=True)
-    check: Literal["all", "sample"] = key("all", "Label maps or images checked before the first step.", free=True)
-    repeats: int = key(1, "Repeated augmentation: an image appears this often in a row.", above=0)
-    workers: int = key(0, "Processes that load data; 0 uses threads of the training process.", at_least=0, free=True)
+    on_corrupt: Literal["error", "skip"] = key(
+        "error", "What an undecodable image does; skip counts it and takes another in its place.", free=True
+    )
+    check: Literal["all", "sample"] = key(
+        "all", "Read and check all label maps or images before the first step, or a sample of them.", free=True
+    )
+    repeats: int = key(
+        1, "Each drawn image appears this often in a row, augmented differently (repeated augmentation).", above=0
+    )
+    workers: int = key(
+        0, "Processes that read and augment; 0 uses threads of the training process.", at_least=0, free=True
+    )
     threads: int = key(8, "Threads of each of these processes.", above=0, free=True)
 
 
@@ -36,16 +47,24 @@ class LabelMapOptions(Options):
     num_classes: int = 0
     class_names: tuple[str | int, ...] = key((), "Names of the classes; empty: found with the data set, or made up.")
     palette: tuple[tuple, ...] = key(
-        (), "(red, green, blue) of each class, for pictures and for RGB label maps; further colours are ignored pixels."
+        (),
+        "(red, green, blue) of each class; empty: the data set's own, or made up. With it label maps may be RGB; "
+        "further colours are those of ignored pixels.",
     )
     ignore_labels: tuple[int, ...] = key((IGNORE,), "Values in the label files that are ignored.")
-    reduce_zero_label: bool = key(False, "0 in label files is ignored and v is class v - 1, as always for ade20k.")
-    image_folder: str = key(
-        "", "Images below data.root, with {split} in the path; empty for known layouts. For tfds the feature's name."
+    reduce_zero_label: bool = key(
+        False, "0 in the label files is ignored, and v is class v - 1. Source ade20k does so in any case."
     )
-    label_folder: str = key("", "The same for label maps.")
-    image_suffix: str = key("", "What the stem of an image, as _leftImg8bit, has beyond that of its label map.")
-    label_suffix: str = key("", "The reverse.")
+    image_folder: str = key(
+        "",
+        "Folder of the images below data.root, with {split} in place of the split's name; empty for known layouts. For "
+        "tfds the name of the feature.",
+    )
+    label_folder: str = key("", "Folder of the label maps, likewise.")
+    image_suffix: str = key(
+        "", "End of the images' stems, as _leftImg8bit, beyond what each shares with its label map."
+    )
+    label_suffix: str = key("", "End of the label maps' stems, likewise.")
 
 
 @dataclass(frozen=True)
@@ -58,10 +77,14 @@ class ObjectOptions(Options):
     """
 
     num_classes: int = 0
-    class_names: tuple[str | int, ...] = key((), "Classes to detect, in this order; empty for all.")
-    annotations: str = key(
-        "", "COCO JSON or folder of XML files below data.root, with {split} in the path; empty for known layouts."
+    class_names: tuple[str | int, ...] = key(
+        (), "Classes to detect, in this order; objects of others are left out. Empty for all of the data set."
     )
-    image_folder: str = key("", "The same for images.")
+    annotations: str = key(
+        "",
+        "COCO JSON, or folder of XML files, below data.root, with {split} in place of the split's name; empty for "
+        "known layouts.",
+    )
+    image_folder: str = key("", "Folder of the images, likewise.")
     with_masks: bool = False
     keep_empty: bool = key(True, "Train on images without objects, too.")

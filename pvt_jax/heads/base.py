@@ -10,9 +10,6 @@ from jax.typing import DTypeLike
 from pvt_jax.backbones.base import Backbone
 from pvt_jax.weight_names import HeadWeights
 
-# Classes of the data sets that published weights are for.
-ADE20K, COCO = 150, 80
-
 
 class DenseModel(nn.Module):
     """A backbone, a neck where the head needs one, and a head: the parts of every model of a dense task.

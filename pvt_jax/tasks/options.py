@@ -25,12 +25,15 @@ class ModelOptions(Options):
     num_classes: int = key(1000, "Classes of the data set.", above=0)
     image_size: tuple[int, int] = key(
         (224, 224),
-        "(height, width), or one side, of a classifier's images; for a dense model, of its position tables alone.",
+        "(height, width) that position tables are for, or one side; the images of a classifier have this size. Dense "
+        "models take any size, and their tables keep that of the pre-training.",
         at_least=0,
         square=True,
     )
     drop_path_rate: float = key(0.1, "Stochastic depth of the last block.", at_least=0, below=1)
-    dtype: Literal["float32", "bfloat16"] = key("float32", "Compute type; norms, softmax and loss stay float32.")
+    dtype: Literal["float32", "bfloat16"] = key(
+        "float32", "Type of the computation; parameters, norms, softmax and loss stay float32."
+    )
     remat: bool = key(False, "Recompute blocks in the backward pass to save memory.", free=True)
     scan: bool = key(False, "Compile one block for a whole stage.", free=True)
     attributes: Mapping[str, Any] = further()

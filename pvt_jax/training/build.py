@@ -97,7 +97,7 @@ class Run:
         )
 
     def restore(self, store: CheckpointStore, step: int | None = None) -> TrainState | None:
-        """The state of the newest complete checkpoint, or of ``step``, on this mesh; None if there is none."""
+        """The state of the newest whole checkpoint, or of ``step``, on this mesh; None if there is none."""
         found = store.restore(self.abstract.to_items(), step)
         if found is None:
             return None

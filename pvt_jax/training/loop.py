@@ -28,12 +28,12 @@ from pvt_jax.training.writer import Display, MetricsWriter, write_results
 
 __all__ = ["Result", "evaluate", "train"]
 
-# Steps that may run ahead of the host: enough to keep devices busy, few enough to notice errors soon.
+# Steps that may run ahead of the host: enough to keep a device busy, few enough to notice trouble soon.
 _IN_FLIGHT = 2
 
 
 def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Result:
-    """Train in ``directory``; run again, it resumes from its last checkpoint.
+    """Train as ``config`` says, in ``directory``; run again, it goes on where its last checkpoint stands.
 
     Args:
       config: a full config, see ``pvt_jax.config``.
@@ -103,7 +103,7 @@ class _Trainer:
         self.window_step = self.step
 
     def introduce(self, descriptions: list[str]) -> None:
-        """Show what is about to happen: ``descriptions`` of weights and data, and the run itself."""
+        """Say what is about to happen: ``descriptions`` of what was read, and this run's own."""
         config, parameters, total = self.config, self.run.abstract.params, self.run.lengths.total
         trained = sum(leaf.size for leaf in jax.tree.leaves(split(parameters, config.optimizer.frozen)[0]))
         for text in filter(None, descriptions):
@@ -122,7 +122,7 @@ class _Trainer:
             self.display.say("compiling the first step, which may take minutes")
 
     def go(self, preemption: Preemption) -> Result:
-        """Train to the last step, or until a signal."""
+        """Run to the last step, or to a signal."""
         self.preemption = preemption
         if self.step and self._evaluation_due() and not self.store.has_metrics(self.step):
             self._evaluate()  # The run stopped between this step and its evaluation.
@@ -137,10 +137,10 @@ class _Trainer:
                 self._advance(next(batches))
                 self._after_step()
         except UserError:
-            # What was computed so far is good and is saved. Saving needs all processes, and the others may not know of
-            # the error: with several, the last checkpoint has to do.
+            # What was computed is good; only what should come next is not. Of several processes the others may not know
+            # of the trouble, and saving needs all: there the last checkpoint has to do.
             if jax.process_count() == 1:
-                with contextlib.suppress(UserError):  # The numbers in flight may have the same cause.
+                with contextlib.suppress(UserError):  # The numbers in flight may tell of the same trouble.
                     self._drain()
                 self._save()
                 self.store.wait()
@@ -148,7 +148,7 @@ class _Trainer:
         finally:
             batches.close()
         self.store.wait()
-        if not self.metrics and preemption.signal_number is not None:  # It interrupted the last evaluation.
+        if not self.metrics and preemption.signal_number is not None:  # It cut the last evaluation off.
             return Result(self.step, self.metrics, preemption.signal_number)
         if not self.metrics:  # Nothing was left to do.
             found = self.evaluator(self.state)
@@ -180,7 +180,7 @@ class _Trainer:
             self._save()
 
     def _take(self) -> None:
-        """Wait for the oldest step in flight and take its metrics."""
+        """Look at the numbers of the oldest step in flight; waits for it."""
         step, on_device = self.pending.popleft()
         metrics = {name: float(value) for name, value in on_device.items()}
         self.display.advance(step)
@@ -210,7 +210,7 @@ class _Trainer:
         return self.step % self.run.lengths.evaluate_every == 0 or self.step == self.run.lengths.total
 
     def _evaluate(self) -> dict[str, float] | None:
-        """Metrics of this step, written and shown; None if a signal came: the time left is for saving."""
+        """Metrics of this step, written and shown; None if a signal came in between: the time left is for saving."""
         found = self.evaluator(self.state, lambda: self.preemption.signal_number is not None)
         self.metrics = found.metrics if found else {}
         if found is None:

@@ -30,8 +30,8 @@ def scaled_learning_rate(learning_rate: float, base_batch_size: int, batch_size:
 def warmup_cosine(peak: float, initial: float, final: float, warmup_steps: int, total_steps: int) -> Schedule:
     """Learning rate by step: linear from ``initial`` to ``peak``, then half a cosine to ``final``.
 
-    The cosine spans all of ``total_steps`` and the warm-up replaces its beginning, as in timm's scheduler, which steps
-    once per epoch; this one steps at every update.
+    The cosine runs over all of ``total_steps`` and the warm-up takes the place of its beginning, as in the references
+    (timm's scheduler); they step once an epoch, this steps every update.
     """
 
     def schedule(step: Any) -> jax.Array:
@@ -48,7 +48,7 @@ def warmup_poly(
 ) -> Schedule:
     """Learning rate by step: ``final`` + (``peak`` - ``final``) · (1 - step / ``total_steps``) ^ ``power``.
 
-    The warm-up moves linearly from ``initial`` to that curve, as in MMSegmentation.
+    During the warm-up it goes from ``initial`` to that curve, in equal shares a step, as in MMSegmentation.
     """
 
     def schedule(step: Any) -> jax.Array:
@@ -97,15 +97,16 @@ def decay_mask(params: Tree, decayed: str = "matrices") -> Tree:
 
 
 def component_of(path: list[str]) -> str:
-    """``"backbone"``, ``"neck"`` or ``"head"``: the component of a model that has this parameter."""
+    """``"backbone"``, ``"neck"`` or ``"head"``: where a parameter belongs; a classifier's is told by its path too."""
     return path[0] if path[0] in ("neck", "head") else "backbone"
 
 
 def split(params: Tree, frozen: str) -> tuple[Tree, Tree]:
-    """(trained, frozen) parameters; ``joined`` is the inverse.
+    """(what is trained, what is not) of ``params``; ``joined`` makes the whole of them again.
 
     ``frozen`` is empty for nothing, ``"backbone"`` for everything but neck and head, or ``"stage1"`` for the stem and
-    first stage of a backbone. Frozen parameters get no gradients, moments or decay.
+    first stage of a backbone. They are told apart by their names, so that gradients, moments and decay are never made
+    for what is not trained.
     """
     if not frozen:
         return params, {}
@@ -126,16 +127,16 @@ def joined(trained: Tree, fixed: Tree) -> Tree:
 
 
 def layer_numbers(params: Tree) -> Tree:
-    """Layer index of each parameter, from 0 at the image to L + 1 at the head of a network of L blocks.
+    """The number of each parameter's layer, from 0 at the image to L + 1 at the head of a network of L blocks.
 
     As in BEiT (arXiv 2106.08254) and ELECTRA (2003.10555): 0 holds the first patch embedding with its norm, position
     table and class token (in a ResNet the stem), i + 1 the block i, and L + 1 the final norm and the head. A pyramid's
     blocks are numbered through its stages. A later stage's patch embedding, position table and norms, and in all stages
     the norm at the end, belong to the layer of the stage's first block; so does the class token, which PVT v1 adds in
-    its last stage. Neck and head of a dense model have layer L + 1.
+    its last stage. What stands on the backbone of a dense model, neck and head, is of layer L + 1.
 
     Raises:
-      UserError: no rule covers the path of a parameter.
+      UserError: a parameter lies at a path for which there is no rule.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [[part.key for part in path] for path, _ in leaves]

@@ -13,9 +13,13 @@ class RunOptions(Options):
 
     task: str = key("classification", "What is learned; a name in pvt_jax/tasks.")
     seed: int = key(0, "Seed of everything random.", at_least=0)
-    batch_size: int = key(1024, "Images per update, over all devices, hosts and accumulation steps.", above=0)
+    batch_size: int = key(
+        1024,
+        "Images per optimizer update, over all devices, hosts and accumulation steps.",
+        above=0,
+    )
     epochs: float = key(300.0, "Length of training.", at_least=0)
-    steps: int | None = key(None, "Length of training in updates, in place of epochs.", above=0)
+    steps: int | None = key(None, "Length of training in optimizer updates, in place of epochs.", above=0)
     accumulation_steps: int = key(
         1,
         "Compute each update in this many parts, one after the other, to save memory. The update is the same except "
@@ -25,8 +29,16 @@ class RunOptions(Options):
         above=0,
         free=True,
     )
-    ema_decay: float = key(0.0, "Decay of the moving average of the parameters; 0 keeps none.", at_least=0, below=1)
-    max_skipped_in_a_row: int = key(20, "Skipped updates, with non-finite gradients, that stop the run.", above=0)
+    ema_decay: float = key(
+        0.0,
+        "Decay of the exponential moving average of the parameters; 0 keeps none. Batch statistics are moving averages "
+        "already and are evaluated as they are.",
+        at_least=0,
+        below=1,
+    )
+    max_skipped_in_a_row: int = key(
+        20, "Updates with a non-finite gradient are skipped; this many in a row stop the run.", above=0
+    )
     log_every_steps: int = key(50, "Steps between two train lines in metrics.jsonl.", above=0, free=True)
 
     def validate(self) -> None:
@@ -58,7 +70,9 @@ class InitOptions(Options):
 class OptimizerOptions(Options):
     """AdamW and its learning rate."""
 
-    learning_rate: float = key(1e-3, "That of the recipe; scaled linearly from its batch size to batch_size.", above=0)
+    learning_rate: float = key(
+        1e-3, "Learning rate of the recipe at its own global batch size; scaled linearly to batch_size.", above=0
+    )
     base_batch_size: int = key(1024, "Global batch size of the recipe.", above=0)
     b1: float = key(0.9, "Decay of the first moment.", at_least=0, below=1)
     b2: float = key(0.999, "Decay of the second moment.", at_least=0, below=1)
@@ -69,19 +83,21 @@ class OptimizerOptions(Options):
     )
     clip_norm: float = key(0.0, "Largest global norm of the gradient; 0 does not clip.", at_least=0)
     schedule: Literal["cosine", "poly", "step"] = key(
-        "cosine", "After the warm-up: half a cosine; (1 - step / steps) to the power; or drops by drop_factor."
+        "cosine",
+        "After the warm-up: half a cosine, a polynomial, (1 - step / steps) ** power, or steps by drop_factor.",
     )
     power: float = key(1.0, "Exponent of schedule poly.", above=0)
-    drop_epochs: tuple[float, ...] = key((), "Epochs after which schedule step drops the learning rate.", above=0)
+    drop_epochs: tuple[float, ...] = key((), "Epochs at whose end schedule step drops the learning rate.", above=0)
     drop_steps: tuple[int, ...] = key((), "The same in steps, in place of drop_epochs.", above=0)
     drop_factor: float = key(0.1, "Factor of each drop.", above=0)
-    warmup_epochs: float = key(5.0, "Length of the warm-up.", at_least=0)
+    warmup_epochs: float = key(5.0, "Length of the linear warm-up.", at_least=0)
     warmup_steps: int | None = key(None, "Length of the warm-up in steps, in place of warmup_epochs.", at_least=0)
-    warmup_learning_rate: float = key(1e-6, "Learning rate at the first step of the warm-up.", at_least=0)
+    warmup_learning_rate: float = key(1e-6, "Learning rate at the first step.", at_least=0)
     final_learning_rate: float = key(1e-5, "Learning rate at the end.", at_least=0)
     layer_decay: float = key(
         1.0,
-        "Ratio of each layer's learning rate to that of the layer above; 1 is one rate for all.",
+        "Ratio of each layer's learning rate to that of the layer above it; 1 is one rate for all. See layer_numbers "
+        "in pvt_jax/training/optimizer.py.",
         above=0,
         at_most=1,
     )

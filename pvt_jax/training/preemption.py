@@ -1,4 +1,4 @@
-"""Save and stop when the machine is preempted."""
+"""Leave in good order when the machine is taken away."""
 
 import signal
 from types import FrameType, TracebackType
@@ -8,7 +8,7 @@ from jax.experimental import multihost_utils
 
 
 class Preemption:
-    """Catches SIGTERM and Ctrl-C while active; a second one terminates as usual.
+    """Notes SIGTERM and Ctrl-C while active, instead of dying of them; a second one acts as usual.
 
     ``signal_number`` is None until one arrives. With several processes the runtime's own service listens for SIGTERM
     on every host, and this class only asks it.
@@ -19,7 +19,7 @@ class Preemption:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Preemption":
-        # A handler here would replace the service's, and the other hosts would not be told.
+        # A handler of ours would take the place of the service's, and the other hosts would never hear of it.
         for number in (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ():
             self._previous[number] = signal.signal(number, self._note)
         return self

@@ -1,4 +1,4 @@
-"""The device mesh, and the layout of batches and parameters on it."""
+"""The device mesh, and how batches and parameters lie on it."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from pvt_jax.errors import UserError
 
 _BATCH = PartitionSpec(("data", "fsdp"))
 
-# Sharding a smaller leaf costs more communication than it saves memory.
+# Sharding a leaf smaller than this costs more in messages than it saves in memory.
 _SMALLEST_SHARDED_LEAF = 2**14
 
 
@@ -31,7 +31,7 @@ def make_mesh(fsdp: int) -> Mesh:
 
 
 def check_batch(batch_size: int, mesh: Mesh, accumulation_steps: int) -> None:
-    """Raise UserError unless every device gets as many images of each accumulation step as the others."""
+    """Raise UserError unless every device gets equally many images of every part of a batch."""
     parts = mesh.size * accumulation_steps
     if batch_size % parts:
         lower, upper = batch_size // parts * parts, -(-batch_size // parts) * parts
@@ -48,7 +48,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A full copy on every device."""
+    """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 

@@ -1,4 +1,4 @@
-"""The training state, in memory and on disk."""
+"""What training carries from step to step, and its form on disk."""
 
 from typing import Any
 

@@ -23,7 +23,7 @@ class Objective(Protocol):
     def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Metrics]:
         """(mean loss, changed collections such as ``batch_stats``, parts of the loss by name) of (a part of) a batch.
 
-        Frozen parts run in evaluation mode.
+        What the config freezes runs as in evaluation.
         """
         ...
 
@@ -43,13 +43,14 @@ def train_step(
     """One update: (state, global batch) → (state, metrics), all scalars.
 
     Metrics: ``loss``, ``grad_norm`` (before clipping), ``learning_rate``, ``skipped`` (updates skipped so far because
-    their gradient was not finite) and ``skipped_in_a_row``, and the task's loss terms. A skipped update changes nothing
-    but ``step``. What ``frozen`` names (see ``optimizer.split``) has no gradient; neither it nor its average changes.
+    their gradient was not finite) and ``skipped_in_a_row``, besides the parts of the loss that the task names. Skipped
+    updates leave everything but ``step`` as it was.
+    What ``frozen`` names (see ``optimizer.split``) has no gradient and never changes, and no more does its average.
     """
     prepare_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
     batch = objective.prepare(batch, prepare_key)
 
-    # The gradient is taken of trained parameters alone, so that frozen ones need no backward pass.
+    # Only what is trained is an argument of the gradient: no backward pass reaches for the rest.
     trained, fixed = split(state.params, frozen)
 
     def loss_of(trained: Any, batch_stats: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
@@ -83,7 +84,7 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     finite = opt_state.last_finite
     updated: Any = optax.apply_updates(trained, updates)
-    # Rounding would let the average of a frozen parameter drift.
+    # Rounding would make the average of a fixed parameter drift from it.
     average, fixed_average = split(state.ema_params, frozen)
     average = jax.tree.map(
         lambda old, new: jnp.where(finite, ema_decay * old + (1.0 - ema_decay) * new, old),

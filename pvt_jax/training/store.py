@@ -26,12 +26,12 @@ _policies = ocp.training.preservation_policies
 
 
 class CheckpointStore:
-    """Saves in the background; keeps the last ``keep`` steps and the ``keep_best`` best by a metric (higher wins)."""
+    """Saves in the background, keeps the last ``keep`` and the ``keep_best`` steps by a metric (higher is better)."""
 
     def __init__(
         self, directory: Path, *, keep: int = 2, keep_best: int = 0, best_metric: str = "", read_only: bool = False
     ):
-        """``read_only`` moves and deletes nothing, not even what another process is writing."""
+        """``read_only`` leaves everything where it is, also what another process is just writing."""
         self.directory = directory
         self._read_only = read_only
         policies: list[Any] = [_policies.LatestN(keep)]
@@ -75,7 +75,7 @@ class CheckpointStore:
             )
 
     def restore(self, abstract: Items, step: int | None = None) -> tuple[int, Items] | None:
-        """The newest complete checkpoint, or that of ``step``, as (step, items); None if there is none.
+        """The newest whole checkpoint, or that of ``step``, as (step, items); None if there is none.
 
         Args:
           abstract: per item a tree of ``jax.ShapeDtypeStruct`` with shardings: a checkpoint saved on any number of
@@ -107,7 +107,7 @@ class CheckpointStore:
                 self._put_aside(damaged, reason)
             return candidate, {**{name: {} for name in abstract}, **restored}
         if unreadable:
-            # Perhaps the machine is at fault, not the checkpoints: nothing is moved.
+            # No other checkpoint shows that the fault is theirs and not the machine's: nothing is moved.
             raise UserError(
                 f"none of the checkpoints {sorted(unreadable)} in {self.directory} can be read: "
                 f"{unreadable[max(unreadable)]}. Repair them, or move them away to start from the beginning"

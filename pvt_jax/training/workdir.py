@@ -12,7 +12,7 @@ from pvt_jax.errors import UserError
 
 
 def check(workdir: Path, config: Config, only: tuple[str, ...] = ("",)) -> None:
-    """Raise UserError if the folder holds the checkpoints of another config; the message lists the differences.
+    """Raise UserError if the folder holds the checkpoints of another config; the differences are named.
 
     ``only`` limits the comparison to keys with these beginnings.
     """

@@ -1,4 +1,4 @@
-"""Metrics, pictures and results as files of the workdir, in TensorBoard, and on the terminal."""
+"""Where numbers, pictures and results go: files of the workdir, TensorBoard, and the terminal."""
 
 import contextlib
 import datetime
@@ -25,7 +25,7 @@ from pvt_jax.errors import UserError
 class MetricsWriter:
     """One JSON object a line, ``step`` and ``split`` first, and the same numbers as TensorBoard scalars.
 
-    On resume, lines after ``start_step`` are dropped: the run writes them again.
+    On a resume, lines after ``start_step`` are dropped: the run will write them again.
     """
 
     def __init__(self, workdir: Path, start_step: int):
@@ -34,7 +34,7 @@ class MetricsWriter:
             _keep_lines(workdir / "metrics.jsonl", start_step)
             self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
             (workdir / "tensorboard").mkdir(exist_ok=True)
-            # Not tensorboardX's SummaryWriter: an error of a full disk would be lost in its thread.
+            # Not tensorboardX's SummaryWriter: its thread would meet a full disk where nobody can answer.
             self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
             # TensorBoard then hides what a killed run wrote after the checkpoint.
             log = SessionLog(status=SessionLog.START)
@@ -86,7 +86,7 @@ class MetricsWriter:
 def write_results(workdir: Path, files: Mapping[str, bytes]) -> None:
     """Files by name in ``results/``, in place of those of an earlier evaluation. Raises UserError if the disk is full.
 
-    Each file is replaced atomically.
+    A file is there in whole or not at all.
     """
     if not files:
         return
@@ -159,6 +159,6 @@ class Display:
         self.say(f"step {step}/{self._total}  {text}  learning rate {metrics['learning_rate']:.2e}  ETA {eta}")
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Take the bar down."""
         if self._bar:
             self._bar.stop()

@@ -11,7 +11,7 @@ import fnmatch
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +59,8 @@ def merge(
     """
     wanted: dict[str, Any] = names.flatten(expected)
     kind = names.kind_of(wanted)
-    found = (_find_native if native else _find)(tensors, wanted, kind, source, allow_unexpected)
+    given = _Given(tensors, wanted, kind, source, allow_unexpected)
+    found = _find_native(given) if native else _find(given)
     tokens = FAMILIES[kind.family].weights.distillation if kind.family else ()
     distilled = any(name.rpartition(".")[2] in tokens for name in found.unexpected)
     with np.errstate(over="ignore"):  # Reported below, by name.
@@ -166,13 +167,18 @@ def _classes(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any], nativ
     return (there, here) if there and here and there != here else None
 
 
-def _find_native(
-    tensors: Mapping[str, np.ndarray],
-    wanted: Collection[str],
-    here: names.Kind,
-    source: str,
-    allow_unexpected: Sequence[str],
-) -> _Found:
+class _Given(NamedTuple):
+    """Arguments of ``merge``, and the model's kind."""
+
+    tensors: Mapping[str, np.ndarray]
+    wanted: Mapping[str, Any]
+    here: names.Kind
+    source: str
+    allow_unexpected: Sequence[str]
+
+
+def _find_native(given: _Given) -> _Found:
+    tensors, wanted, here, _, allow_unexpected = given
     there = names.kind_of(tensors)
     places: dict[str, str] = {}  # Paths there by paths here.
     unexpected, ignored = [], []
@@ -213,13 +219,8 @@ def _beside_backbone(wanted: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({names.submodel_of(path) for path in wanted} - {"backbone"}, reverse=True))
 
 
-def _find(
-    tensors: Mapping[str, np.ndarray],
-    wanted: Mapping[str, Any],
-    here: names.Kind,
-    source: str,
-    allow_unexpected: Sequence[str],
-) -> _Found:
+def _find(given: _Given) -> _Found:
+    tensors, wanted, here, source, _ = given
     if here.family is None:
         raise UserError(
             f"{source} is a state dict, and this model is none of {', '.join(FAMILIES)}: load an Orbax checkpoint"
@@ -230,7 +231,7 @@ def _find(
         for path in wanted
         if not here.dense or names.submodel_of(path) == "backbone"
     }
-    reading, leaves, used = _read_as(weights, backbone, tensors.keys(), tensors, wanted, source, allow_unexpected)
+    reading, leaves, used = _read_as(given, weights, backbone, tensors.keys())
     classifier = set()
     if _lacks_classifier(wanted):
         for name, parts in reading.sources.items():
@@ -241,7 +242,7 @@ def _find(
     if here.dense and not any(readings.dense_part(name) for name in tensors):
         initialised = _beside_backbone(wanted)
     elif here.dense:
-        more, others, skipped = _find_neck_and_head(tensors, wanted, here, used, source, allow_unexpected)
+        more, others, skipped = _find_neck_and_head(given, used)
         leaves |= more
         used |= others
         ignored = [name for name in ignored if name not in used and not readings.dense_part(name)] + skipped
@@ -250,15 +251,9 @@ def _find(
     return _Found(reading.described, leaves, unexpected, tuple(ignored), initialised)
 
 
-def _find_neck_and_head(
-    tensors: Mapping[str, np.ndarray],
-    wanted: Mapping[str, Any],
-    here: names.Kind,
-    used: Collection[str],
-    source: str,
-    allow_unexpected: Sequence[str],
-) -> tuple[dict[str, np.ndarray], set[str], list[str]]:
+def _find_neck_and_head(given: _Given, used: Collection[str]) -> tuple[dict[str, np.ndarray], set[str], list[str]]:
     """Leaves of neck and head, the names that they are made of, and the names of the module that is ignored."""
+    tensors, wanted, here, _, allow_unexpected = given
     head, _ = signatures.dense_head({name: tensor.shape for name, tensor in tensors.items()})
     compatible = head is not None and names.compatible(here.head, head)
     leaves: dict[str, np.ndarray] = {}
@@ -270,7 +265,7 @@ def _find_neck_and_head(
         entries = {path: names.entry_of(path, naming) for path in wanted if names.submodel_of(path) == submodel}
         left = {name for name in tensors if name in used or (not compatible and _unused(name, allow_unexpected))}
         rest = [name for name in tensors if name not in left | taken]
-        _, found, of = _read_as(naming, entries, rest, tensors, wanted, source, allow_unexpected)
+        _, found, of = _read_as(given, naming, entries, rest)
         # The levels of an unknown head's neck are told by the channels of each.
         if compatible or all(path in found and found[path].shape == tuple(wanted[path].shape) for path in entries):
             leaves |= found
@@ -280,45 +275,33 @@ def _find_neck_and_head(
 
 
 def _read_as(
-    naming: Naming,
-    entries: Mapping[str, names.Entry | None],
-    found: Collection[str],
-    tensors: Mapping[str, np.ndarray],
-    wanted: Mapping[str, Any],
-    source: str,
-    allow_unexpected: Sequence[str],
+    given: _Given, naming: Naming, entries: Mapping[str, names.Entry | None], found: Collection[str]
 ) -> tuple[readings.Reading, dict[str, np.ndarray], set[str]]:
     """How the names ``found`` are read as those of ``naming``, its leaves, and the names that they are made of."""
     known = {path: entry for path, entry in entries.items() if entry}
     expected = {entry.name for entry in known.values()}
-    reading = _the_reading(readings.best_readings(found, expected, naming), tensors, source, allow_unexpected)
-    whole = {name: _join(tensors, reading, name, source) for name in reading.complete & expected}
+    reading = _the_reading(given, readings.best_readings(found, expected, naming))
+    whole = {name: _join(given, reading, name) for name in reading.complete & expected}
     leaves = {
-        path: names.to_leaf(whole[entry.name], path, entry, len(wanted[path].shape))
+        path: names.to_leaf(whole[entry.name], path, entry, len(given.wanted[path].shape))
         for path, entry in known.items()
         if entry.name in whole
     }
     return reading, leaves, {part for name in whole for part in reading.sources[name]}
 
 
-def _the_reading(
-    candidates: Sequence[readings.Reading],
-    tensors: Mapping[str, np.ndarray],
-    source: str,
-    allow_unexpected: Sequence[str],
-) -> readings.Reading:
+def _the_reading(given: _Given, candidates: Sequence[readings.Reading]) -> readings.Reading:
     """The one of several that cover as much: the caller leaves out the others, or they hold the same numbers."""
 
     def parts(reading: readings.Reading) -> Iterable[str]:
         return (part for found in reading.sources.values() for part in found)
 
-    kept = [
-        reading for reading in candidates if not all(_unused(part, allow_unexpected) for part in parts(reading))
-    ] or candidates[:1]
-    first, *others = kept
+    left_out = [all(_unused(part, given.allow_unexpected) for part in parts(reading)) for reading in candidates]
+    kept = [reading for reading, left in zip(candidates, left_out, strict=True) if not left]
+    first, *others = kept or candidates[:1]
     for other in others:
         same = (
-            np.array_equal(tensors[a], tensors[b])
+            np.array_equal(given.tensors[a], given.tensors[b])
             for name in first.complete & other.complete
             for a, b in zip(first.sources[name], other.sources[name], strict=False)
         )
@@ -326,23 +309,25 @@ def _the_reading(
             prefix = other.prefix or first.prefix
             example = f", such as '{prefix}*'" if prefix else ""
             raise UserError(
-                f"{source} holds this model twice, with different numbers: {first.described}, and {other.described}; "
-                f"list those to leave out in allow_unexpected{example}"
+                f"{given.source} holds this model twice, with different numbers: {first.described}, and "
+                f"{other.described}; list those to leave out in allow_unexpected{example}"
             )
     return first
 
 
-def _join(tensors: Mapping[str, np.ndarray], reading: readings.Reading, name: str, source: str) -> np.ndarray:
+def _join(given: _Given, reading: readings.Reading, name: str) -> np.ndarray:
     parts = reading.sources[name]
-    arrays = [tensors[part] for part in parts]
+    arrays = [given.tensors[part] for part in parts]
     if rows := reading.rows.get(name):
         length = len(arrays[0]) // rows.of if arrays[0].ndim else 0
         return arrays[0][rows.start * length : rows.stop * length] if arrays[0].ndim else arrays[0]
     if len(arrays) == 1:
         return arrays[0]
     if any(not array.ndim or array.shape[1:] != arrays[0].shape[1:] for array in arrays):
-        shapes = few([f"{part} is {tensors[part].shape}" for part in parts])
-        raise UserError(f"{source} does not hold this model: parts of one tensor do not match ({shapes}). Use another")
+        shapes = few([f"{part} is {given.tensors[part].shape}" for part in parts])
+        raise UserError(
+            f"{given.source} does not hold this model: parts of one tensor do not match ({shapes}). Use another"
+        )
     return np.concatenate(arrays)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from pvt_jax.backbones import FAMILIES
 from pvt_jax.errors import UserError
@@ -165,14 +166,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """The nested dicts that ``flatten`` took apart."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, last = path.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = leaf
-    return tree
+    return unflatten_dict(leaves, sep="/")
 
 
 def to_state_dict(variables: Any) -> dict[str, np.ndarray]:

@@ -28,12 +28,12 @@ _DIMENSIONS = 64
 
 
 class UnsupportedError(Exception):
-    """What is in a whole file, that cannot be read here, and the way out."""
+    """A part of an intact file that cannot be read here, and the way out."""
 
 
 @dataclass(eq=False, slots=True)
 class Opaque:
-    """An object of a checkpoint that is no tensor: its class by name, and what it was built from. It does nothing."""
+    """An object of a checkpoint other than a tensor: its class by name, and what it was built from. It is inert."""
 
     name: str
     arguments: tuple[Any, ...]
@@ -42,7 +42,7 @@ class Opaque:
 
 @dataclass(frozen=True)
 class Name:
-    """A name in a pickle, one of those that are allowed: of a class, or a type such as torch.float16."""
+    """An allowed name in a pickle: of a class, or of a type such as torch.float16."""
 
     name: str
 
@@ -173,7 +173,7 @@ def _set(target: dict[Any, Any], key: Any, value: Any) -> None:
     # Only plain keys: hashing a tuple nested a million deep overflows the stack of the interpreter.
     if type(key) not in (str, int, float, bool, bytes, type(None)):
         raise ValueError(f"a dictionary with a key of type {type(key).__name__}")
-    # Nor the longest numbers: unlike text, they are hashed anew each time.
+    # Nor the longest numbers: unlike text, they are hashed again each time.
     if type(key) is int and key.bit_length() > 63:
         raise ValueError(f"a dictionary with a key of {key.bit_length()} bits")
     target[key] = value

@@ -87,7 +87,7 @@ def simplest(head: str) -> Any:
     if head == "vit_frcnn":
         return toy(head, "vit_tiny_patch16")
     fewer = {"neck": FeaturePyramid(8, first_level=3)} if head == "mask_rcnn" else {}
-    return toy(head).clone(backbone=Patches(0), **fewer)
+    return toy(head).clone(backbone=Patches(num_classes=0), **fewer)
 
 
 @functools.cache

@@ -57,7 +57,7 @@ def toy(head: str, backbone: str = "pvt_v2_b0", **settings: Any) -> Any:
 
 
 def simplest(head: str, **settings: Any) -> Any:
-    return toy(head, **settings).clone(backbone=Patches(0, norm=True))
+    return toy(head, **settings).clone(backbone=Patches(num_classes=0, norm=True))
 
 
 def shapes_of(model: Any) -> Any:

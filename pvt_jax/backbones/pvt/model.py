@@ -92,34 +92,21 @@ class Stage(nn.Module):
 class PyramidVisionTransformer(Backbone):
     """PVT v1: images [b, h, w, 3] (float, normalised) → logits, or a pyramid of feature maps with ``features``.
 
-    The pyramid is that of the reference's dense backbone: without class token and final norm.
+    The pyramid is that of the reference's dense backbone: without class token and final norm, which ``num_classes=0``
+    does not make. The last position table keeps the token's slot.
 
-    Attributes:
-      num_classes: of the classifier; 0 makes a backbone for ``features`` only, without class token and final norm.
-        The last position table keeps the token's slot.
+    Attributes, besides those of ``Backbone``:
       depths, dims, num_heads: blocks, channels and attention heads per stage.
       mlp_ratios, sr_ratios: hidden / model channels of the feed-forward; spatial reduction of keys and values.
       patch_sizes: downsampling of each stage.
-      image_size: side, or (height, width), of the images that the position tables are for; they are resized for others.
-      drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
-      dtype: of the computation; parameters, softmax, normalisation statistics and logits stay float32.
-      remat, scan: recompute blocks in the backward pass; compile one block per stage. See ``run_blocks``.
-      spp_levels: grid sides of spatial pyramid pooling before the classifier, instead of the class token.
     """
 
-    num_classes: int
     depths: Sequence[int]
     dims: Sequence[int]
     num_heads: Sequence[int]
     mlp_ratios: Sequence[int] = (8, 8, 4, 4)
     sr_ratios: Sequence[int] = (8, 4, 2, 1)
     patch_sizes: Sequence[int] = (4, 2, 2, 2)
-    image_size: int | Sequence[int] = 224
-    drop_path_rate: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    remat: bool = False
-    scan: bool = False
-    spp_levels: Sequence[int] = ()
 
     parts = (*Backbone.parts, (r"cls_token", "stage4"))
 

@@ -1,6 +1,5 @@
 """Weights of PVT v1: names of whai362/PVT and others, how its files are recognised, and published files."""
 
-from pvt_jax.backbones.pvt.model import PyramidVisionTransformer
 from pvt_jax.backbones.pvt_names import BLOCK, PYRAMID, hugging_face, of_the_authors, open_mmlab
 from pvt_jax.weight_names import (
     REFERENCE,
@@ -25,10 +24,6 @@ _HUGGING_FACE = {
 _MMDETECTION = {**open_mmlab(1, {"0": "mlp.fc1", "3": "mlp.fc2"}), "layers.#.#.#.pos_embed": "pos_embed{A}"}
 
 
-def _sizes_of_model(model: PyramidVisionTransformer) -> Sizes:
-    return Sizes(tuple(model.depths), tuple(model.dims))
-
-
 def _sizes_of_tensors(shapes: Shapes) -> Sizes | None:
     sizes = Sizes(*stages(BLOCK, shapes))
     return sizes if all(sizes.depths) and "pos_embed1" in shapes else None
@@ -42,7 +37,7 @@ WEIGHTS = BackboneWeights(
         *PYRAMID,
     ),
     dialects=(REFERENCE, Dialect("transformers", _HUGGING_FACE, "pvt."), Dialect("mmdetection PVT", _MMDETECTION)),
-    sizes_of_model=_sizes_of_model,
+    sizes_of_model=lambda model: Sizes(tuple(model.depths), tuple(model.dims)),
     sizes_of_tensors=_sizes_of_tensors,
     tables=tuple(
         PositionTable(f"stage{stage}/pos_embed", f"stage{stage}/patch_embed/kernel", "bilinear", tokens)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -92,31 +91,18 @@ class PyramidVisionTransformerV2(Backbone):
     The classifier reads the mean of the last map. All maps come after their stage's norm, in classification and dense
     tasks alike. Sides that a stride does not divide round up.
 
-    Attributes:
-      num_classes: of the classifier; 0 makes a backbone for ``features`` only.
+    Attributes, besides those of ``Backbone``:
       depths, dims, num_heads: blocks, channels and attention heads per stage.
       mlp_ratios, sr_ratios: hidden / model channels of the feed-forward; spatial reduction of keys and values.
       linear_attention: pool keys and values to 7×7 in every stage, instead of reducing them by ``sr_ratios``.
-      image_size: side, or (height, width), that the model is meant for; no parameter depends on it.
-      drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
-      dtype: of the computation; parameters, softmax, normalisation statistics and logits stay float32.
-      remat, scan: recompute blocks in the backward pass; compile one block per stage. See ``run_blocks``.
-      spp_levels: grid sides of spatial pyramid pooling before the classifier, instead of the mean.
     """
 
-    num_classes: int
     depths: Sequence[int]
     dims: Sequence[int]
     num_heads: Sequence[int] = (1, 2, 5, 8)
     mlp_ratios: Sequence[int] = (8, 8, 4, 4)
     sr_ratios: Sequence[int] = (8, 4, 2, 1)
     linear_attention: bool = False
-    image_size: int | Sequence[int] = 224
-    drop_path_rate: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    remat: bool = False
-    scan: bool = False
-    spp_levels: Sequence[int] = ()
 
     @nn.compact
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:

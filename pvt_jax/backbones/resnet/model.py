@@ -185,29 +185,16 @@ class ResNet(Backbone):
     Unless ``frozen_norm``, training updates the batch norm statistics: ``apply(..., train=True)`` needs
     ``mutable=["batch_stats"]``, and a key only for stochastic depth.
 
-    Attributes:
-      num_classes: of the classifier; 0 makes a backbone for ``features`` only.
+    Attributes, besides those of ``Backbone``:
       depths, dims: blocks per stage, and channels of their 3×3 convolutions; the stem has those of stage 1.
       block: "basic", or "bottleneck", whose output has four times the channels of its 3×3 convolution.
-      image_size: side, or (height, width), of a run's images; no parameter depends on it.
-      drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
-      dtype: of the computation; parameters, batch norm statistics and logits stay float32.
-      remat, scan: see ``Stage``.
-      spp_levels: grid sides of spatial pyramid pooling before the classifier, instead of the mean.
       frozen_norm: training normalises with the running statistics and does not update them, for detection and
         fine-tuning on small batches. Scales and biases of the norms are still trained.
     """
 
-    num_classes: int
     depths: Sequence[int]
     block: str
     dims: Sequence[int] = (64, 128, 256, 512)
-    image_size: int | Sequence[int] = 224
-    drop_path_rate: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    remat: bool = False
-    scan: bool = False
-    spp_levels: Sequence[int] = ()
     frozen_norm: bool = False
 
     @nn.compact

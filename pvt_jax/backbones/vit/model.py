@@ -4,14 +4,12 @@ One resolution and one width from the first block to the last. The PVT paper has
 32 (arXiv 2102.12122, section 5.4).
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from pvt_jax.backbones.base import Backbone
@@ -36,32 +34,19 @@ class VisionTransformer(Backbone):
 
     ``features`` resizes the last block's map, after the final norm and without class token, to strides 4, 8, 16 and 32
     ("Toward Transformer-Based Object Detection", arXiv 2012.09958), all with ``dim`` channels, so that every head can
-    use this backbone.
+    use this backbone. ``num_classes=0`` keeps the class token, which the patches attend to, and the final norm, which
+    comes before the maps.
 
-    Attributes:
-      num_classes: of the classifier; 0 makes a backbone for ``features`` only. It keeps the class token, which the
-        patches attend to, and the final norm, which comes before the maps.
+    Attributes, besides those of ``Backbone``:
       depth, dim, num_heads, mlp_ratio: blocks, their channels, attention heads, hidden / model channels.
       patch_size: side of a patch; pixels beyond the last whole patch are dropped.
-      image_size: side, or (height, width), of the images that the position table is for; it is resized for others.
-      drop_path_rate: stochastic depth rate of the last block, used when ``train`` is True.
-      dtype: of the computation; parameters, softmax, normalisation statistics and logits stay float32.
-      remat, scan: recompute blocks in the backward pass; compile one block for all. See ``run_blocks``.
-      spp_levels: grid sides of spatial pyramid pooling before the classifier, instead of the class token.
     """
 
-    num_classes: int
     depth: int
     dim: int
     num_heads: int
     patch_size: int
     mlp_ratio: int = 4
-    image_size: int | Sequence[int] = 224
-    drop_path_rate: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    remat: bool = False
-    scan: bool = False
-    spp_levels: Sequence[int] = ()
 
     # ``resize_grid`` resamples the position table.
     parts = (

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from pvt_jax.backbones.vit.model import VisionTransformer
 from pvt_jax.weight_names import (
     PLAIN,
     REFERENCE,
@@ -69,10 +68,6 @@ def _deit(size: str, sha256: str) -> PublishedWeights:
     )
 
 
-def _sizes_of_model(model: VisionTransformer) -> Sizes:
-    return Sizes((model.depth,), (model.dim,), (model.patch_size,))
-
-
 def _sizes_of_tensors(shapes: Shapes) -> Sizes | None:
     patch, depth = shapes.get("patch_embed.proj.weight", ()), count("blocks.{}.norm1.weight", shapes)
     if len(patch) != 4 or not depth or "cls_token" not in shapes:
@@ -102,7 +97,7 @@ WEIGHTS = BackboneWeights(
             for prefix in ("vit.", "deit.")
         ),
     ),
-    sizes_of_model=_sizes_of_model,
+    sizes_of_model=lambda model: Sizes((model.depth,), (model.dim,), (model.patch_size,)),
     sizes_of_tensors=_sizes_of_tensors,
     tables=(PositionTable("pos_embed", "patch_embed/kernel", "bicubic", tokens=1),),
     distillation=("dist_token", "distillation_token"),

@@ -18,7 +18,9 @@ class ImageTransformOptions(TransformOptions):
     crop_ratio: tuple[float, float] = key((3 / 4, 4 / 3), "Range of a crop's aspect ratio.", at_least=0)
     pad: int = key(0, "Pixels of zero padding on each side.", at_least=0)
     policy: str = key("", "RandAugment, as rand-m9-mstd0.5-inc1; empty for none.")
-    eval_crop_fraction: float = key(224 / 256, "Share of the shorter side that evaluation's centre crop keeps.")
+    eval_crop_fraction: float = key(
+        224 / 256, "Share of the resized shorter side that the centre crop of the evaluation keeps."
+    )
 
 
 @dataclass(frozen=True)

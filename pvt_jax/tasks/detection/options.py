@@ -15,25 +15,36 @@ class DetectionOptions(ObjectOptions):
 
     short_sides: tuple[int, ...] = key(
         (800,),
-        "Images are resized to this shorter side, or to long_side if that is smaller; each batch draws one of several.",
+        "Images are resized, keeping their aspect ratio, until the shorter side has this many pixels or the longer "
+        "one long_side. Of several values each batch draws one.",
         above=0,
         nonempty=True,
     )
-    long_side: int = key(1333, "Largest longer side.", above=0)
-    crop_probability: float = key(0.0, "Probability that an image is cropped before that.", at_least=0, at_most=1)
-    crop_short_sides: tuple[int, ...] = key(
-        (400, 500, 600), "Shorter sides to which it is resized before the crop.", above=0, nonempty=True
+    long_side: int = key(1333, "See short_sides.", above=0)
+    crop_probability: float = key(
+        0.0,
+        "Probability that an image is first resized to one of crop_short_sides and cropped to sides drawn from "
+        "crop_range.",
+        at_least=0,
+        at_most=1,
     )
+    crop_short_sides: tuple[int, ...] = key((400, 500, 600), "See crop_probability.", above=0, nonempty=True)
     crop_range: tuple[int, int] = key((384, 600), "(least, largest) side of a crop.", at_least=1)
     test_short_side: int = key(0, "Shorter side in evaluation; 0: the largest of short_sides.", at_least=0, free=True)
     train_shapes: int = key(
-        4, "Padded shapes of training batches, each compiled once; a batch is all landscape or all portrait.", above=0
+        4,
+        "Images are padded to at most this many shapes, each compiled once. A training batch is all landscape or all "
+        "portrait; the rest of an epoch is batched in squarer shapes.",
+        above=0,
     )
-    test_shapes: int = key(8, "Padded shapes of evaluation batches, each compiled once.", above=0, free=True)
+    test_shapes: int = key(8, "The same for evaluation; predictions do not change.", above=0, free=True)
     max_objects: int = key(
-        0, "Objects that batches are padded to, drawn where an image has more; 0: the most of any image.", at_least=0
+        0,
+        "Images are padded to this many objects, and of an image with more this many are drawn at each visit; 0: the "
+        "most that an image has.",
+        at_least=0,
     )
-    mask_side: int = key(112, "Cells per side of the grid over a box on which masks are learned.", above=0)
+    mask_side: int = key(112, "Cells per side of the grid over a box on which mask coverage is learned.", above=0)
 
     def validate(self) -> None:
         """Ranges in order, and no shorter side above the longer one."""

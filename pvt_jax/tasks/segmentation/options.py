@@ -13,23 +13,39 @@ class SegmentationOptions(LabelMapOptions):
     """Semantic segmentation. Sizes are (height, width) in pixels."""
 
     scale: tuple[int, int] = key(
-        (2048, 512), "(long, short) sides into which images are resized; (0, 0) keeps their size.", at_least=0
+        (2048, 512),
+        "Images are resized to fit into a rectangle of these (long, short) sides, keeping their aspect ratio; (0, 0) "
+        "keeps their size.",
+        at_least=0,
     )
-    scale_range: tuple[float, float] = key((0.5, 2.0), "Range of a random factor on scale in training.", at_least=0)
-    crop_size: tuple[int, int] = key((512, 512), "Random crop, padded where the image is smaller.", at_least=0)
+    scale_range: tuple[float, float] = key((0.5, 2.0), "In training, range of a random factor on scale.", at_least=0)
+    crop_size: tuple[int, int] = key(
+        (512, 512), "Then a random crop of this size, padded where the image is smaller.", at_least=0
+    )
     largest_share: float = key(
-        0.75, "Up to ten crops are tried until no class has more than this share of the labelled pixels.", above=0
+        0.75, "Of up to ten crops the first in which no class has more than this share of the labelled pixels.", above=0
     )
     photometric: bool = key(True, "Random brightness, contrast, saturation and hue.")
-    loss_average: Literal["valid", "all"] = key("valid", "Mean over valid pixels, or all with ignored ones as 0.")
-    test_mode: Literal["whole", "slide"] = key("whole", "Evaluate whole images or sliding windows.", free=True)
+    loss_average: Literal["valid", "all"] = key(
+        "valid", "The loss is a mean over valid pixels, or over all, in which ignored ones count as 0."
+    )
+    test_mode: Literal["whole", "slide"] = key(
+        "whole",
+        "Evaluate the whole image, resized to scale and its sides rounded up to multiples of 32, or sliding windows.",
+        free=True,
+    )
     test_ratios: tuple[float, ...] = key(
         (1.0,), "Factors on scale whose probabilities are averaged.", above=0, nonempty=True, free=True
     )
     test_flip: bool = key(False, "Average with the probabilities of the mirrored image.", free=True)
     window: tuple[int, int] = key((512, 512), "Size of a sliding window.", at_least=0, free=True)
     window_stride: tuple[int, int] = key((384, 384), "Stride of the sliding windows.", at_least=0, free=True)
-    test_shapes: int = key(8, "Padded shapes of evaluation batches, each compiled once.", above=0, free=True)
+    test_shapes: int = key(
+        8,
+        "Images are padded to at most this many shapes, each compiled once; predictions do not change.",
+        above=0,
+        free=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def config_of(folder, *overrides, head="retinanet", config="configs/digits_detec
 
 def simplified(task: Any) -> Any:
     """The task with a backbone that is soon compiled; so is Mask R-CNN on three levels in place of five."""
-    task.model = task.model.clone(backbone=Patches(0))
+    task.model = task.model.clone(backbone=Patches(num_classes=0))
     if task.model.needs_masks:
         task.model = task.model.clone(neck=FeaturePyramid(16, first_level=3))
     task._apply = task.model.apply
