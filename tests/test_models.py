@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pvt_jax import trace
 from pvt_jax.errors import UserError
 from pvt_jax.models import create_model, list_models
 from tests.helpers import reference
@@ -71,8 +72,15 @@ def test_every_model_has_a_known_parameter_count():
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count_is_exact(name):
-    shapes = jax.tree.leaves(reference.parameter_shapes(create_model(name)), is_leaf=lambda x: isinstance(x, tuple))
-    assert sum(math.prod(shape) for shape in shapes) == PARAMETERS[name]
+    params = reference.deep_variables(create_model(name))["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[name]
+
+
+# One of each family; the goldens' tests hold others to the reference's names and shapes.
+@pytest.mark.parametrize("name", ["pvt_medium", "mit_b3", "vit_tiny_patch16", "resnet34", "resnet50"])
+def test_blocks_from_the_third_on_are_like_the_second(name):
+    model: Any = create_model(name)
+    assert reference.deep_variables(model) == trace.abstract_variables(model, 224, 224)
 
 
 def test_an_unknown_model_is_answered_with_the_nearest():

@@ -25,6 +25,7 @@ from pvt_jax.trace import (
     training_memory,
     tree_bytes,
 )
+from tests.helpers import reference
 
 # At 224², in units of 10⁹, to the last digit given. PVT and MiT: from the reference's definitions, attention included.
 # ResNet and ViT-Base: what torchvision publishes with its weights.
@@ -143,28 +144,11 @@ def test_a_module_without_a_formula():
 # The traced count against the formulas: the same integers, by part.
 
 
-def shapes_of(model: Any) -> Any:
-    """Its variables; blocks from the third on are like the second, which saves tracing their initialisation."""
-    if hasattr(model, "depth"):
-        shallow = abstract_variables(model.clone(depth=2), 224, 224)
-        return {"params": deepened(shallow["params"], model.depth)}
-    shallow = abstract_variables(model.clone(depths=(2, 2, 2, 2)), 224, 224)
-    stages = {f"stage{i + 1}": depth for i, depth in enumerate(model.depths)}
-    return {
-        collection: {**tree, **{stage: deepened(tree[stage], depth) for stage, depth in stages.items()}}
-        for collection, tree in shallow.items()
-    }
-
-
-def deepened(blocks: dict[str, Any], depth: int) -> dict[str, Any]:
-    return {**blocks, **{f"block{i}": blocks["block1"] for i in range(2, depth)}}
-
-
 # Scanned, so that the deep ones trace soon; that it changes nothing is tested below.
 @pytest.mark.parametrize("name", list_models())
 def test_both_counts_agree_for_every_model(name):
     model = create_model(name, scan=True)
-    variables = shapes_of(model)
+    variables = reference.deep_variables(model)
     for height, width in ((224, 224), (256, 832)):
         assert traced(model, height, width, variables=variables) == formulas(model, height, width)
 

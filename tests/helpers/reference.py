@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pvt_jax.trace import abstract_variables
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 Weights = dict[str, np.ndarray]
 
@@ -185,6 +187,23 @@ def parameter_shapes(model: Any, height: int = 64, width: int = 64, **options: A
     images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
     tree = jax.eval_shape(lambda key, x: model.init(key, x, **options), jax.random.key(0), images)["params"]
     return jax.tree.map(lambda leaf: leaf.shape, tree)
+
+
+def deep_variables(model: Any) -> Any:
+    """Shapes of a backbone's variables; blocks from the third on are like the second, which saves tracing them."""
+    if hasattr(model, "depth"):
+        shallow = abstract_variables(model.clone(depth=2), 224, 224)
+        return {"params": _deepened(shallow["params"], model.depth)}
+    shallow = abstract_variables(model.clone(depths=(2, 2, 2, 2)), 224, 224)
+    stages = {f"stage{i + 1}": depth for i, depth in enumerate(model.depths)}
+    return {
+        collection: {**tree, **{stage: _deepened(tree[stage], depth) for stage, depth in stages.items()}}
+        for collection, tree in shallow.items()
+    }
+
+
+def _deepened(blocks: dict[str, Any], depth: int) -> dict[str, Any]:
+    return {**blocks, **{f"block{i}": blocks["block1"] for i in range(2, depth)}}
 
 
 def relative_error(found: Any, expected: np.ndarray, rms: float | None = None) -> float:
