@@ -20,8 +20,8 @@ def no_argument(path: str, arg: str) -> None:
 def one_of(path: str, arg: str, sizes: dict | tuple) -> str:
     """The argument of a config, if it is one of ``sizes``; raises, with all of them, if not."""
     if arg not in sizes:
-        said = f"knows no {arg!r}" if arg else "needs a size"
-        raise UserError(f"{path} {said}: give one of {', '.join(sizes)}, as --config {path}:{next(iter(sizes))}")
+        problem = f"knows no {arg!r}" if arg else "needs a size"
+        raise UserError(f"{path} {problem}: give one of {', '.join(sizes)}, as --config {path}:{next(iter(sizes))}")
     return arg
 
 
@@ -85,7 +85,7 @@ def parse_argument(
 
     Returns:
         What comes first, and the words: one at most after a folder. A folder that does not exist is returned whole, as
-        whoever reads it has more to say.
+        its reader has the better message.
 
     Raises:
         UserError: nothing comes first, or what follows it is not known.

@@ -1,4 +1,4 @@
-"""Faster R-CNN (arXiv 1506.01497) on any backbone, COCO: Mask R-CNN's half of boxes, and the way of ViT-FRCNN.
+"""Faster R-CNN (arXiv 1506.01497) on any backbone, COCO: Mask R-CNN without masks; with a ViT, ViT-FRCNN.
 
 python -m pvt_jax.main --config configs/faster_rcnn.py:pvt_small --workdir runs/faster_rcnn --config.data.root=FOLDER
 python -m pvt_jax.main --config configs/faster_rcnn.py:vit_small_16 --workdir runs/vit_frcnn --config.data.root=FOLDER

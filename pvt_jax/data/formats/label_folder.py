@@ -56,39 +56,34 @@ class LabelFolderSource:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> SegmentationRecord:
-        return {"image": read_file(self._path(index)), "label_map": self.label_map(index)}
+        return {"image": read_file(self._paths(index)[0]), "label_map": self.label_map(index)}
 
     def label_map(self, index: int) -> bytes:
         """Returns the file of a label map, without reading the image."""
-        return read_file(self._label_path(index))
+        return read_file(self._paths(index)[1])
 
     def name(self, index: int) -> str:
         """Returns the path of the image of record ``index``."""
-        return escaped(self._path(index))
+        return escaped(self._paths(index)[0])
 
     def label_name(self, index: int) -> str:
         """Returns the path of its label map."""
-        return escaped(self._label_path(index))
+        return escaped(self._paths(index)[1])
 
     def sizes(self) -> np.ndarray:
         if self._sizes is None:
-            self._sizes = image_sizes(len(self), self._path)
+            self._sizes = image_sizes(len(self), lambda index: self._paths(index)[0])
         return self._sizes
 
     def __str__(self) -> str:
         return escaped(self._root)
 
-    def _path(self, index: int) -> str:
-        return os.path.join(self._image_folder, self._pair(index)[0])
-
-    def _label_path(self, index: int) -> str:
-        return os.path.join(self._label_folder, self._pair(index)[1])
-
-    def _pair(self, index: int) -> tuple[str, str]:
+    def _paths(self, index: int) -> tuple[str, str]:
         index = operator.index(index)
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} in {self._image_folder}")
-        return self._pairs[index]
+        image, label_map = self._pairs[index]
+        return os.path.join(self._image_folder, image), os.path.join(self._label_folder, label_map)
 
 
 def open_label_folder(request: Request) -> LabelFolderSource:

@@ -218,7 +218,7 @@ class TestImages:
         path = root / "train2017/1.png"
         path.write_bytes(path.read_bytes()[:900])
         line = message(root, check=check)
-        assert "training images tried cannot be decoded: repair or remove them" in line and "1.png" in line
+        assert "1 of 32 training images tried cannot be decoded: repair or remove them" in line and "1.png" in line
         assert "training: " in validate(root, check=check, on_corrupt="skip")
         assert "1 images cannot be decoded and are skipped" in validate(root, check=check, on_corrupt="skip")
 

@@ -205,7 +205,11 @@ def test_undecodable_label_map(root):
     data = (root / "labels/train/04.png").read_bytes()
     save(root / "labels/train/04.png", data[:-30])
     line = message(root)
-    assert "training images or label maps tried cannot be decoded" in line and f"{root}/labels/train/04.png" in line
+    assert (
+        line.startswith("1 of ")
+        and "training images or label maps tried cannot be decoded" in line
+        and f"{root}/labels/train/04.png" in line
+    )
     assert validate(root, on_corrupt="skip").endswith(
         "; training: 1 images or label maps cannot be decoded and are skipped"
     )
@@ -219,7 +223,11 @@ def test_undecodable_label_map(root):
 def test_undecodable_image(root, check):
     save(root / "images/train/04.jpg", b"no image")
     line = message(root, check=check)
-    assert "training images or label maps tried cannot be decoded" in line and f"{root}/images/train/04.jpg" in line
+    assert (
+        line.startswith("1 of ")
+        and "training images or label maps tried cannot be decoded" in line
+        and f"{root}/images/train/04.jpg" in line
+    )
     assert "training: 1 images or label maps" in validate(root, check=check, on_corrupt="skip")
 
 

@@ -10,7 +10,6 @@ A stem may be a path, s/x of Annotations/s/x.xml, as CVAT exports it.
 import os
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from pvt_jax.data.files import EXTENSIONS, read_file, scan
 from pvt_jax.data.formats.layouts import Found, Layout, NoLayoutError, Tree, find_layout, no_layout, split_names
@@ -35,26 +34,12 @@ _LAYOUTS = (
 )
 
 
-@dataclass(frozen=True)
-class VocFolders:
-    """Where a split is.
-
-    Attributes:
-        xml_folder, image_folder: their paths.
-        lists: paths of the files that name its images; none if it is all files of the folders.
-        of_classes: whether each list is of a class, with a label after each name.
-        nested: whether files in folders below belong to it.
-    """
-
-    xml_folder: str
-    image_folder: str
-    lists: tuple[str, ...]
-    of_classes: bool
-    nested: bool
-
-
-def find_folders(root: str, request: Request) -> VocFolders:
+def find_folders(root: str, request: Request) -> tuple[Found, bool]:
     """Returns where a split of the data set in ``root`` is, as the config names or in a known layout.
+
+    Returns:
+        The folders of XML files and of images, and lists of stems where these are not split; and whether files in
+        folders below the two belong to it.
 
     Raises:
         NoLayoutError: it is nowhere.
@@ -68,18 +53,15 @@ def find_folders(root: str, request: Request) -> VocFolders:
     tree = Tree(root)
 
     def has_xml(found: Found, nested: bool) -> bool:
-        xml_folder, image_folder, *lists = (places[0] for places in found.places)
         # One folder may hold those of both splits, with XML files and images apart in it.
-        is_whole = nested and not lists and xml_folder == image_folder
-        return not is_whole and bool(with_extension(scan(xml_folder, nested), ("xml",)))
+        is_whole = nested and not found.places[2:] and found[0] == found[1]
+        return not is_whole and bool(with_extension(scan(found[0], nested), ("xml",)))
 
     # XML files in folders below come last: they may be a copy, or another layout.
     for nested in (False, True):
         found = find_layout(tree, layouts, split_names(request), lambda found, nested=nested: has_xml(found, nested))
         if found:
-            lists = found.places[2] if len(found.places) > 2 else ()
-            of_classes = "*" in "".join(found.layout.patterns[2:])
-            return VocFolders(found[0], found[1], lists, of_classes, nested or bool(lists))
+            return found, nested or len(found.places) > 2
     raise _not_found(tree, request, layouts)
 
 
@@ -107,40 +89,39 @@ def with_extension(paths: Sequence[str], extensions: Collection[str]) -> list[st
     return [path for path in paths if os.path.splitext(path)[1][1:].lower() in extensions]
 
 
-def read_lists(folders: VocFolders, known: Collection[str]) -> tuple[list[str], int]:
+def read_lists(found: Found, known: Collection[str]) -> tuple[list[str], int]:
     """Returns the stems in the lists of a split, each once, and how many lines repeat one.
 
     Args:
-        folders: of the split.
+        found: where the split is.
         known: the stems of its XML files.
 
     Raises:
         UserError: a list cannot be read, names what is not known, or all are empty.
     """
+    lists, of_classes = found.places[2], "*" in found.layout.patterns[2]
     stems: dict[str, None] = {}
     repeated = 0
-    for path in folders.lists:
+    for path in lists:
         # Notepad writes a byte order mark.
         lines = [os.fsdecode(line).strip() for line in read_file(path).removeprefix(b"\xef\xbb\xbf").splitlines()]
-        meant = [(line, _meant(line, known, folders.of_classes)) for line in lines if line]
+        meant = [(line, _meant(line, known, of_classes)) for line in lines if line]
         if missing := [line for line, stem in meant if stem is None]:
             way_out = "add them, or correct the list"
             if missing[0].split()[0] in known:
                 way_out = "write the name of an image on each line, and nothing after it"
             raise UserError(
                 escaped(
-                    f"{path} lists {len(missing):,} images that have no XML file in {folders.xml_folder}: "
+                    f"{path} lists {len(missing):,} images that have no XML file in {found[0]}: "
                     f"{listed(missing, 3)}; {way_out}"
                 )
             )
-        found = dict.fromkeys(stem for _, stem in meant if stem is not None)
-        repeated += len(meant) - len(found)
-        stems |= found
+        named = dict.fromkeys(stem for _, stem in meant if stem is not None)
+        repeated += len(meant) - len(named)
+        stems |= named
     if not stems:
-        are = "is empty" if len(folders.lists) == 1 else f"and {len(folders.lists) - 1} others are empty"
-        raise UserError(
-            f"{escaped(folders.lists[0])} {are}: write the names of images there, without extension, a line each"
-        )
+        are = "is empty" if len(lists) == 1 else f"and {len(lists) - 1} others are empty"
+        raise UserError(f"{escaped(lists[0])} {are}: write the names of images there, without extension, a line each")
     return list(stems), repeated
 
 

@@ -164,11 +164,11 @@ def _labels(found: _Annotations, class_names: Sequence[str], known_as: str, chos
 
 
 def _read(root: str, request: Request) -> _Annotations:
-    folders = find_folders(root, request)
-    where, image_folder = folders.xml_folder, folders.image_folder
-    xml_files = {_stem(path): path for path in with_extension(scan(where, folders.nested), ("xml",))}
-    stems, repeated = read_lists(folders, xml_files.keys()) if folders.lists else (sorted(xml_files), 0)
-    images, problems = _Images(image_folder, scan(image_folder, folders.nested)), Problems(where)
+    folders, nested = find_folders(root, request)
+    where, image_folder, has_lists = folders[0], folders[1], len(folders.places) > 2
+    xml_files = {_stem(path): path for path in with_extension(scan(where, nested), ("xml",))}
+    stems, repeated = read_lists(folders, xml_files.keys()) if has_lists else (sorted(xml_files), 0)
+    images, problems = _Images(image_folder, scan(image_folder, nested)), Problems(where)
     files: list[XmlFile] = []
     image_files, doubles = [], []
     with ThreadPoolExecutor(THREADS) as pool:
@@ -183,7 +183,7 @@ def _read(root: str, request: Request) -> _Annotations:
                     what, way_out, image = images.missing(stem, file.image)
                     problems.add(what, way_out, f"{xml_files[stem]}, of image '{image}'")
     problems.check()
-    unlabelled = set() if folders.lists else images.by_stem.keys() - xml_files.keys() - set(map(_stem, image_files))
+    unlabelled = set() if has_lists else images.by_stem.keys() - xml_files.keys() - set(map(_stem, image_files))
     notes = [f"{len(unlabelled):,} images have no XML file and are left out"] * bool(unlabelled)
     notes += [f"{repeated:,} lines of the list name an image again and are left out"] * bool(repeated)
     if doubles:
