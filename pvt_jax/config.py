@@ -32,12 +32,11 @@ Config = Any
 def load(spec: str, overrides: Sequence[str] = ()) -> Config:
     """The full config of a file, with overrides from the command line applied.
 
+    Raises UserError: the file is missing or broken, or a key or value is wrong.
+
     Args:
       spec: path of the config file, or path:argument for its ``get_config(argument)``.
       overrides: strings as ``"model.name=pvt_small"``.
-
-    Raises:
-      UserError: the file is missing or broken, or a key or value is wrong.
     """
     path, _, argument = spec.partition(":")
     try:
@@ -57,8 +56,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
 def read(config: Config) -> TaskConfig:
     """A config as the dataclass that its task reads.
 
-    Raises:
-      UserError: a value is wrong, values do not go together, or a key was set that the task does not read.
+    Raises UserError: a value is wrong, values do not go together, or a key was set that the task does not read.
     """
     values = config.to_dict()
     if values["task"] not in TASKS:

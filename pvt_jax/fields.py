@@ -52,8 +52,7 @@ class Key:
     def checked(self, name: str, value: Any, *, limits: bool = True) -> Any:
         """The value in plain Python types, as this key holds it.
 
-        Raises:
-          UserError: the key, called ``name``, does not take it; without ``limits`` only its type matters.
+        Raises UserError: the key, called ``name``, does not take it; without ``limits`` only its type matters.
         """
         value = plain(value)
         if self.square and _is(value, int):
@@ -132,8 +131,7 @@ Section = TypeVar("Section", bound=Options)
 def read(options: type[Section], values: Mapping[str, Any], prefix: str = "") -> Section:
     """A section from nested values, all of them given; keys that it does not have are passed over.
 
-    Raises:
-      UserError: a value does not fit its key, or values do not go together. ``prefix`` stands before a key's name.
+    Raises UserError: a value does not fit its key, or values do not go together. ``prefix`` stands before a key's name.
     """
     keys, chosen = keys_of(options), {}
     for one in fields(options):
@@ -157,14 +155,13 @@ def types_of(module: Any) -> dict[str, Any]:
 def checked(owner: str, section: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """``settings`` in plain Python types: tuples for lists, and no numbers of NumPy's.
 
+    Raises UserError: a setting is not known, or its value has another type.
+
     Args:
       owner: what a person calls the module, as "head 'retinanet'".
       section: of the config that has its settings, "model" or "head".
       settings: value of each.
       known: type of each that there is.
-
-    Raises:
-      UserError: a setting is not known, or its value has another type.
     """
     for setting, value in settings.items():
         if setting not in known:
@@ -233,9 +230,4 @@ _WORDS: dict[Any, str] = {
     str: "a string",
     types.NoneType: "None",
 }
-_EXAMPLES: dict[Any, Any] = {
-    int: (1, 2),
-    str: ("a", "b"),
-    str | int: ("a", "b"),
-    tuple: ((0, 0, 0), (255, 0, 0)),
-}
+_EXAMPLES: dict[Any, Any] = {int: (1, 2), str: ("a", "b"), str | int: ("a", "b"), tuple: ((0, 0, 0), (255, 0, 0))}

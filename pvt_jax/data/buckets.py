@@ -35,15 +35,13 @@ def choose_buckets(shapes: Int[np.ndarray, "n d"], limit: int, weights: np.ndarr
 
     From one bucket for each distinct shape, the two whose union adds the least cost are merged until few enough are
     left. A larger limit never wastes more. The cost of a shape is its pixels, those of the label map at a sixteenth.
+    Raises UserError: ``limit`` is less than 1, or the shapes are not pairs of positive sides.
 
     Args:
       shapes: (height, width) of what the network gets, for one or several images a record, then, from the second pair
         on, of the label map: [n, 2], [n, 4], [n, 6] …
       limit: the number of buckets.
       weights: [n], how often each record is used; once if not given.
-
-    Raises:
-      UserError: ``limit`` is less than 1, or the shapes are not pairs of positive sides.
     """
     if limit < 1:
         raise UserError(f"at least 1 padded shape is needed, not {limit}")

@@ -30,13 +30,11 @@ def decode(data: bytes, name: str) -> np.ndarray:
     """The image in the bytes of a file, uint8 RGB [H, W, 3], for training.
 
     The same pixels as ``decode_pil``: an EXIF orientation is not applied, transparency is dropped. JPEG and PNG files
-    that look whole go through OpenCV, and everything else is left to Pillow's verdict.
+    that look whole go through OpenCV, and everything else is left to Pillow's verdict. Raises CorruptImageError: the
+    bytes are empty, truncated or no image.
 
     Args:
       name: path or record, for the message.
-
-    Raises:
-      CorruptImageError: the bytes are empty, truncated or no image.
     """
     if _is_sound_jpeg(data) or _is_sound_png(data):
         try:

@@ -23,7 +23,8 @@ _LOSSLESS = ("PNG", "BMP")
 class LabelEncoding:
     """How a data set's label maps encode classes.
 
-    Palette images are read as indices, never as colours. RGB images with three equal channels are grey images.
+    Palette images are read as indices, never as colours. RGB images with three equal channels are grey images. Raises
+    UserError: settings that contradict each other or are out of range.
 
     Attributes:
         num_classes: K, at most 255.
@@ -32,9 +33,6 @@ class LabelEncoding:
         mapping: stored value → class; excludes ``reduce_zero_label`` and has precedence over ``ignore_labels``.
         colours: of RGB-coded label maps; ``colours[k]`` is class k, further ones become 255. If all are grey, they also
             decode grey images, such as black and white masks with 0 and 255.
-
-    Raises:
-        UserError: settings that contradict each other or are out of range.
     """
 
     num_classes: int

@@ -55,13 +55,10 @@ class DataChecks:
         self._on_corrupt, self._probes, self._progress = on_corrupt, probes, progress
 
     def validate(self, train: Any, evaluation: Any) -> str:
-        """Checks both splits of a data set.
+        """Checks both splits of a data set. Raises UserError: what is wrong, where, how often, and what to do about it.
 
         Returns:
             One line for the log: how many records of how many classes, from where, and what is worth a note.
-
-        Raises:
-            UserError: what is wrong, where, how often, and what to do about it.
         """
         for key, value, known in (
             ("on_corrupt", self._on_corrupt, ("error", "skip")),

@@ -126,15 +126,14 @@ def build(
 ) -> Run:
     """The run of a config; nothing is computed yet.
 
+    Raises UserError: bad input. Settings that no model can have are refused before any file is read, and weights are
+    read before the data, which may take long to check.
+
     Args:
       config: see ``pvt_jax.config.read``.
       resumes: ``init.checkpoint`` is not read: the state comes from a checkpoint of the run.
       training: whether batches have to be shared equally by the devices.
       say: takes lines on the progress of checking the data.
-
-    Raises:
-      UserError: bad input. Settings that no model can have are refused before any file is read, and weights are read
-        before the data, which may take long to check.
     """
     task = TASKS[config.task].make(config)
     mesh = sharding.make_mesh(config.mesh.fsdp)

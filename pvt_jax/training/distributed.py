@@ -32,10 +32,8 @@ def cluster_of(environment: Mapping[str, str]) -> str | None:
 def initialize(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Join this process to the others, from flags, or from the environment of SLURM, Kubernetes, Open MPI or a TPU pod.
 
-    A lone process needs nothing and stays alone. Must run before anything else touches a device.
-
-    Raises:
-      UserError: only some of the three flags are given, or the others could not be reached.
+    A lone process needs nothing and stays alone. Must run before anything else touches a device. Raises UserError: only
+    some of the three flags are given, or the others could not be reached.
     """
     flags = (coordinator_address, num_processes, process_id)
     if any(flag is not None for flag in flags) and any(flag is None for flag in flags):

@@ -57,10 +57,8 @@ def headline(metrics: dict[str, float]) -> str:
 def evaluate(config: Config, directory: Path | str, step: int | str = "latest") -> Result:
     """Evaluate a checkpoint of the run in ``directory``: the ``"latest"``, the ``"best"``, or that of a step number.
 
-    While there is none, ``"latest"`` and 0 are what a run would start from: the weights in ``init.checkpoint``.
-
-    Raises:
-      UserError: bad input, or no such checkpoint.
+    While there is none, ``"latest"`` and 0 are what a run would start from: the weights in ``init.checkpoint``. Raises
+    UserError: bad input, or no such checkpoint.
     """
     directory, options = Path(directory), config_lib.read(config)
     if options.init.checkpoint and step in ("latest", 0) and not workdir.has_checkpoint(directory):

@@ -35,13 +35,12 @@ _IN_FLIGHT = 2
 def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Result:
     """Train as ``config`` says, in ``directory``; run again, it goes on where its last checkpoint stands.
 
+    Raises UserError: bad input, or gradients that are not finite too many times in a row.
+
     Args:
       config: a full config, see ``pvt_jax.config``.
       directory: the workdir; made if it does not exist.
       quiet: show nothing on stderr.
-
-    Raises:
-      UserError: bad input, or gradients that are not finite too many times in a row.
     """
     directory = Path(directory)
     workdir.check(directory, config)

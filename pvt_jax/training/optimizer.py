@@ -133,10 +133,8 @@ def layer_numbers(params: Tree) -> Tree:
     table and class token (in a ResNet the stem), i + 1 the block i, and L + 1 the final norm and the head. A pyramid's
     blocks are numbered through its stages. A later stage's patch embedding, position table and norms, and in all stages
     the norm at the end, belong to the layer of the stage's first block; so does the class token, which PVT v1 adds in
-    its last stage. What stands on the backbone of a dense model, neck and head, is of layer L + 1.
-
-    Raises:
-      UserError: a parameter lies at a path for which there is no rule.
+    its last stage. What stands on the backbone of a dense model, neck and head, is of layer L + 1. Raises UserError: a
+    parameter lies at a path for which there is no rule.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [[part.key for part in path] for path, _ in leaves]

@@ -13,11 +13,7 @@ class RunOptions(Options):
 
     task: str = key("classification", "What is learned; a name in pvt_jax/tasks.")
     seed: int = key(0, "Seed of everything random.", at_least=0)
-    batch_size: int = key(
-        1024,
-        "Images per optimizer update, over all devices, hosts and accumulation steps.",
-        above=0,
-    )
+    batch_size: int = key(1024, "Images per optimizer update, over all devices, hosts and accumulation steps.", above=0)
     epochs: float = key(300.0, "Length of training.", at_least=0)
     steps: int | None = key(None, "Length of training in optimizer updates, in place of epochs.", above=0)
     accumulation_steps: int = key(

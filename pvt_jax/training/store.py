@@ -66,8 +66,7 @@ class CheckpointStore:
     def save(self, step: int, items: Items, metrics: dict[str, float] | None = None) -> None:
         """Write ``items`` in the background; arrays are copied first, so they may be donated afterwards.
 
-        Raises:
-          UserError: this or the previous write failed (no space, no permission).
+        Raises UserError: this or the previous write failed (no space, no permission).
         """
         with _storage_errors(self.directory):
             self._checkpointer.save_checkpointables_async(
@@ -77,15 +76,14 @@ class CheckpointStore:
     def restore(self, abstract: Items, step: int | None = None) -> tuple[int, Items] | None:
         """The newest whole checkpoint, or that of ``step``, as (step, items); None if there is none.
 
+        Raises UserError: parameters are missing, unexpected or of another shape; or no checkpoint at all can be read.
+
         Args:
           abstract: per item a tree of ``jax.ShapeDtypeStruct`` with shardings: a checkpoint saved on any number of
             devices is laid out as they say.
 
         A checkpoint that cannot be read (half written, damaged) is reported and the one before it is used; once that
         one is loaded, those that could not be read are put aside under ``checkpoints_damaged``.
-
-        Raises:
-          UserError: parameters are missing, unexpected or of another shape; or no checkpoint at all can be read.
         """
         wanted = {name: tree for name, tree in abstract.items() if tree}
         candidates = self.steps()[::-1] if step is None else [step]

@@ -33,8 +33,4 @@ def classification_sums(logits: Float[Array, "b k"], labels: Int[Array, " b"], m
 def classification_metrics(sums: dict[str, float]) -> dict[str, float]:
     """Merged sums → ``loss`` (mean), ``top1`` and ``top5`` (percent, 0 to 100)."""
     count = max(sums["count"], 1.0)
-    return {
-        "loss": sums["loss"] / count,
-        "top1": 100.0 * sums["top1"] / count,
-        "top5": 100.0 * sums["top5"] / count,
-    }
+    return {"loss": sums["loss"] / count, "top1": 100.0 * sums["top1"] / count, "top5": 100.0 * sums["top5"] / count}

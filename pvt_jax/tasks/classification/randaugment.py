@@ -156,6 +156,8 @@ SIGNED = frozenset(
 class RandAugment:
     """Applies ``num_ops`` operations drawn with replacement, each with ``probability``; the defaults are PVT's recipe.
 
+    Raises UserError: a value is out of range or unknown.
+
     Attributes:
       num_ops: operations drawn per image.
       magnitude: mean magnitude, 0..10.
@@ -164,9 +166,6 @@ class RandAugment:
       increasing: whether all operations get stronger with the magnitude (timm's "inc1").
       fill: RGB in 0..255 of pixels that geometric operations uncover; timm's is the rounded mean of the data set.
       interpolation: "bicubic" or "bilinear", for geometric operations.
-
-    Raises:
-      UserError: a value is out of range or unknown.
     """
 
     num_ops: int = 2
@@ -195,9 +194,7 @@ class RandAugment:
 
         After "rand", in any order: m (magnitude, default 10), n (operations, 2), p (probability, 0.5), mstd (standard
         deviation of the magnitude, 0; above 100 uniform in 0..m), inc (0 or 1, 0). timm's mmax, t and w are errors.
-
-        Raises:
-          UserError: the string is malformed, or a value is out of range.
+        Raises UserError: the string is malformed, or a value is out of range.
         """
         kind, *options = policy.split("-")
         values = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "inc": 0.0}

@@ -40,10 +40,7 @@ class Classification(Task[ClassificationConfig]):
     def validate_data(self, say: Callable[[str], None] | None = None) -> str:
         """See ``Task``; all known labels are checked, and a sample of the images."""
         checks = ClassificationChecks(
-            self._config.model.num_classes,
-            decode=decode,
-            on_corrupt=self._config.data.on_corrupt,
-            progress=say,
+            self._config.model.num_classes, decode=decode, on_corrupt=self._config.data.on_corrupt, progress=say
         )
         return checks.validate(self.train_source, self.eval_source)
 

@@ -46,6 +46,8 @@ def sample_crop(
 class TrainTransform:
     """Crop, resize, flip, RandAugment: uint8 [H, W, 3], [H, W, 1] or [H, W] → uint8 RGB [h, w, 3].
 
+    Raises UserError: a value is out of range, or set for a ``crop`` that does not read it.
+
     Attributes:
       image_size: (h, w) of the result.
       crop: "resized" resizes a crop of random area and aspect ratio (ImageNet); "padded" resizes if the size differs,
@@ -56,9 +58,6 @@ class TrainTransform:
       policy: see ``RandAugment.parse``; empty for none.
       fill: RGB in 0..255 of pixels that RandAugment uncovers.
       interpolation: "bicubic" or "bilinear", antialiased, also for RandAugment.
-
-    Raises:
-      UserError: a value is out of range, or set for a ``crop`` that does not read it.
     """
 
     image_size: tuple[int, int]
@@ -124,14 +123,13 @@ class TrainTransform:
 class EvalTransform:
     """Resize, keeping the aspect ratio, then centre crop, with torchvision's rounding: → uint8 RGB [h, w, 3].
 
+    Raises UserError: a value is out of range.
+
     Attributes:
       image_size: (h, w) of the result.
       crop_fraction: fraction of the resized image's shorter side that the crop keeps. For a square ``image_size`` the
         shorter side becomes int(side / crop_fraction), otherwise both sides at least int(side / crop_fraction).
       interpolation: "bicubic" or "bilinear", antialiased.
-
-    Raises:
-      UserError: a value is out of range.
     """
 
     image_size: tuple[int, int]

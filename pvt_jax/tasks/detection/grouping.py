@@ -53,15 +53,13 @@ def training_kinds(
     A kind's shape covers every image of its group at its short side. Shapes are merged until at most ``shapes``
     different ones remain (see ``choose_buckets``). Mixed batches have the shapes of landscape images, into which the
     transform shrinks portrait ones: there are one or two per epoch, not worth a compilation and twice the memory.
+    Raises UserError: there are no images, or a number is out of range.
 
     Args:
       sizes: (0, 0) for unreadable images, which join the first group and do not affect its shapes.
       crop: whether images may be cropped, to sides in ``crop_range``, before they are resized. Shapes then also cover
         crops of the group's own orientation; others are not worth the padding and become smaller (see
         ``DetectionTrainTransform``).
-
-    Raises:
-      UserError: there are no images, or a number is out of range.
     """
     sizes = np.asarray(sizes)
     readable = (sizes > 0).all(axis=-1)
@@ -101,14 +99,12 @@ class Grouped(grain.MapDataset):
     numbered as in ``Kinds``: group · num_scales + scale, where mixed batches count as one more group after the last.
 
     Epoch e depends only on seed and e, and so element i on seed and i: resuming needs only the step, and the number of
-    hosts and workers has no influence. The length is that of one epoch; every index from 0 on is valid.
+    hosts and workers has no influence. The length is that of one epoch; every index from 0 on is valid. Raises
+    UserError: there are no records, or a number is less than 1.
 
     Args:
       groups: [n], of each record, from 0.
       num_scales: number of short sides.
-
-    Raises:
-      UserError: there are no records, or a number is less than 1.
     """
 
     def __init__(self, groups: Int[np.ndarray, " n"], batch_size: int, num_scales: int, seed: int):

@@ -158,7 +158,8 @@ def coco_metrics(
 
     For masks, a detection's area range is that of its mask, as in detectron2 and mmdetection. pycocotools uses the box
     if a result has a ``bbox``, too: drop it there to get the same ``mask_AP_small``, ``mask_AP_medium`` and
-    ``mask_AP_large``.
+    ``mask_AP_large``. Raises UserError: a result is for an image that is not in the ground truth, or lacks a box or
+    mask.
 
     Args:
       ground_truth: ``images`` and ``annotations`` as in COCO's files; not changed. Image ids are integers or strings;
@@ -167,9 +168,6 @@ def coco_metrics(
       results: as from ``DetectionResults.results``; not changed.
       masks: whether to evaluate masks, too.
       class_names: by category id; annotations and results of other categories are ignored.
-
-    Raises:
-      UserError: a result is for an image that is not in the ground truth, or lacks a box or mask.
     """
     numbers = {image["id"]: 1 + number for number, image in enumerate(_by_id(ground_truth["images"]))}
     images = [

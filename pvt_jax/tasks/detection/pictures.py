@@ -50,7 +50,8 @@ def draw_detections(
 ) -> Picture:
     """``image`` with boxes, class names, scores and translucent masks, in one colour per class.
 
-    Higher scores are drawn over lower ones; without scores, small boxes over large ones.
+    Higher scores are drawn over lower ones; without scores, small boxes over large ones. Raises UserError: an argument
+    has another type or shape, or a label has no name.
 
     Args:
       image: RGB; it is not changed.
@@ -62,9 +63,6 @@ def draw_detections(
       side: longest side of the picture in pixels; small images are first enlarged by a whole factor, so that lines and
         text are as fine as on large ones.
       score_threshold: minimum score to be drawn.
-
-    Raises:
-      UserError: an argument has another type or shape, or a label has no name.
     """
     found = Instances(boxes, labels, scores, masks)
     image = checked(image)
@@ -99,6 +97,8 @@ def side_by_side(
 ) -> Picture:
     """Ground truth and prediction side by side, with a legend of the classes shown.
 
+    Raises UserError: as ``draw_detections``.
+
     Args:
       image: RGB.
       truth: None leaves its panel out.
@@ -106,9 +106,6 @@ def side_by_side(
       class_names: of all classes.
       side: longest side of a panel in pixels; small images are enlarged by a whole factor.
       score_threshold: minimum score to be drawn.
-
-    Raises:
-      UserError: as ``draw_detections``.
     """
     shown = _order(prediction, score_threshold)
     title = "prediction" if shown or not len(prediction.labels) else f"prediction: no score of {score_threshold:g}"

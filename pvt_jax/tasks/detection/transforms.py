@@ -50,15 +50,13 @@ class DetectionTrainTransform:
     The crop is the second branch of DETR's policy, which the 3x schedules adopted (mmdetection's AutoAugment): the
     image is resized so that its shorter side is one of ``crop_short_sides``, then cropped at random with sides uniform
     in ``crop_range``, limited by the image. The two resizes are not merged, as the first one visibly loses detail.
+    Raises UserError: a value is out of range.
 
     Attributes:
       flip_probability: of a horizontal flip.
       crop_probability: of the crop; 0.5 in 3x schedules, 0 in those of 12 epochs.
       crop_short_sides, crop_range: see above, in pixels.
       mask_side: side s of each object's mask grid; 0 for no masks.
-
-    Raises:
-      UserError: a value is out of range.
     """
 
     flip_probability: float = 0.5
@@ -99,15 +97,13 @@ class DetectionTrainTransform:
         its objects. If more than m remain, m of them are drawn at random.
 
         Shapes are static, so an image that exceeds ``shape`` becomes smaller than in mmdetection. That happens where a
-        crop swaps the orientation: a portrait crop of a landscape image, say.
+        crop swaps the orientation: a portrait crop of a landscape image, say. Raises UserError: ``image`` is not uint8
+        [H, W, 3], or ``mask_side`` is set without ``decode_masks``.
 
         Args:
           shape: (rows, columns) of the result.
           short_side, long_side: see ``fit``.
           decode_masks: called once with the remaining ``objects`` if ``mask_side`` is above 0.
-
-        Raises:
-          UserError: ``image`` is not uint8 [H, W, 3], or ``mask_side`` is set without ``decode_masks``.
         """
         image = check_rgb(image)
         if self.mask_side and decode_masks is None:
@@ -157,8 +153,7 @@ class DetectionTrainTransform:
 class DetectionEvalTransform:
     """Resize, keeping the aspect ratio: → uint8 RGB [h, w, 3]. The attributes are those of ``fit``.
 
-    Raises:
-      UserError: a side is less than 1, or the short one more than the long one.
+    Raises UserError: a side is less than 1, or the short one more than the long one.
     """
 
     short_side: int

@@ -18,8 +18,7 @@ _IGNORE = 255
 def colour_labels(labels: _Labels, palette: _Palette, ignored: Sequence[int] = (0, 0, 0)) -> Picture:
     """Each pixel in the colour of its class, or in ``ignored`` if it has none (255).
 
-    Raises:
-      UserError: an argument has another type or shape.
+    Raises UserError: an argument has another type or shape.
     """
     labels, palette = np.asarray(labels), np.asarray(palette)
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
@@ -34,14 +33,13 @@ def colour_labels(labels: _Labels, palette: _Palette, ignored: Sequence[int] = (
 def overlay(image: Picture, labels: _Labels, palette: _Palette, opacity: float = 0.5) -> Picture:
     """``image`` with the colours of ``labels`` over it; ignored pixels show the image.
 
+    Raises UserError: an argument has another type, shape or range.
+
     Args:
       image: RGB; it is not changed.
       labels: of the same size.
       palette: RGB of each class.
       opacity: of the colours, from 0 to 1.
-
-    Raises:
-      UserError: an argument has another type, shape or range.
     """
     image, labels = checked(image), np.asarray(labels)
     if not 0 <= opacity <= 1:
@@ -62,6 +60,8 @@ def side_by_side(
 ) -> Picture:
     """Image, ground truth and prediction side by side, with a legend of the classes shown.
 
+    Raises UserError: an argument has another type or shape, or class names and palette differ in length.
+
     Args:
       image: RGB.
       truth: of the same size; None leaves its panel out.
@@ -69,9 +69,6 @@ def side_by_side(
       palette: RGB of each class.
       class_names: of each class.
       side: longest side of a panel in pixels; small images are enlarged by a whole factor.
-
-    Raises:
-      UserError: an argument has another type or shape, or class names and palette differ in length.
     """
     image = checked(image)
     if len(class_names) != len(palette):

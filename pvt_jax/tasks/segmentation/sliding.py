@@ -26,7 +26,8 @@ def sliding_logits(
 
     As in mmsegmentation's ``slide_inference``, windows start at multiples of the stride, the last one ends with the
     image, and an image smaller than the window is a window itself. Upsampled logits are never stored: the mean over a
-    grid of windows is exactly a product of one matrix per axis.
+    grid of windows is exactly a product of one matrix per axis. Raises UserError: ``crop`` or ``stride`` is not a
+    multiple of 32, or the windows leave gaps.
 
     Args:
       apply: (windows [b, y, x, c], their (height, width) without padding [b, 2] or None) → logits
@@ -35,9 +36,6 @@ def sliding_logits(
       sizes: (height, width) of each image without padding, multiples of 32; None: no padding.
       crop: (height, width) of the window.
       stride: (down, right) from one window to the next.
-
-    Raises:
-      UserError: ``crop`` or ``stride`` is not a multiple of 32, or the windows leave gaps.
     """
     check_windows(crop, stride)
     batch, *shape, channels = images.shape

@@ -49,6 +49,8 @@ def distort_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class SegmentationTrainTransform:
     """Resize, crop, flip, distort colours, pad: an image and its label map → both of ``crop_size``.
 
+    Raises UserError: a value is out of range.
+
     Attributes:
       crop_size: (h, w) of the result.
       scale: the size at ratio 1; see ``fitted_size``.
@@ -58,9 +60,6 @@ class SegmentationTrainTransform:
       flip_probability: of a horizontal flip.
       photometric: whether to apply ``distort_colours``.
       fill: RGB in 0..255 of the padding.
-
-    Raises:
-      UserError: a value is out of range.
     """
 
     crop_size: tuple[int, int] = (512, 512)
@@ -133,15 +132,13 @@ class SegmentationTrainTransform:
 class SegmentationEvalTransform:
     """Resize, keeping the aspect ratio, then stretch both sides to multiples of ``multiple``: → uint8 RGB [h, w, 3].
 
-    This is PVTv2-Seg's AlignResize. Label maps are not resized: predictions are resized to them.
+    This is PVTv2-Seg's AlignResize. Label maps are not resized: predictions are resized to them. Raises UserError: a
+    value is out of range.
 
     Attributes:
       scale: see ``fitted_size``; (0, 0) keeps the image's own size, up to ``multiple``.
       ratio: factor of the scale, for multi-scale testing.
       multiple: both sides are stretched to the next multiple; 1 does not stretch.
-
-    Raises:
-      UserError: a value is out of range.
     """
 
     scale: Scale = (2048, 512)
