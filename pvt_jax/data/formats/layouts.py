@@ -5,7 +5,7 @@ A format's layouts are rows of patterns, paths below the root of the data set. I
 - {split} stands for the name of the split, one of ``SPLIT_NAMES`` unless the config names it;
 - a|b, within one part of the path, stands for either of the two;
 - "*" at the start of the last part stands for any beginning of a file's name;
-- .json or .txt at the end says that it is a file; others are folders.
+- an extension, such as .json, says that it is a file; others are folders.
 
 Names spelled exactly so come first, then those in other upper and lower case.
 """
@@ -26,7 +26,6 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train2017", "train", "trainval", "training"),
     "eval": ("val2017", "val", "valid", "validation", "test"),
 }
-_FILES = (".json", ".txt")
 # Folders whose own folders are tried, too, where a data set may have been unpacked: listing many takes time.
 _MOST_OPENED = 50
 
@@ -108,7 +107,7 @@ class Tree:
                 for other in sorted(self.list(path)[0])
                 if same(other).endswith(same(name[1:]))
             )
-        is_there = is_there or (os.path.isfile if place.lower().endswith(_FILES) else os.path.isdir)
+        is_there = is_there or (os.path.isfile if os.path.splitext(place)[1] else os.path.isdir)
         spellings = [os.path.join(self.root, place), *([self._spelled(place)] if any_case else [])]
         return tuple(os.path.normpath(path) for path in spellings if path and is_there(path))[:1]
 
