@@ -202,7 +202,7 @@ ONE = "must be a whole number above 0, but is"
         (
             "vit_tiny_patch16",
             {"num_heads": 5},
-            "model.dim must be a multiple of model.num_heads, but they are 32 and 5",
+            "model.dim must be a multiple of model.num_heads, 5, but is 32",
         ),
         *(
             (

@@ -113,17 +113,6 @@ def run_blocks(
     return x
 
 
-def check_stages(dims: Sequence[int], num_heads: Sequence[int], **others: Sequence[int]) -> None:
-    """Raise UserError unless each setting has four positive integers, one per stage, and heads divide channels."""
-    for name, value in {"dims": dims, "num_heads": num_heads, **others}.items():
-        sizes = list(value) if isinstance(value, Sequence) else []
-        if len(sizes) != 4 or not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise UserError(f"model.{name} must be four whole numbers above 0, one per stage, but is {value}")
-    for dim, heads in zip(dims, num_heads, strict=True):
-        if dim % heads:
-            raise UserError(f"model.dims must be multiples of model.num_heads, but {dim} is not a multiple of {heads}")
-
-
 def stochastic_depth_of_stages(
     parent: nn.Module, rate: float, depths: Sequence[int], batch: Any
 ) -> list[Float[Array, "_depth 2 _batch"] | None]:
@@ -137,17 +126,3 @@ def stochastic_depth_of_stages(
         return [None] * len(depths)
     drawn = stochastic_depth_scales(parent.make_rng("dropout"), rate, sum(depths), batch)
     return list(jnp.split(drawn, [sum(depths[:i]) for i in range(1, len(depths))]))
-
-
-def table_side(image_size: int | Sequence[int], stride: int) -> tuple[int, int]:
-    """(height, width) of the images that position tables are for, both at least ``stride``.
-
-    Raises:
-      UserError: ``image_size`` is neither one side nor two, or too small.
-    """
-    sides = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= stride for side in sides):
-        raise UserError(
-            f"model.image_size must be a side of at least {stride}, or (height, width), but is {image_size}"
-        )
-    return sides[0], sides[1]

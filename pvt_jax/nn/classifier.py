@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from pvt_jax.errors import UserError
 from pvt_jax.nn.layers import normal_002
 from pvt_jax.nn.pyramid_pooling import spatial_pyramid_pooling
+from pvt_jax.nn.settings import check_num_classes
 
 
 class ClassificationHead(nn.Module):
@@ -23,8 +24,7 @@ class ClassificationHead(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Float[Array, "b h w c"], token: Float[Array, "b c"] | None = None) -> Float[Array, "b k"]:
-        if self.num_classes < 1:
-            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
+        check_num_classes(self)
         levels = list(self.spp_levels) if isinstance(self.spp_levels, Sequence) else [None]
         if not all(isinstance(level, int) and level > 0 for level in levels):
             raise UserError(f"model.spp_levels must be whole numbers above 0, e.g. (1, 2, 4), but is {self.spp_levels}")

@@ -6,7 +6,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from pvt_jax.errors import UserError
+from pvt_jax.nn.settings import check, check_num_classes
 from pvt_jax.ops.resize import resize_grid, resize_padded
 
 
@@ -24,22 +24,14 @@ class PixelClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
-        if self.num_classes < 1:
-            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
-        if not 0 <= self.dropout_rate < 1:
-            raise UserError(f"head.dropout_rate must be at least 0 and below 1, but is {self.dropout_rate}")
+        check_num_classes(self)
+        check(self, "at least 0 and below 1", lambda rate: 0 <= rate < 1, "dropout_rate")
         x = nn.Dropout(self.dropout_rate, (1, 2) if self.whole_channels else (), deterministic=not train)(x)
         kernel = self.param("kernel", nn.initializers.normal(self.deviation), (x.shape[-1], self.num_classes))
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         logits = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=jnp.float32)
         return logits.reshape(*x.shape[:-1], self.num_classes) + bias
-
-
-def check_channels(channels: int) -> None:
-    """Raise UserError unless ``channels``, a head's width, is a positive integer."""
-    if not isinstance(channels, int) or channels < 1:
-        raise UserError(f"head.channels must be a whole number above 0, but is {channels}")
 
 
 def grid_of(maps: Float[Array, "b h w c"]) -> tuple[int, int]:

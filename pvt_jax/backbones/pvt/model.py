@@ -16,10 +16,11 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.backbones.base import Backbone
 from pvt_jax.errors import UserError
-from pvt_jax.nn.blocks import Block, check_stages, run_blocks, stochastic_depth_of_stages, table_side
+from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import PatchProjection, normal_002, resize_position_embedding
 from pvt_jax.nn.padding import shrunk
+from pvt_jax.nn.settings import check_reductions, check_stages, table_side
 
 # Table 1 of the paper: what differs between the variants. huge_v2 is defined by the reference code alone.
 _HEADS_AND_DIMS = {"dims": (64, 128, 320, 512), "num_heads": (1, 2, 5, 8)}
@@ -113,13 +114,12 @@ class PyramidVisionTransformer(Backbone):
     @nn.compact
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
         batch, height, width, _ = images.shape
-        named = ("depths", "dims", "num_heads", "mlp_ratios", "sr_ratios", "patch_sizes")
-        check_stages(**{name: getattr(self, name) for name in named})
+        check_stages(self, "depths", "dims", "num_heads", "mlp_ratios", "sr_ratios", "patch_sizes")
         if self.sr_ratios[3] != 1:
             raise UserError(
                 f"model.sr_ratios must end in 1, as the last stage holds the class token, but is {self.sr_ratios}"
             )
-        self._check_side(height, width)
+        check_reductions(height, width, self.patch_sizes, self.sr_ratios)
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, self.depths, batch)
         class_token = None
         if self.num_classes != 0:
@@ -155,14 +155,3 @@ class PyramidVisionTransformer(Backbone):
         maps = tokens[:, -grid[0] * grid[1] :].reshape(batch, *grid, self.dims[3])
         logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(maps, tokens[:, 0])
         return logits if classify else pyramid
-
-    def _check_side(self, height: int, width: int) -> None:
-        smallest = 1
-        for i, patch in enumerate(self.patch_sizes):
-            stride = smallest * patch
-            if min(height, width) // stride < self.sr_ratios[i]:
-                raise UserError(
-                    f"an image of {height}×{width} is too small: stage {i + 1} has stride {stride} and reduces its map "
-                    f"by {self.sr_ratios[i]} for attention, so both sides must be at least {stride * self.sr_ratios[i]}"
-                )
-            smallest = stride

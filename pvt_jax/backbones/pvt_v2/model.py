@@ -14,11 +14,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from pvt_jax.backbones.base import Backbone
-from pvt_jax.errors import UserError
-from pvt_jax.nn.blocks import Block, check_stages, run_blocks, stochastic_depth_of_stages
+from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import OverlappingPatchProjection
 from pvt_jax.nn.padding import shrunk
+from pvt_jax.nn.settings import check_reductions, check_stages
 
 # Table 1 of the PVT v2 paper and table 6 of SegFormer's: what differs between the variants.
 _NARROW, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
@@ -106,9 +106,10 @@ class PyramidVisionTransformerV2(Backbone):
 
     @nn.compact
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
-        named = ("depths", "dims", "num_heads", "mlp_ratios", "sr_ratios")
-        check_stages(**{name: getattr(self, name) for name in named})
-        self._check_side(*images.shape[1:3])
+        check_stages(self, "depths", "dims", "num_heads", "mlp_ratios", "sr_ratios")
+        if not self.linear_attention:
+            _, height, width, _ = images.shape
+            check_reductions(height, width, [stride for _, stride in _PATCHES], self.sr_ratios, round_up=True)
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, self.depths, images.shape[0])
 
         pyramid, x = {}, images.astype(self.dtype)
@@ -131,14 +132,3 @@ class PyramidVisionTransformerV2(Backbone):
             return pyramid
         logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(x)
         return logits if classify else pyramid
-
-    def _check_side(self, height: int, width: int) -> None:
-        side, stride = min(height, width), 1
-        for i, (_, step) in enumerate(_PATCHES):
-            side, stride = -(-side // step), stride * step
-            if not self.linear_attention and side < self.sr_ratios[i]:
-                raise UserError(
-                    f"an image of {height}×{width} is too small: stage {i + 1} has stride {stride} and reduces its map "
-                    f"by {self.sr_ratios[i]} for attention, so both sides must be at least "
-                    f"{stride * (self.sr_ratios[i] - 1) + 1}"
-                )

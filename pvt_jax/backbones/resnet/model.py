@@ -16,11 +16,12 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.backbones.base import Backbone
 from pvt_jax.errors import UserError
-from pvt_jax.nn.blocks import check_stages, stochastic_depth_of_stages
+from pvt_jax.nn.blocks import stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import matmul, normal_fan_out
 from pvt_jax.nn.normalization import BatchNorm
 from pvt_jax.nn.padding import shrunk, zero_outside
+from pvt_jax.nn.settings import check_stages
 
 # Table 1 of the paper. All have a stem of 64 channels and stages of 64, 128, 256 and 512.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -199,8 +200,7 @@ class ResNet(Backbone):
 
     @nn.compact
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
-        # No attention: one head, which divides every width.
-        check_stages(self.dims, (1, 1, 1, 1), depths=self.depths)
+        check_stages(self, "dims", "depths")
         if self.block not in _EXPANSIONS:
             raise UserError(f"model.block must be one of {', '.join(_EXPANSIONS)}, but is {self.block!r}")
         rate = self.drop_path_rate if train else 0.0

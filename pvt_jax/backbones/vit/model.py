@@ -14,10 +14,11 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.backbones.base import Backbone
 from pvt_jax.errors import UserError
-from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages, table_side
+from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import PatchProjection, normal_002, resize_position_embedding
 from pvt_jax.nn.padding import shrunk
+from pvt_jax.nn.settings import check, check_counts, table_side
 from pvt_jax.ops.resize import resize_padded
 
 # Table 1 of DeiT; "small" has no counterpart in ViT's own table.
@@ -58,8 +59,12 @@ class VisionTransformer(Backbone):
     @nn.compact
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
         batch, height, width, _ = images.shape
-        self._check_settings()
-        self._check_side(height, width, self.patch_size if classify else max(self.patch_size, 32))
+        check_counts(self, "depth", "dim", "num_heads", "patch_size", "mlp_ratio", section="model")
+        heads = f"a multiple of model.num_heads, {self.num_heads}"
+        check(self, heads, lambda dim: dim % self.num_heads == 0, "dim", section="model")
+        least = self.patch_size if classify else max(self.patch_size, 32)
+        if min(height, width) < least:
+            raise UserError(f"an image of {height}×{width} is too small: both sides must be at least {least}")
         embedded = PatchProjection(self.dim, self.patch_size, self.dtype, name="patch_embed")(images.astype(self.dtype))
         grid = (embedded.shape[1], embedded.shape[2])
         class_token = self.param("cls_token", normal_002, (1, 1, self.dim))
@@ -89,20 +94,6 @@ class VisionTransformer(Backbone):
             return _resampled(maps, height, width, true_grid, sizes)
         logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(maps, x[:, 0])
         return logits if classify else _resampled(maps, height, width, true_grid, sizes)
-
-    def _check_settings(self) -> None:
-        for name in ("depth", "dim", "num_heads", "patch_size", "mlp_ratio"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value <= 0:
-                raise UserError(f"model.{name} must be a whole number above 0, but is {value}")
-        if self.dim % self.num_heads:
-            raise UserError(
-                f"model.dim must be a multiple of model.num_heads, but they are {self.dim} and {self.num_heads}"
-            )
-
-    def _check_side(self, height: int, width: int, least: int) -> None:
-        if min(height, width) < least:
-            raise UserError(f"an image of {height}×{width} is too small: both sides must be at least {least}")
 
 
 def _resampled(

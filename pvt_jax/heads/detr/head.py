@@ -21,6 +21,7 @@ from pvt_jax.heads.detr.layers import PostNormDecoderLayer, PostNormEncoderLayer
 from pvt_jax.heads.detr.loss import Weights, set_losses
 from pvt_jax.nn.attention import Linear
 from pvt_jax.nn.padding import inside, shrunk
+from pvt_jax.nn.settings import check, check_counts, check_num_classes
 from pvt_jax.ops.boxes import clip_boxes, from_centres, to_centres
 
 
@@ -145,26 +146,15 @@ class DETRHead(nn.Module):
         return jnp.moveaxis(logits, 1, 0), jnp.moveaxis(boxes, 1, 0)
 
     def _check_settings(self) -> None:
-        if self.num_classes < 1:
-            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
-        whole = ("dim", "num_heads", "hidden_dim", "encoder_depth", "decoder_depth", "num_queries", "max_detections")
-        for name in whole:
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"head.{name} must be a whole number above 0, but is {value}")
-        if self.dim % 4 or self.dim % self.num_heads:
-            raise UserError(
-                f"head.dim must be a multiple of 4 and of head.num_heads, {self.num_heads}: it is {self.dim}"
-            )
-        for name in ("dropout_rate", "score_threshold"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"head.{name} must be at least 0 and below 1, but is {getattr(self, name)}")
-        for name in ("class_weight", "box_weight", "giou_weight"):
-            if getattr(self, name) < 0:
-                raise UserError(f"head.{name} must be at least 0, but is {getattr(self, name)}")
-        # Above 0, or the classification loss of a batch without objects would be 0 / 0.
-        if self.background_weight <= 0:
-            raise UserError(f"head.background_weight must be above 0, but is {self.background_weight}")
+        check_num_classes(self)
+        check_counts(self, "dim", "num_heads", "hidden_dim", "encoder_depth", "decoder_depth")
+        check_counts(self, "num_queries", "max_detections")
+        divisors = f"a multiple of 4 and of head.num_heads, {self.num_heads}"
+        check(self, divisors, lambda dim: dim % 4 == 0 and dim % self.num_heads == 0, "dim")
+        check(self, "at least 0 and below 1", lambda share: 0 <= share < 1, "dropout_rate", "score_threshold")
+        check(self, "at least 0", lambda weight: weight >= 0, "class_weight", "box_weight", "giou_weight")
+        # Or the classification loss of a batch without objects would be 0 / 0.
+        check(self, "above 0", lambda weight: weight > 0, "background_weight")
 
 
 class Encoder(nn.Module):

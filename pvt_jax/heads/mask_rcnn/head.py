@@ -17,34 +17,12 @@ from pvt_jax.heads.mask_rcnn.loss import Sampling, box_losses, draw_anchors, dra
 from pvt_jax.heads.mask_rcnn.mask_targets import mask_targets
 from pvt_jax.heads.mask_rcnn.regions import BoxHead, MaskHead, best_detections, border_repeated, region_features
 from pvt_jax.heads.mask_rcnn.rpn import Level, RegionProposalNetwork, joined, propose
-from pvt_jax.nn.pixels import check_channels
+from pvt_jax.nn.settings import check, check_counts, check_num_classes
 
 # Sides of the RoIAlign features of the box and mask heads; a mask has twice the side.
 _BOX_SIDE, _MASK_SIDE = 7, 14
 # Coarser levels only give proposals.
 _LAST_LEVEL = "p5"
-
-_COUNTS = (
-    "hidden_dim",
-    "rpn_samples",
-    "samples",
-    "train_pre_nms",
-    "train_proposals",
-    "pre_nms",
-    "proposals",
-    "max_detections",
-)
-_SHARES = (
-    "rpn_positive_share",
-    "rpn_positive_iou",
-    "rpn_negative_iou",
-    "rpn_least_iou",
-    "rpn_nms_threshold",
-    "positive_share",
-    "positive_iou",
-    "score_threshold",
-    "nms_threshold",
-)
 
 
 class MaskRCNNHead(nn.Module):
@@ -220,23 +198,15 @@ class MaskRCNNHead(nn.Module):
         return Sampling(self.samples, self.positive_share, iou, iou, iou, low_quality=self.masks)
 
     def _check(self) -> None:
-        check_channels(self.channels)
-        if self.num_classes < 1:
-            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"head.{name} must be a whole number above 0, but is {value}")
-        for name in _SHARES:
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise UserError(f"head.{name} must be from 0 to 1, but is {value}")
-        for name in ("anchor_scales", "anchor_ratios", "box_std"):
-            value = getattr(self, name)
-            if not value or min(value) <= 0:
-                raise UserError(f"head.{name} must be one or more numbers above 0, but are {value}")
-        if self.finest_scale <= 0:
-            raise UserError(f"head.finest_scale must be above 0, but is {self.finest_scale}")
+        check_num_classes(self)
+        check_counts(self, "channels", "hidden_dim", "rpn_samples", "samples", "max_detections")
+        check_counts(self, "train_pre_nms", "train_proposals", "pre_nms", "proposals")
+        shares = ("rpn_positive_share", "positive_share", "rpn_nms_threshold", "nms_threshold", "score_threshold")
+        overlaps = ("rpn_positive_iou", "rpn_negative_iou", "rpn_least_iou", "positive_iou")
+        check(self, "from 0 to 1", lambda value: 0 <= value <= 1, *shares, *overlaps)
+        numbers = ("anchor_scales", "anchor_ratios", "box_std")
+        check(self, "one or more numbers above 0", lambda values: values and min(values) > 0, *numbers)
+        check(self, "above 0", lambda side: side > 0, "finest_scale")
         if self.rpn_negative_iou > self.rpn_positive_iou:
             raise UserError(
                 "head.rpn_negative_iou must be at most head.rpn_positive_iou, but they are "

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 from pvt_jax.errors import UserError
 from pvt_jax.heads.retinanet.loss import retinanet_losses
 from pvt_jax.nn.padding import zero_outside
-from pvt_jax.nn.pixels import check_channels, grid_of
+from pvt_jax.nn.pixels import grid_of
+from pvt_jax.nn.settings import check, check_counts, check_num_classes
 from pvt_jax.ops.anchors import base_anchors, grid_anchors, inside_region, octave_scales
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
 from pvt_jax.ops.nms import nms
@@ -224,23 +225,14 @@ class RetinaNetHead(nn.Module):
         return level.anchors[chosen], level.deltas[chosen], jax.nn.sigmoid(best), number % self.num_classes
 
     def _check(self) -> None:
-        check_channels(self.channels)
-        for name, least in (("num_convs", 0), ("scales_per_octave", 1), ("pre_nms", 1), ("max_detections", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise UserError(f"head.{name} must be a whole number, {least} or above, but is {value}")
-        if self.num_classes < 1:
-            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
-        if not self.octave_base > 0:
-            raise UserError(f"head.octave_base must be above 0, but is {self.octave_base}")
-        if not self.ratios or min(self.ratios) <= 0:
-            raise UserError(f"head.ratios must be one or more numbers above 0, but are {self.ratios}")
-        for name in ("focal_alpha", "score_threshold", "nms_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"head.{name} must be 0 to 1, but is {getattr(self, name)}")
-        for name in ("focal_gamma", "box_weight"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"head.{name} must be 0 or above, but is {getattr(self, name)}")
+        check_num_classes(self)
+        check_counts(self, "channels", "scales_per_octave", "pre_nms", "max_detections")
+        check(self, "a whole number of at least 0", lambda n: isinstance(n, int) and n >= 0, "num_convs")
+        check(self, "above 0", lambda side: side > 0, "octave_base")
+        check(self, "one or more numbers above 0", lambda values: values and min(values) > 0, "ratios")
+        shares = ("focal_alpha", "score_threshold", "nms_threshold")
+        check(self, "from 0 to 1", lambda share: 0 <= share <= 1, *shares)
+        check(self, "at least 0", lambda value: value >= 0, "focal_gamma", "box_weight")
         if not 0 < self.negative_iou <= self.positive_iou <= 1:
             raise UserError(
                 f"head.negative_iou must be above 0 and at most head.positive_iou, which is at most 1, but they are "

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.nn.layers import normal_002
 from pvt_jax.nn.normalization import BatchNorm
-from pvt_jax.nn.pixels import PixelClassifier, check_channels, grid_of, resampled
+from pvt_jax.nn.pixels import PixelClassifier, grid_of, resampled
+from pvt_jax.nn.settings import check_counts
 
 
 class LinearParameters(nn.Module):
@@ -56,7 +57,7 @@ class SegFormerHead(nn.Module):
         self, maps: dict[str, Float[Array, "b _h _w _c"]], train: bool = False, sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h w k"]:
         """Logits, float32. ``sizes``: see ``Backbone.features``."""
-        check_channels(self.channels)
+        check_counts(self, "channels")
         dim, levels = self.channels, (5, 4, 3, 2)
         fuse, _ = LinearParameters(len(levels) * dim, dim, use_bias=False, name="fuse")()
         # Rounded to ``dtype`` once, after the product.

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.nn.layers import normal_fan_out
 from pvt_jax.nn.normalization import BatchNorm
-from pvt_jax.nn.pixels import PixelClassifier, check_channels, grid_of, resampled
+from pvt_jax.nn.pixels import PixelClassifier, grid_of, resampled
+from pvt_jax.nn.settings import check_counts
 
 
 class ScaleBranch(nn.Module):
@@ -59,7 +60,7 @@ class SemanticFPNHead(nn.Module):
         self, maps: dict[str, Float[Array, "b _h _w _c"]], train: bool = False, sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h w k"]:
         """Logits, float32. With ``sizes``, as in ``Backbone.features``, ``maps`` must be 0 in the padding."""
-        check_channels(self.channels)
+        check_counts(self, "channels")
         branches = {
             level: ScaleBranch(level, self.channels, self.dtype, name=f"branch_p{level}")(
                 maps[f"p{level}"], train, sizes

@@ -13,13 +13,13 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from pvt_jax.errors import UserError
 from pvt_jax.heads.trans2seg.class_maps import Kernel, MemoryFusion, Prediction, SeparableConvolution, pointwise
 from pvt_jax.heads.trans2seg.layers import EncoderLayer, token_mlp
 from pvt_jax.nn.attention import MultiHeadAttention
 from pvt_jax.nn.layers import normal_002, resize_position_embedding
 from pvt_jax.nn.normalization import BatchNorm
 from pvt_jax.nn.padding import inside, shrunk
+from pvt_jax.nn.settings import check, check_counts, check_num_classes, table_side
 from pvt_jax.ops.resize import resize_grid, resize_padded
 
 
@@ -54,7 +54,9 @@ class Trans2SegHead(nn.Module):
         self, maps: dict[str, Float[Array, "b _h _w _c"]], train: bool = False, sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h w k"]:
         """Logits, float32. ``sizes``: see ``SegmentationModel``."""
-        self._check_settings()
+        check_num_classes(self)
+        check_counts(self, "dim", "depth", "num_heads", "mlp_ratio", "channels")
+        check(self, f"a multiple of head.num_heads, {self.num_heads}", lambda dim: dim % self.num_heads == 0, "dim")
         batch, *grid, _ = maps["c5"].shape
         tokens = grid[0] * grid[1]
         true_grid = shrunk(sizes, 32)
@@ -125,24 +127,8 @@ class Trans2SegHead(nn.Module):
         return (2.0 * scores + x).astype(self.dtype)
 
     def _table_grid(self) -> tuple[int, int]:
-        sides = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
-        if len(sides) != 2 or not all(isinstance(side, int) and side >= 32 for side in sides):
-            raise UserError(
-                f"head.image_size must be a side of at least 32, or (height, width), but is {self.image_size}"
-            )
-        return sides[0] // 32, sides[1] // 32
-
-    def _check_settings(self) -> None:
-        if self.num_classes < 1:
-            raise UserError(f"model.num_classes must be above 0, but is {self.num_classes}")
-        for name in ("dim", "depth", "num_heads", "mlp_ratio", "channels"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"head.{name} must be a whole number above 0, but is {value}")
-        if self.dim % self.num_heads:
-            raise UserError(
-                f"head.dim must be a multiple of head.num_heads, but they are {self.dim} and {self.num_heads}"
-            )
+        height, width = table_side(self.image_size, 32, "head")
+        return height // 32, width // 32
 
 
 class DecoderLayer(nn.Module):

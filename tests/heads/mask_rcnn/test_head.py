@@ -391,13 +391,16 @@ def test_scores_losses_and_boxes_are_float32_whatever_the_computation():
         ({"max_detections": 0}, "head.max_detections must be a whole number above 0, but is 0"),
         ({"proposals": -1}, "head.proposals must be a whole number above 0, but is -1"),
         ({"nms_threshold": 50.0}, "head.nms_threshold must be from 0 to 1, but is 50.0"),
-        ({"anchor_scales": ()}, r"head.anchor_scales must be one or more numbers above 0, but are \(\)"),
+        ({"anchor_scales": ()}, r"head.anchor_scales must be one or more numbers above 0, but is \(\)"),
         (
             {"box_std": (0.1, 0.1, 0.2, 0.0)},
-            r"head.box_std must be one or more numbers above 0, but are \(0.1, 0.1, ",
+            r"head.box_std must be one or more numbers above 0, but is \(0.1, 0.1, ",
         ),
         ({"finest_scale": -1.0}, "head.finest_scale must be above 0, but is -1.0"),
-        ({"anchor_ratios": (1.0, -1.0)}, r"head.anchor_ratios must be .* but are \(1.0, -1.0\)"),
+        (
+            {"anchor_ratios": (1.0, -1.0)},
+            r"head.anchor_ratios must be one or more numbers above 0, but is \(1.0, -1.0\)",
+        ),
         (
             {"rpn_negative_iou": 0.8},
             "head.rpn_negative_iou must be at most head.rpn_positive_iou, but they are 0.8 and 0.7",

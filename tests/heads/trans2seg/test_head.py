@@ -410,7 +410,7 @@ def test_multiply_accumulates_of_the_paper_s_model():
         ({"num_classes": 0}, "model.num_classes must be above 0, but is 0"),
         ({"depth": 0}, "head.depth must be a whole number above 0, but is 0"),
         ({"channels": -6}, "head.channels must be a whole number above 0, but is -6"),
-        ({"num_heads": 5}, "head.dim must be a multiple of head.num_heads, but they are 12 and 5"),
+        ({"num_heads": 5}, "head.dim must be a multiple of head.num_heads, 5, but is 12"),
         (
             {"image_size": (96, 31)},
             r"head.image_size must be a side of at least 32, or \(height, width\), but is \(96, ",
