@@ -302,7 +302,7 @@ def test_initial_weights_are_those_of_the_references():
         ),
         (
             {"head": "segformer", "spp_levels": (1, 2)},
-            "model.spp_levels is for the classifier, and a dense model has none: leave it out",
+            "model.spp_levels is for the classifier, which a dense model does not have: leave it out",
         ),
     ],
 )
