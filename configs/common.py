@@ -97,7 +97,8 @@ def parse_argument(
     following = [word.strip() for word in rest.split(",")] if rest else []
     if not first:
         raise UserError(f"{path} needs {needs}, as --config {path}:{example}")
-    if wrong := [word for word in following if not known(word)]:
+    repeated = [word for number, word in enumerate(following) if word in following[:number]]
+    if wrong := [word for word in following if not known(word)] or repeated:
         if is_folder and not os.path.isdir(os.path.expanduser(first)):
             return arg, []
         allowed = f"after {first} may stand {words}, or nothing" if words else f"give {first} alone"

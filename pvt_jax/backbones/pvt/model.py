@@ -96,7 +96,7 @@ class PyramidVisionTransformer(Backbone):
     The pyramid is that of the reference's dense backbone: without class token and final norm, which ``num_classes=0``
     does not make. The last position table keeps the token's slot.
 
-    Attributes, besides those of ``Backbone``:
+    Attributes:
       depths, dims, num_heads: blocks, channels and attention heads per stage.
       mlp_ratios, sr_ratios: hidden / model channels of the feed-forward; spatial reduction of keys and values.
       patch_sizes: downsampling of each stage.

@@ -91,7 +91,7 @@ class PyramidVisionTransformerV2(Backbone):
     The classifier reads the mean of the last map. All maps come after their stage's norm, in classification and dense
     tasks alike. Sides that a stride does not divide round up.
 
-    Attributes, besides those of ``Backbone``:
+    Attributes:
       depths, dims, num_heads: blocks, channels and attention heads per stage.
       mlp_ratios, sr_ratios: hidden / model channels of the feed-forward; spatial reduction of keys and values.
       linear_attention: pool keys and values to 7×7 in every stage, instead of reducing them by ``sr_ratios``.

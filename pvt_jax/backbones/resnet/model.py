@@ -186,7 +186,7 @@ class ResNet(Backbone):
     Unless ``frozen_norm``, training updates the batch norm statistics: ``apply(..., train=True)`` needs
     ``mutable=["batch_stats"]``, and a key only for stochastic depth.
 
-    Attributes, besides those of ``Backbone``:
+    Attributes:
       depths, dims: blocks per stage, and channels of their 3×3 convolutions; the stem has those of stage 1.
       block: "basic", or "bottleneck", whose output has four times the channels of its 3×3 convolution.
       frozen_norm: training normalises with the running statistics and does not update them, for detection and

@@ -38,7 +38,7 @@ class VisionTransformer(Backbone):
     use this backbone. ``num_classes=0`` keeps the class token, which the patches attend to, and the final norm, which
     comes before the maps.
 
-    Attributes, besides those of ``Backbone``:
+    Attributes:
       depth, dim, num_heads, mlp_ratio: blocks, their channels, attention heads, hidden / model channels.
       patch_size: side of a patch; pixels beyond the last whole patch are dropped.
     """
