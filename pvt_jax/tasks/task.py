@@ -1,7 +1,7 @@
 """What all tasks share: the model of a config, batches, normalisation."""
 
 import abc
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from pvt_jax.data import pipeline
+from pvt_jax.data import buckets, pipeline
 from pvt_jax.data.formats import FORMATS, Format, open_source
+from pvt_jax.data.images import decode
 from pvt_jax.data.records import Request, Split
 from pvt_jax.errors import UserError
 from pvt_jax.heads import HEADS
 from pvt_jax.models import create_model
+from pvt_jax.tasks.checks import DataChecks
 from pvt_jax.tasks.options import TaskConfig
 
 Batch = dict[str, jax.Array]
@@ -60,6 +62,8 @@ class Task(abc.ABC, Generic[Config]):
     # What a format has to read for this task, and the formats that may.
     _record_kind: str
     _formats: Mapping[str, Format] = FORMATS
+    # What is checked before the first step.
+    _checks: Callable[..., DataChecks]
     # What ``HEADS`` has to make of a backbone for a dense task.
     _model_type: type[nn.Module] = nn.Module
 
@@ -87,12 +91,14 @@ class Task(abc.ABC, Generic[Config]):
         """Random access to the evaluation records."""
         return self._open("eval")
 
-    @abc.abstractmethod
     def validate_data(self, say: Callable[[str], None] | None = None) -> str:
         """Look at the data before the first step; a line that describes it. Raises UserError if it cannot be used.
 
-        ``say`` takes lines on how far it is.
+        ``say`` takes lines on how far it is. What is checked the task's ``DataChecks`` tell.
         """
+        classes, data = self._config.model.num_classes, self._config.data
+        checks = self._checks(classes, decode=decode, on_corrupt=data.on_corrupt, check=data.check, progress=say)
+        return checks.validate(self.train_source, self.eval_source)
 
     def training_batches(self, start_step: int, block: tuple[int, int]) -> Generator[dict[str, np.ndarray], None, None]:
         """Endless batches from ``start_step`` on; ``block`` is this host's (number, count)."""
@@ -108,9 +114,23 @@ class Task(abc.ABC, Generic[Config]):
             loading=self._loading,
         )
 
-    @abc.abstractmethod
     def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
-        """Every evaluation record once, with ``record`` (its number, or -1) and ``mask``; batches of a ``multiple``."""
+        """Every evaluation record once, with ``record`` (its number, or -1) and ``mask``; batches of a ``multiple``.
+
+        Images of one size are in order; others in batches of one shape each.
+        """
+        batch_size, order, kinds = self.evaluation_batch_size(multiple), None, None
+        if self._buckets is not None:
+            order, kinds = buckets.order_of(self._buckets, batch_size, multiple)
+        return pipeline.evaluation_batches(
+            self.eval_source,
+            self._eval_example,
+            batch_size=batch_size,
+            order=order,
+            kinds=kinds,
+            block=block,
+            loading=self._loading,
+        )
 
     def results(self) -> "Results | None":
         """What collects predictions of all images, for metrics that are no sums; None if there are no such metrics."""
@@ -126,9 +146,12 @@ class Task(abc.ABC, Generic[Config]):
         """Variables of the model before training."""
         return self.model.init(key, jnp.zeros((1, *self.image_size, 3)))
 
-    @abc.abstractmethod
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
-        """Normalise and augment a whole batch; every array keeps the batch as its leading axis."""
+        """Normalise a whole batch, or augment it, too; every array keeps the batch as its leading axis.
+
+        By default images get 0 beyond their ``size``, and all augmentation is done on the host.
+        """
+        return {**batch, "image": self.normalise_inside(batch["image"], batch["size"])}
 
     @abc.abstractmethod
     def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Batch]:
@@ -173,6 +196,23 @@ class Task(abc.ABC, Generic[Config]):
     @property
     @abc.abstractmethod
     def _train_example(self) -> pipeline.TrainExample: ...
+
+    @property
+    @abc.abstractmethod
+    def _eval_example(self) -> pipeline.EvalExample: ...
+
+    @cached_property
+    def _buckets(self) -> buckets.Buckets | None:
+        """Padded shapes that cover those of all evaluation images; None where all have one size."""
+        return None
+
+    def _choose_buckets(self, shape_of: Callable[[int, int], Sequence[int]], limit: int) -> buckets.Buckets:
+        """Up to ``limit`` buckets; ``shape_of`` takes the (height, width) of an image, see ``choose_buckets``."""
+        sizes = np.maximum(self.eval_source.sizes(), 1)  # Of what is no image it is 0.
+        shapes = np.array([shape_of(*size) for size in sizes.tolist()])
+        # No more shapes than batches: each shape's last batch is filled up with blanks.
+        batches = -(-len(shapes) // self.evaluation_batch_size(1))
+        return buckets.choose_buckets(shapes, min(limit, batches))
 
     @property
     def _data_options(self) -> Any:

@@ -1,14 +1,11 @@
 """Image classification."""
 
-from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
-import numpy as np
 
 from pvt_jax.data import pipeline
 from pvt_jax.data.formats import LABELLED_IMAGES
-from pvt_jax.data.images import decode
 from pvt_jax.ops.cross_entropy import soft_cross_entropy
 from pvt_jax.tasks.classification import examples, mixing, transforms
 from pvt_jax.tasks.classification.checks import ClassificationChecks
@@ -22,6 +19,7 @@ class Classification(Task[ClassificationConfig]):
 
     best_metric = "top1"
     _record_kind = LABELLED_IMAGES
+    _checks = ClassificationChecks
 
     def __init__(self, config: ClassificationConfig):
         super().__init__(config)
@@ -36,23 +34,6 @@ class Classification(Task[ClassificationConfig]):
             policy=options.policy,
         )
         self._eval_transform = transforms.EvalTransform(self.image_size, options.eval_crop_fraction)
-
-    def validate_data(self, say: Callable[[str], None] | None = None) -> str:
-        """See ``Task``; all known labels are checked, and a sample of the images."""
-        checks = ClassificationChecks(
-            self._config.model.num_classes, decode=decode, on_corrupt=self._config.data.on_corrupt, progress=say
-        )
-        return checks.validate(self.train_source, self.eval_source)
-
-    def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
-        """Every evaluation record once, in order."""
-        return pipeline.evaluation_batches(
-            self.eval_source,
-            examples.ClassificationEvaluation(self._eval_transform),
-            batch_size=self.evaluation_batch_size(multiple),
-            block=block,
-            loading=self._loading,
-        )
 
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
         """uint8 images and labels → normalised, erased and mixed images [b, h, w, 3], soft targets [b, num_classes]."""
@@ -101,3 +82,7 @@ class Classification(Task[ClassificationConfig]):
     @property
     def _train_example(self) -> pipeline.TrainExample:
         return examples.ClassificationTraining(self._train_transform)
+
+    @property
+    def _eval_example(self) -> pipeline.EvalExample:
+        return examples.ClassificationEvaluation(self._eval_transform)

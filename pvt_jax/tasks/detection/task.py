@@ -1,9 +1,8 @@
 """Object detection and instance segmentation: boxes, and masks where the head has some."""
 
 import json
-from collections.abc import Callable, Generator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 
 from pvt_jax.data import buckets, pipeline
 from pvt_jax.data.formats import OBJECTS
-from pvt_jax.data.images import decode, decoded
+from pvt_jax.data.images import decoded
 from pvt_jax.heads.detection_model import MULTIPLE, DetectionModel
 from pvt_jax.ops.boxes import clip_boxes
 from pvt_jax.tasks.detection import examples, grouping
@@ -38,6 +37,7 @@ class Detection(Task[DetectionConfig]):
 
     def __init__(self, config: DetectionConfig):
         super().__init__(config)
+        self._checks = partial(DetectionChecks, needs_masks=self.model.needs_masks)
         options = config.detection
         self._train_transform = DetectionTrainTransform(
             flip_probability=config.transform.flip_probability,
@@ -48,33 +48,6 @@ class Detection(Task[DetectionConfig]):
         )
         test_side = options.test_short_side or max(options.short_sides)
         self._eval_transform = DetectionEvalTransform(test_side, options.long_side)
-
-    # Data, on the host.
-
-    def validate_data(self, say: Callable[[str], None] | None = None) -> str:
-        """See ``Task``; all annotations are checked, and all images unless ``data.check`` says otherwise."""
-        checks = DetectionChecks(
-            self._config.model.num_classes,
-            needs_masks=self.model.needs_masks,
-            decode=decode,
-            on_corrupt=self._config.data.on_corrupt,
-            check=self._config.data.check,
-            progress=say,
-        )
-        return checks.validate(self.train_source, self.eval_source)
-
-    def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
-        """Every evaluation record once, in batches of one shape each."""
-        order, kinds = buckets.order_of(self._buckets, self.evaluation_batch_size(multiple), multiple)
-        return pipeline.evaluation_batches(
-            self.eval_source,
-            examples.DetectionEvaluation(self._eval_transform, self._buckets.shapes),
-            batch_size=self.evaluation_batch_size(multiple),
-            order=order,
-            kinds=kinds,
-            block=block,
-            loading=self._loading,
-        )
 
     def results(self) -> Results:
         """Detections of all images, for average precision."""
@@ -99,12 +72,6 @@ class Detection(Task[DetectionConfig]):
             source.class_names,
         )
         return f"{record:06d}", picture
-
-    # The model, on the devices.
-
-    def prepare(self, batch: Batch, key: jax.Array) -> Batch:
-        """uint8 images → normalised ones, 0 where they are padded; augmentation is done on the host."""
-        return {**batch, "image": self.normalise_inside(batch["image"], batch["size"])}
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Batch]:
         """(sum of the parts of the loss, changed collections, the parts) in training mode."""
@@ -168,12 +135,10 @@ class Detection(Task[DetectionConfig]):
 
     @cached_property
     def _buckets(self) -> buckets.Buckets:
-        """Padded shapes that cover those of all evaluation images."""
-        sizes = np.maximum(self.eval_source.sizes(), 1)
-        shapes = np.array([_rounded_up(self._eval_transform.size(*size)) for size in sizes.tolist()])
-        batches = -(-len(shapes) // self.evaluation_batch_size(1))
-        limit = min(self._config.detection.test_shapes, batches)
-        return buckets.choose_buckets(shapes, limit)
+        def shape_of(height: int, width: int) -> tuple[int, int]:
+            return _rounded_up(self._eval_transform.size(height, width))
+
+        return self._choose_buckets(shape_of, self._config.detection.test_shapes)
 
     @property
     def _train_example(self) -> pipeline.TrainExample:
@@ -187,6 +152,10 @@ class Detection(Task[DetectionConfig]):
             long_side=self._config.detection.long_side,
             places=most,
         )
+
+    @property
+    def _eval_example(self) -> pipeline.EvalExample:
+        return examples.DetectionEvaluation(self._eval_transform, self._buckets.shapes)
 
     @property
     def _data_options(self) -> DetectionOptions:

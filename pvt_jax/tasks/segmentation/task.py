@@ -1,8 +1,8 @@
 """Semantic segmentation: one class a pixel."""
 
-from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import jax
@@ -11,7 +11,6 @@ import numpy as np
 
 from pvt_jax.data import buckets, pipeline
 from pvt_jax.data.formats import LABEL_MAPS
-from pvt_jax.data.images import decode
 from pvt_jax.errors import UserError
 from pvt_jax.heads.segmentation_model import SegmentationModel
 from pvt_jax.tasks.segmentation import examples
@@ -34,6 +33,7 @@ class Segmentation(Task[SegmentationConfig]):
 
     best_metric = "miou"
     _record_kind = LABEL_MAPS
+    _checks = SegmentationChecks
     _model_type = SegmentationModel
 
     def __init__(self, config: SegmentationConfig):
@@ -52,46 +52,12 @@ class Segmentation(Task[SegmentationConfig]):
         if options.test_mode == "slide":
             check_windows(options.window, options.window_stride)
 
-    # Data, on the host.
-
-    def validate_data(self, say: Callable[[str], None] | None = None) -> str:
-        """See ``Task``; all label maps are read, unless ``data.check`` says otherwise."""
-        checks = SegmentationChecks(
-            self._config.model.num_classes,
-            decode=decode,
-            on_corrupt=self._config.data.on_corrupt,
-            check=self._config.data.check,
-            progress=say,
-        )
-        return checks.validate(self.train_source, self.eval_source)
-
-    def evaluation_batches(self, block: tuple[int, int], multiple: int) -> Generator[dict[str, np.ndarray], None, None]:
-        """Every evaluation record once, in batches of one shape each."""
-        batch_size = self.evaluation_batch_size(multiple)
-        order, kinds = buckets.order_of(self._buckets, batch_size, multiple)
-        return pipeline.evaluation_batches(
-            self.eval_source,
-            examples.SegmentationEvaluation(self._views, self._buckets.shapes),
-            batch_size=batch_size,
-            order=order,
-            kinds=kinds,
-            block=block,
-            loading=self._loading,
-        )
-
     def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
         """The image, its truth and the prediction side by side."""
         source = self.eval_source
         image, truth = examples.image_and_label_map(source, record)
         predicted = prediction["label_map"][: truth.shape[0], : truth.shape[1]]
         return f"{record:06d}", side_by_side(image, truth, predicted, source.palette, source.class_names)
-
-    # The model, on the devices.
-
-    def prepare(self, batch: Batch, key: jax.Array) -> Batch:
-        """uint8 images → normalised ones, 0 where they are padded; augmentation is done on the host."""
-        images = self.normalise_inside(batch["image"], batch["size"])
-        return {"image": images, "label_map": batch["label_map"]}
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Batch]:
         """(mean cross-entropy of the pixels, changed collections, no parts) in training mode."""
@@ -144,19 +110,21 @@ class Segmentation(Task[SegmentationConfig]):
 
     @cached_property
     def _buckets(self) -> buckets.Buckets:
-        """Shapes of views and label map that cover those of all evaluation images."""
-        sizes = np.maximum(self.eval_source.sizes(), 1)  # Of what is no image it is 0.
-        options = self._config.segmentation
+        """Shapes of views and label map."""
+
         # Also where a window is larger: what is padded must be told from what is not by ``waste``.
-        views = [[view.size(*size) for view in self._views] for size in sizes.tolist()]
-        shapes = np.concatenate([np.array(views).reshape(len(sizes), -1), sizes], axis=1)
-        # No more shapes than batches: each shape's last batch is filled up with blanks.
-        batches = -(-len(shapes) // self.evaluation_batch_size(1))
-        return buckets.choose_buckets(shapes, min(options.test_shapes, batches))
+        def shape_of(height: int, width: int) -> list[int]:
+            return [*chain.from_iterable(view.size(height, width) for view in self._views), height, width]
+
+        return self._choose_buckets(shape_of, self._config.segmentation.test_shapes)
 
     @property
     def _train_example(self) -> pipeline.TrainExample:
         return examples.SegmentationTraining(self._train_transform)
+
+    @property
+    def _eval_example(self) -> pipeline.EvalExample:
+        return examples.SegmentationEvaluation(self._views, self._buckets.shapes)
 
     @property
     def _data_options(self) -> SegmentationOptions:
