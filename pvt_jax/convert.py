@@ -42,29 +42,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("destination", metavar="DST", type=Path, help="FILE.safetensors, or a new or empty folder")
     parser.add_argument("--model", metavar="NAME", help="such as pvt_tiny; optional for a run, whose config names it")
     parser.add_argument(
-        "--head",
-        metavar="NAME",
-        help="of a dense model, such as segformer; '' extracts its backbone as a classifier",
+        "--head", metavar="NAME", help="of a dense model, such as segformer; '' extracts its backbone as a classifier"
     )
     parser.add_argument(
         "--num_classes", type=int, metavar="N", help="default: that of SRC; another initialises a new classifier"
     )
     parser.add_argument(
-        "--image_size",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help="default: that of SRC; another resizes tables",
+        "--image_size", type=int, nargs=2, metavar=("H", "W"), help="default: that of SRC; another resizes tables"
     )
     parser.add_argument("--ema", action="store_true", help="load the moving average of a run's parameters")
     for flag, what in (("missing", "parameters that SRC may lack"), ("unexpected", "tensors of SRC to leave out")):
         parser.add_argument(
-            f"--allow_{flag}",
-            nargs="+",
-            action="extend",
-            default=[],
-            metavar="PATTERN",
-            help=f"{what}, like 'head/*'",
+            f"--allow_{flag}", nargs="+", action="extend", default=[], metavar="PATTERN", help=f"{what}, like 'head/*'"
         )
     parser.add_argument(
         "--set",

@@ -100,9 +100,6 @@ class Dialect:
     others: tuple[str, ...] = ()
 
 
-REFERENCE = Dialect("reference")
-
-
 def inside(theirs: str, ours: str, places: Mapping[str, Place]) -> dict[str, Place]:
     """``places`` of one block, with the names of the block put before both sides."""
 
@@ -159,10 +156,10 @@ class PositionTable(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """Names of parameters: by the reference, and by others. No rows: the files of others cannot be read."""
+    """Names of parameters: by the reference, and in the dialects of others. Without rows no such file can be read."""
 
     rows: tuple[Row, ...] = ()
-    dialects: tuple[Dialect, ...] = (REFERENCE,)
+    dialects: tuple[Dialect, ...] = ()
 
 
 def feature_pyramid_names(finest: int) -> Naming:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from pvt_jax.backbones.formulas import Cost
 from pvt_jax.errors import UserError
 from pvt_jax.nn.layers import AttentionMap
-from pvt_jax.nn.padding import shrunk, zero_outside
+from pvt_jax.nn.padding import Maps, shrunk, zero_outside
 from pvt_jax.weight_names import BackboneWeights
 
 
@@ -60,7 +60,7 @@ class Backbone(nn.Module, kw_only=True):
 
     def features(
         self, images: Float[Array, "b h w 3"], train: bool = False, sizes: Int[Array, "b 2"] | None = None
-    ) -> dict[str, Float[Array, "b _h _w _c"]]:
+    ) -> Maps:
         """The pyramid for dense tasks: feature maps ``c2``, ``c3``, ``c4``, ``c5`` at strides 4, 8, 16 and 32.
 
         ``sizes`` are the (height, width) of each image in a batch padded at the bottom and right to one shape:

@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.backbones.base import Backbone
+from pvt_jax.ops.nms import nms
 from pvt_jax.weight_names import HeadWeights
 
 
@@ -36,6 +39,32 @@ class DenseModel(nn.Module):
     def dtype(self) -> DTypeLike:
         """Type of the computation."""
         return self.backbone.dtype  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def detections(
+    boxes: Float[Array, "*b n 4"], scores: Float[Array, "*b n"], labels: Int[Array, "*b n"], valid: Bool[Array, "*b n"]
+) -> dict[str, Array]:
+    """Detections as ``DetectionModel`` returns them: 0 where they are not ``valid``."""
+    return {
+        "boxes": jnp.where(valid[..., None], boxes, 0.0),
+        "scores": jnp.where(valid, scores, 0.0),
+        "labels": jnp.where(valid, labels, 0),
+        "valid": valid,
+    }
+
+
+def best_detections(
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, " n"],
+    labels: Int[Array, " n"],
+    valid: Bool[Array, " n"],
+    *,
+    threshold: float,
+    count: int,
+) -> dict[str, Array]:
+    """The best ``count`` detections of one image after per-class NMS with this IoU ``threshold``."""
+    chosen, kept = nms(boxes, scores, threshold=threshold, max_outputs=count, labels=labels, valid=valid)
+    return detections(boxes[chosen], scores[chosen], labels[chosen], kept)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.heads.base import DenseModel
+from pvt_jax.nn.padding import Maps
 
 # Sides of padded batches are multiples of this, and so are those of the region of an image that the backbone sees.
 MULTIPLE = 32
@@ -19,7 +20,8 @@ class DetectionModel(DenseModel):
     [b, n, 28, 28], probabilities on a grid that spans the box. Entries that are not valid are 0.
 
     The head has ``losses(maps, targets, sizes, region)`` and ``detect(maps, sizes, region)``; the neck is called as
-    ``(maps, region)``.
+    ``(maps, region)``. Maps are 0 outside ``region``, which is ``sizes`` rounded up to what the backbone sees; None: no
+    image is padded further.
     """
 
     task = "detection"
@@ -62,9 +64,7 @@ class DetectionModel(DenseModel):
         maps = self._pyramid(images, train_backbone, region)
         return self.head.losses(maps, targets, sizes, region)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def pyramid(
-        self, images: Float[Array, "b h w 3"], region: Int[Array, "b 2"] | None = None
-    ) -> dict[str, Float[Array, "b _h _w _c"]]:
+    def pyramid(self, images: Float[Array, "b h w 3"], region: Int[Array, "b 2"] | None = None) -> Maps:
         """The feature maps that the head reads, in evaluation mode."""
         return self._pyramid(images, False, region)
 

@@ -106,6 +106,19 @@ class Dense(nn.Module):
         return jax.checkpoint(lambda x, bias: activation(x + bias))(x, bias)
 
 
+class Parameters(nn.Module):
+    """Kernel of this ``shape`` and bias, 0 without ``use_bias``, of a layer that the parent module computes."""
+
+    shape: tuple[int, ...]
+    init: Callable
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "..."], Float[Array, " d"]]:
+        kernel, dim = self.param("kernel", self.init, self.shape), self.shape[-1:]
+        return kernel, self.param("bias", nn.initializers.zeros, dim) if self.use_bias else jnp.zeros(dim)
+
+
 class PatchProjection(nn.Module):
     """Projection of non-overlapping square patches: a convolution whose kernel equals its stride, without padding.
 

@@ -9,6 +9,9 @@ region as the border of an unpadded map.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+# Feature maps by level: those of a backbone are ``c2`` … ``c5``, those of a pyramid ``p2``, ``p3``, …
+Maps = dict[str, Float[Array, "b _h _w _c"]]
+
 
 def shrunk(sizes: Int[Array, "b 2"] | None, ratio: int) -> Int[Array, "b 2"] | None:
     """Sizes divided by ``ratio``, rounded down."""

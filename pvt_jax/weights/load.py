@@ -91,17 +91,10 @@ def load_variables(
 
 
 def read_variables(
-    path: str | Path,
-    model: nn.Module,
-    *,
-    ema: bool = False,
-    allow_missing: Sequence[str] = (),
-    allow_unexpected: Sequence[str] = (),
-    key: jax.Array | None = None,
+    path: str | Path, model: nn.Module, *, ema: bool = False, **options: Any
 ) -> tuple[dict[str, Any], LoadReport]:
     """As ``load_variables``, with the report instead of a line in the log."""
-    source = read_checkpoint(path, ema=ema)
-    return match_to_model(source, model, allow_missing=allow_missing, allow_unexpected=allow_unexpected, key=key)
+    return match_to_model(read_checkpoint(path, ema=ema), model, **options)
 
 
 def read_checkpoint(path: str | Path, *, ema: bool = False) -> Source:

@@ -58,7 +58,7 @@ def readings(names: Collection[str], naming: Naming) -> Iterator[Reading]:
     for prefix in _prefixes(names):
         inside = [name for name in names if name.startswith(prefix)]
         outside = tuple(name for name in names if not name.startswith(prefix))
-        for dialect in naming.dialects:
+        for dialect in (Dialect("reference"), *naming.dialects):
             yield _read(dialect, prefix, inside, outside)
 
 

@@ -1,16 +1,7 @@
 """Weights of PVT v1: names of whai362/PVT and others, how its files are recognised, and published files."""
 
 from pvt_jax.backbones.pvt_names import BLOCK, PYRAMID, hugging_face, of_the_authors, open_mmlab
-from pvt_jax.weight_names import (
-    REFERENCE,
-    BackboneWeights,
-    Dialect,
-    PositionTable,
-    Shapes,
-    Sizes,
-    stages,
-    table,
-)
+from pvt_jax.weight_names import BackboneWeights, Dialect, PositionTable, Shapes, Sizes, stages, table
 
 _HUGGING_FACE = {
     "encoder.patch_embeddings.#.position_embeddings": "pos_embed{A}",
@@ -32,11 +23,8 @@ def _sizes_of_tensors(shapes: Shapes) -> Sizes | None:
 WEIGHTS = BackboneWeights(
     mark="params/stage1/pos_embed",
     classifier=("head/linear/*", "norm/*", "cls_token"),
-    rows=(
-        *table((r"stage(\d)/pos_embed", r"pos_embed\1"), (r"cls_token", r"cls_token"), (r"norm", r"norm")),
-        *PYRAMID,
-    ),
-    dialects=(REFERENCE, Dialect("transformers", _HUGGING_FACE, "pvt."), Dialect("mmdetection PVT", _MMDETECTION)),
+    rows=(*table((r"stage(\d)/pos_embed", r"pos_embed\1"), (r"cls_token", r"cls_token"), (r"norm", r"norm")), *PYRAMID),
+    dialects=(Dialect("transformers", _HUGGING_FACE, "pvt."), Dialect("mmdetection PVT", _MMDETECTION)),
     sizes_of_model=lambda model: Sizes(tuple(model.depths), tuple(model.dims)),
     sizes_of_tensors=_sizes_of_tensors,
     tables=tuple(

@@ -2,18 +2,7 @@
 
 from pvt_jax.backbones.pvt_names import BLOCK, PYRAMID, hugging_face, of_the_authors, open_mmlab
 from pvt_jax.backbones.pvt_v2.model import PyramidVisionTransformerV2
-from pvt_jax.weight_names import (
-    REFERENCE,
-    BackboneWeights,
-    Dialect,
-    Part,
-    PublishedWeights,
-    Shapes,
-    Sizes,
-    inside,
-    stages,
-    table,
-)
+from pvt_jax.weight_names import BackboneWeights, Dialect, Part, PublishedWeights, Shapes, Sizes, inside, stages, table
 
 _DEPTHWISE = {"mlp.dwconv.dwconv": "mlp.dwconv.dwconv"}
 _HUGGING_FACE = {
@@ -69,10 +58,7 @@ _TIMM = {
     ),
     "head": "head",
 }
-_OPEN_MMLAB = {
-    **open_mmlab(0, {"0": "mlp.fc1", "1": "mlp.dwconv.dwconv", "4": "mlp.fc2"}),
-    "layers.#.#": "norm{A}",
-}
+_OPEN_MMLAB = {**open_mmlab(0, {"0": "mlp.fc1", "1": "mlp.dwconv.dwconv", "4": "mlp.fc2"}), "layers.#.#": "norm{A}"}
 
 SEGFORMER_LICENCE = "NVIDIA Source Code License for SegFormer: NON-COMMERCIAL, for research or evaluation only"
 
@@ -107,14 +93,10 @@ def _sizes_of_tensors(shapes: Shapes) -> Sizes | None:
 WEIGHTS = BackboneWeights(
     mark="params/stage1/block0/mlp/dwconv/kernel",
     rows=(
-        *table(
-            (r"stage(\d)/block(\d+)/mlp/dwconv", r"block\1.\2.mlp.dwconv.dwconv"),
-            (r"stage(\d)/norm", r"norm\1"),
-        ),
+        *table((r"stage(\d)/block(\d+)/mlp/dwconv", r"block\1.\2.mlp.dwconv.dwconv"), (r"stage(\d)/norm", r"norm\1")),
         *PYRAMID,
     ),
     dialects=(
-        REFERENCE,
         Dialect("timm", _TIMM),
         Dialect("transformers", _HUGGING_FACE, "pvt_v2."),
         Dialect("transformers SegFormer", _SEGFORMER, "segformer.", ("decode_head.",)),

@@ -1,17 +1,7 @@
 """Weights of ResNet: names of torchvision, which timm shares, and others, recognition, and published files."""
 
 from pvt_jax.backbones.resnet.model import ResNet
-from pvt_jax.weight_names import (
-    REFERENCE,
-    BackboneWeights,
-    Dialect,
-    PublishedWeights,
-    Shapes,
-    Sizes,
-    count,
-    stages,
-    table,
-)
+from pvt_jax.weight_names import BackboneWeights, Dialect, PublishedWeights, Shapes, Sizes, count, stages, table
 
 _HUGGING_FACE = {
     "embedder.embedder.convolution": "conv1",
@@ -57,7 +47,7 @@ WEIGHTS = BackboneWeights(
         (r"stage(\d)/block(\d+)/shortcut_norm", r"layer\1.\2.downsample.1"),
         (r"head/linear", r"fc"),
     ),
-    dialects=(REFERENCE, Dialect("transformers", _HUGGING_FACE, "resnet.")),
+    dialects=(Dialect("transformers", _HUGGING_FACE, "resnet."),),
     sizes_of_model=_sizes_of_model,
     sizes_of_tensors=_sizes_of_tensors,
     published={

@@ -17,7 +17,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import PatchProjection, normal_002, resize_position_embedding
-from pvt_jax.nn.padding import shrunk
+from pvt_jax.nn.padding import Maps, shrunk
 from pvt_jax.nn.settings import check, check_counts, table_side
 from pvt_jax.ops.resize import resize_padded
 
@@ -78,12 +78,7 @@ class VisionTransformer(Backbone):
         x = jnp.concatenate([token, x], axis=1)
 
         block = partial(
-            Block,
-            dim=self.dim,
-            num_heads=self.num_heads,
-            mlp_ratio=self.mlp_ratio,
-            sr_ratio=1,
-            dtype=self.dtype,
+            Block, dim=self.dim, num_heads=self.num_heads, mlp_ratio=self.mlp_ratio, sr_ratio=1, dtype=self.dtype
         )
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, [self.depth], batch)[0]
         x = run_blocks(self, block, self.depth, x, grid, scales, true_grid, remat=self.remat, scan=self.scan)
@@ -102,7 +97,7 @@ def _resampled(
     width: int,
     true_grid: Int[Array, "b 2"] | None,
     sizes: Int[Array, "b 2"] | None,
-) -> dict[str, Float[Array, "b _h _w c"]]:
+) -> Maps:
     """``maps`` resized to strides 4, 8, 16 and 32, antialiased, so that no patch is skipped."""
 
     def resized(target: tuple[int, int], stride: int) -> Float[Array, "b _h _w c"]:

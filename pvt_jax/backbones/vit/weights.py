@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from pvt_jax.weight_names import (
     PLAIN,
-    REFERENCE,
     BackboneWeights,
     Dialect,
     Part,
@@ -89,13 +88,10 @@ WEIGHTS = BackboneWeights(
         (r"norm", r"norm"),
         (r"head/linear", r"head"),
     ),
-    dialects=(
-        REFERENCE,
-        *(
-            Dialect(name, places, prefix, ("pooler.",))
-            for name, places in (("transformers", _HUGGING_FACE), ("transformers 5", _HUGGING_FACE_5))
-            for prefix in ("vit.", "deit.")
-        ),
+    dialects=tuple(
+        Dialect(name, places, prefix, ("pooler.",))
+        for name, places in (("transformers", _HUGGING_FACE), ("transformers 5", _HUGGING_FACE_5))
+        for prefix in ("vit.", "deit.")
     ),
     sizes_of_model=lambda model: Sizes((model.depth,), (model.dim,), (model.patch_size,)),
     sizes_of_tensors=_sizes_of_tensors,

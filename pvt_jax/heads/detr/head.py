@@ -17,10 +17,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.errors import UserError
+from pvt_jax.heads.base import detections
 from pvt_jax.heads.detr.layers import PostNormDecoderLayer, PostNormEncoderLayer, sine_positions
 from pvt_jax.heads.detr.loss import Weights, set_losses
 from pvt_jax.nn.attention import Linear
-from pvt_jax.nn.padding import inside, shrunk
+from pvt_jax.nn.padding import Maps, inside, shrunk
 from pvt_jax.nn.settings import check, check_counts, check_num_classes
 from pvt_jax.ops.boxes import clip_boxes, from_centres, to_centres
 
@@ -74,15 +75,11 @@ class DETRHead(nn.Module):
         self.box_mlp = BoxMLP(self.dim)
 
     def losses(
-        self,
-        maps: dict[str, Float[Array, "b _h _w _c"]],
-        targets: dict[str, Any],
-        sizes: Int[Array, "b 2"],
-        region: Int[Array, "b 2"] | None = None,
+        self, maps: Maps, targets: dict[str, Any], sizes: Int[Array, "b 2"], region: Int[Array, "b 2"] | None = None
     ) -> dict[str, Float[Array, ""]]:
         """Loss terms by name: the last decoder layer's, and the sum over all earlier layers (``auxiliary_loss``).
 
-        Needs ``rngs={"dropout": key}``. Arguments: see ``DetectionModel.losses``.
+        Needs ``rngs={"dropout": key}``. Arguments: see ``DetectionModel``.
 
         Raises:
           UserError: an image has room for more objects than there are queries.
@@ -105,10 +102,7 @@ class DETRHead(nn.Module):
         return losses
 
     def detect(
-        self,
-        maps: dict[str, Float[Array, "b _h _w _c"]],
-        sizes: Int[Array, "b 2"],
-        region: Int[Array, "b 2"] | None = None,
+        self, maps: Maps, sizes: Int[Array, "b 2"], region: Int[Array, "b 2"] | None = None
     ) -> dict[str, Float[Array, "b n ..."] | Int[Array, "b n"] | Bool[Array, "b n"]]:
         """Each query's best class except "no object", by descending score. Arguments: see ``DetectionModel``."""
         logits, boxes = (part[-1] for part in self.outputs(maps, region))
@@ -118,18 +112,10 @@ class DETRHead(nn.Module):
         boxes = clip_boxes(from_centres(boxes) * _scale(sizes), sizes[:, None])
         boxes = jnp.take_along_axis(boxes, order[..., None], axis=1)
         valid = scores > self.score_threshold
-        return {
-            "boxes": jnp.where(valid[..., None], boxes, 0.0),
-            "scores": jnp.where(valid, scores, 0.0),
-            "labels": jnp.where(valid, labels, 0),
-            "valid": valid,
-        }
+        return detections(boxes, scores, labels, valid)
 
     def outputs(
-        self,
-        maps: dict[str, Float[Array, "b _h _w _c"]],
-        region: Int[Array, "b 2"] | None = None,
-        train: bool = False,
+        self, maps: Maps, region: Int[Array, "b 2"] | None = None, train: bool = False
     ) -> tuple[Float[Array, "d b q k1"], Float[Array, "d b q 4"]]:
         """Logits and relative boxes (centre x, centre y, width, height) of all d decoder layers.
 

@@ -13,10 +13,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from pvt_jax.errors import UserError
+from pvt_jax.heads.base import best_detections
 from pvt_jax.heads.mask_rcnn.loss import Sampling, box_losses, draw_anchors, draw_proposals, mask_loss, rpn_losses
 from pvt_jax.heads.mask_rcnn.mask_targets import mask_targets
-from pvt_jax.heads.mask_rcnn.regions import BoxHead, MaskHead, best_detections, border_repeated, region_features
+from pvt_jax.heads.mask_rcnn.regions import BoxHead, MaskHead, border_repeated, candidates, region_features
 from pvt_jax.heads.mask_rcnn.rpn import Level, RegionProposalNetwork, joined, propose
+from pvt_jax.nn.padding import Maps
 from pvt_jax.nn.settings import check, check_counts, check_num_classes
 
 # Sides of the RoIAlign features of the box and mask heads; a mask has twice the side.
@@ -99,21 +101,11 @@ class MaskRCNNHead(nn.Module):
             self.mask = MaskHead(self.num_classes, self.channels, self.dtype)
 
     def losses(
-        self,
-        maps: dict[str, Float[Array, "b _h _w _c"]],
-        targets: dict[str, Array],
-        sizes: Int[Array, "b 2"],
-        region: Int[Array, "b 2"] | None = None,
+        self, maps: Maps, targets: dict[str, Array], sizes: Int[Array, "b 2"], region: Int[Array, "b 2"] | None = None
     ) -> dict[str, Float[Array, ""]]:
         """``rpn_class_loss``, ``rpn_box_loss``, ``class_loss``, ``box_loss`` and, with masks, ``mask_loss``.
 
-        Needs ``rngs={"sample": key}``.
-
-        Args:
-          maps: the pyramid, 0 outside ``region``.
-          targets: see ``DetectionModel.losses``.
-          sizes: (height, width) of each image.
-          region: ``sizes`` rounded up to what the backbone sees; None: no image is padded further.
+        Needs ``rngs={"sample": key}``. Arguments: see ``DetectionModel``.
         """
         objects, labels, valid = targets["boxes"].astype(jnp.float32), targets["labels"], targets["valid"]
         # One key per image, so that its draw does not depend on how the batch is sharded.
@@ -148,12 +140,7 @@ class MaskRCNNHead(nn.Module):
             losses["mask_loss"] = mask_loss(logits, shapes, drawn.positive)
         return losses
 
-    def detect(
-        self,
-        maps: dict[str, Float[Array, "b _h _w _c"]],
-        sizes: Int[Array, "b 2"],
-        region: Int[Array, "b 2"] | None = None,
-    ) -> dict[str, Array]:
+    def detect(self, maps: Maps, sizes: Int[Array, "b 2"], region: Int[Array, "b 2"] | None = None) -> dict[str, Array]:
         """Detections by descending score, as in ``DetectionModel``, with boxes clipped to the images.
 
         ``masks`` float32 [b, n, 28, 28] are predicted for the final boxes and their classes.
@@ -161,14 +148,9 @@ class MaskRCNNHead(nn.Module):
         proposals, kept = self._propose(self.rpn(maps, region), sizes, self.pre_nms, self.proposals)
         maps = _read_by_regions(maps, region)
         logits, deltas = self.box(self._features(maps, proposals, kept, _BOX_SIDE))
-        best = partial(
-            best_detections,
-            std=self.box_std,
-            score_threshold=self.score_threshold,
-            nms_threshold=self.nms_threshold,
-            count=self.max_detections,
-        )
-        found = jax.vmap(best)(proposals, kept, logits, deltas, sizes)
+        pairs = jax.vmap(partial(candidates, std=self.box_std, score_threshold=self.score_threshold))
+        best = jax.vmap(partial(best_detections, threshold=self.nms_threshold, count=self.max_detections))
+        found = best(*pairs(proposals, kept, logits, deltas, sizes))
         if self.masks:
             features = self._features(maps, found["boxes"], found["valid"], _MASK_SIDE)
             masks = jax.nn.sigmoid(self.mask(features, found["labels"]))
@@ -184,11 +166,7 @@ class MaskRCNNHead(nn.Module):
     @property
     def _anchor_sampling(self) -> Sampling:
         return Sampling(
-            self.rpn_samples,
-            self.rpn_positive_share,
-            self.rpn_positive_iou,
-            self.rpn_negative_iou,
-            self.rpn_least_iou,
+            self.rpn_samples, self.rpn_positive_share, self.rpn_positive_iou, self.rpn_negative_iou, self.rpn_least_iou
         )
 
     @property

@@ -11,21 +11,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.heads.mask_rcnn.rpn import Predictor, stride_of
-from pvt_jax.nn.layers import normal_fan_out
+from pvt_jax.nn.layers import Parameters, normal_fan_out
+from pvt_jax.nn.padding import Maps
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
-from pvt_jax.ops.nms import nms
 from pvt_jax.ops.roi_align import multilevel_roi_align
 
 xavier_uniform = nn.initializers.xavier_uniform()
 
 
 def region_features(
-    maps: dict[str, Float[Array, "b _h _w c"]],
-    boxes: Float[Array, "b r 4"],
-    valid: Bool[Array, "b r"],
-    *,
-    side: int,
-    finest_scale: float,
+    maps: Maps, boxes: Float[Array, "b r 4"], valid: Bool[Array, "b r"], *, side: int, finest_scale: float
 ) -> Float[Array, "b r {side} {side} c"]:
     """RoIAlign features of each box from the level for its size; 0 where it is not ``valid``."""
     strides = tuple(stride_of(name) for name in maps)
@@ -36,9 +31,7 @@ def region_features(
     return jax.vmap(of_image)(tuple(maps.values()), boxes, valid)
 
 
-def border_repeated(
-    maps: dict[str, Float[Array, "b _h _w _c"]], region: Int[Array, "b 2"] | None
-) -> dict[str, Float[Array, "b _h _w _c"]]:
+def border_repeated(maps: Maps, region: Int[Array, "b 2"] | None) -> Maps:
     """Maps with the last row and column of each image's region repeated once beyond it.
 
     RoIAlign then samples the border of a region as it would the border of a map.
@@ -75,18 +68,6 @@ class BoxHead(nn.Module):
         return logits.reshape(b, r, -1), deltas.reshape(b, r, self.num_classes, 4)
 
 
-class Weights(nn.Module):
-    """Kernel of this ``shape``, from N(0, 2 / fan_out), and bias of a layer that the parent module computes."""
-
-    shape: tuple[int, ...]
-    fan_out: int
-
-    @nn.compact
-    def __call__(self) -> tuple[Float[Array, "..."], Float[Array, " d"]]:
-        kernel = self.param("kernel", normal_fan_out(self.fan_out), self.shape)
-        return kernel, self.param("bias", nn.initializers.zeros, self.shape[-1:])
-
-
 class MaskHead(nn.Module):
     """Mask logits at twice the features' side: four convolutions, a transposed one, and a 1×1 convolution to classes.
 
@@ -109,9 +90,11 @@ class MaskHead(nn.Module):
             x = nn.relu(conv(x))
         # PyTorch takes the fan of a transposed convolution from its input channels; here both are the same.
         shape = (2, 2, self.channels, self.channels)
-        kernel, bias = promote_dtype(*Weights(shape, 4 * self.channels, name="upsample")(), dtype=self.dtype)
+        init = normal_fan_out(4 * self.channels)
+        kernel, bias = promote_dtype(*Parameters(shape, init, name="upsample")(), dtype=self.dtype)
         x = nn.relu(jnp.einsum("nijc,uvcd->nijuvd", x, kernel) + bias)
-        kernel, bias = Weights((self.channels, self.num_classes), self.num_classes, name="classifier")()
+        init = normal_fan_out(self.num_classes)
+        kernel, bias = Parameters((self.channels, self.num_classes), init, name="classifier")()
         labels = labels.reshape(-1)
         kernel = kernel.T[labels].astype(x.dtype)
         logits = jnp.einsum("nijuvd,nd->nijuv", x, kernel, preferred_element_type=jnp.float32)
@@ -120,7 +103,7 @@ class MaskHead(nn.Module):
         return logits.transpose(0, 1, 3, 2, 4).reshape(b, r, 2 * side, 2 * side)
 
 
-def best_detections(
+def candidates(
     proposals: Float[Array, "r 4"],
     kept: Bool[Array, " r"],
     logits: Float[Array, "r k1"],
@@ -129,18 +112,9 @@ def best_detections(
     *,
     std: tuple[float, float, float, float],
     score_threshold: float,
-    nms_threshold: float,
-    count: int,
-) -> dict[str, Array]:
-    """The best ``count`` pairs of proposal and class of one image after per-class NMS, as in ``DetectionModel``."""
+) -> tuple[Float[Array, "n 4"], Float[Array, " n"], Int[Array, " n"], Bool[Array, " n"]]:
+    """Boxes, scores and labels of all pairs of proposal and class of one image, and which are valid."""
     scores = jax.nn.softmax(logits)[:, :-1]
     boxes = clip_boxes(decode_deltas(proposals[:, None], deltas, std), size).reshape(-1, 4)
     labels = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape).ravel()
-    valid, scores = (kept[:, None] & (scores > score_threshold)).ravel(), scores.ravel()
-    chosen, kept = nms(boxes, scores, threshold=nms_threshold, max_outputs=count, labels=labels, valid=valid)
-    return {
-        "boxes": jnp.where(kept[:, None], boxes[chosen], 0.0),
-        "scores": jnp.where(kept, scores[chosen], 0.0),
-        "labels": jnp.where(kept, labels[chosen], 0),
-        "valid": kept,
-    }
+    return boxes, scores.ravel(), labels, (kept[:, None] & (scores > score_threshold)).ravel()

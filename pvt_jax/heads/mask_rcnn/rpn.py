@@ -11,6 +11,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from pvt_jax.nn.padding import Maps
 from pvt_jax.nn.pixels import grid_of
 from pvt_jax.ops.anchors import base_anchors, grid_anchors, inside_region
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
@@ -70,9 +71,7 @@ class RegionProposalNetwork(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, maps: dict[str, Float[Array, "b _h _w _c"]], region: Int[Array, "b 2"] | None = None
-    ) -> list[Level]:
+    def __call__(self, maps: Maps, region: Int[Array, "b 2"] | None = None) -> list[Level]:
         """Predictions from the finest to the coarsest level; discard those of anchors that are not ``inside``."""
         number = len(self.scales) * len(self.ratios)
         init = nn.initializers.normal(0.01)

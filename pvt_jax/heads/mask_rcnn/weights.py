@@ -52,8 +52,5 @@ MASK_RCNN = HeadWeights(
 )
 FASTER_RCNN = replace(MASK_RCNN, mark="params/head/box/fc0/kernel", rows=_BOXES, unused="roi_head.mask_head")
 VIT_FRCNN = replace(
-    MASK_RCNN,
-    mark="params/head/box/fc0/kernel",
-    lacks="params/neck/lateral_c5/kernel",
-    neck=feature_pyramid_names(4),
+    MASK_RCNN, mark="params/head/box/fc0/kernel", lacks="params/neck/lateral_c5/kernel", neck=feature_pyramid_names(4)
 )

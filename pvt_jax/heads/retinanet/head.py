@@ -6,7 +6,7 @@ It follows mmdetection's ``RetinaHead``, which the PVT papers use.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.errors import UserError
+from pvt_jax.heads.base import best_detections
 from pvt_jax.heads.retinanet.loss import retinanet_losses
-from pvt_jax.nn.padding import zero_outside
+from pvt_jax.nn.padding import Maps, zero_outside
 from pvt_jax.nn.pixels import grid_of
 from pvt_jax.nn.settings import check, check_counts, check_num_classes
 from pvt_jax.ops.anchors import base_anchors, grid_anchors, inside_region, octave_scales
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
-from pvt_jax.ops.nms import nms
 
 # Initial score of every class: at 0.5 the loss of all background anchors would drown that of the objects.
 _PRIOR = 0.01
@@ -105,10 +105,7 @@ class RetinaNetHead(nn.Module):
     max_detections: int = 100
     dtype: DTypeLike = jnp.float32
 
-    @property
-    def needs_masks(self) -> bool:
-        """Whether training needs ground truth masks."""
-        return False
+    needs_masks: ClassVar[bool] = False
 
     def setup(self) -> None:
         self._check()
@@ -122,20 +119,9 @@ class RetinaNetHead(nn.Module):
         self.regressor = last(anchors * 4)
 
     def losses(
-        self,
-        maps: dict[str, Float[Array, "b _h _w _c"]],
-        targets: dict[str, Array],
-        sizes: Int[Array, "b 2"],
-        region: Int[Array, "b 2"] | None = None,
+        self, maps: Maps, targets: dict[str, Array], sizes: Int[Array, "b 2"], region: Int[Array, "b 2"] | None = None
     ) -> dict[str, Float[Array, ""]]:
-        """``class_loss`` and ``box_loss``, weighted.
-
-        Args:
-          maps: the pyramid, 0 outside ``region``.
-          targets: see ``DetectionModel.losses``.
-          sizes: (height, width) of each image; not used here.
-          region: ``sizes`` rounded up to what the backbone sees; None: no image is padded further.
-        """
+        """``class_loss`` and ``box_loss``, weighted. Arguments: see ``DetectionModel``; ``sizes`` are not used."""
         levels = self._levels(maps, region)
         losses = retinanet_losses(
             [level.logits for level in levels],
@@ -152,12 +138,7 @@ class RetinaNetHead(nn.Module):
         )
         return {**losses, "box_loss": self.box_weight * losses["box_loss"]}
 
-    def detect(
-        self,
-        maps: dict[str, Float[Array, "b _h _w _c"]],
-        sizes: Int[Array, "b 2"],
-        region: Int[Array, "b 2"] | None = None,
-    ) -> dict[str, Array]:
+    def detect(self, maps: Maps, sizes: Int[Array, "b 2"], region: Int[Array, "b 2"] | None = None) -> dict[str, Array]:
         """Detections by descending score, as in ``DetectionModel``, with boxes clipped to the images.
 
         The best ``pre_nms`` pairs of anchor and class of each level enter per-class NMS, as in later versions of
@@ -166,24 +147,8 @@ class RetinaNetHead(nn.Module):
         parts = [jax.vmap(self._candidates, _level_axes(level))(level) for level in self._levels(maps, region)]
         anchors, deltas, scores, labels = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
         boxes = clip_boxes(decode_deltas(anchors, deltas), sizes[:, None])
-
-        def best(boxes: Array, scores: Array, labels: Array) -> dict[str, Array]:
-            chosen, kept = nms(
-                boxes,
-                scores,
-                threshold=self.nms_threshold,
-                max_outputs=self.max_detections,
-                labels=labels,
-                valid=scores > self.score_threshold,
-            )
-            return {
-                "boxes": jnp.where(kept[:, None], boxes[chosen], 0.0),
-                "scores": jnp.where(kept, scores[chosen], 0.0),
-                "labels": jnp.where(kept, labels[chosen], 0),
-                "valid": kept,
-            }
-
-        return jax.vmap(best)(boxes, scores, labels)
+        best = partial(best_detections, threshold=self.nms_threshold, count=self.max_detections)
+        return jax.vmap(best)(boxes, scores, labels, scores > self.score_threshold)
 
     def _levels(self, maps: dict[str, Array], region: Array | None) -> list[Level]:
         """Predictions from the finest to the coarsest level."""

@@ -9,24 +9,11 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from pvt_jax.nn.layers import normal_002
+from pvt_jax.nn.layers import Parameters, normal_002
 from pvt_jax.nn.normalization import BatchNorm
+from pvt_jax.nn.padding import Maps
 from pvt_jax.nn.pixels import PixelClassifier, grid_of, resampled
 from pvt_jax.nn.settings import check_counts
-
-
-class LinearParameters(nn.Module):
-    """Kernel [in_dim, dim] and bias (0 without ``use_bias``) of a linear layer that the head computes."""
-
-    in_dim: int
-    dim: int
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self) -> tuple[Float[Array, "c d"], Float[Array, "d"]]:
-        kernel = self.param("kernel", normal_002, (self.in_dim, self.dim))
-        bias = self.param("bias", nn.initializers.zeros, (self.dim,)) if self.use_bias else jnp.zeros(self.dim)
-        return kernel, bias
 
 
 class SegFormerHead(nn.Module):
@@ -54,18 +41,18 @@ class SegFormerHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, maps: dict[str, Float[Array, "b _h _w _c"]], train: bool = False, sizes: Int[Array, "b 2"] | None = None
+        self, maps: Maps, train: bool = False, sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h w k"]:
         """Logits, float32. ``sizes``: see ``Backbone.features``."""
         check_counts(self, "channels")
         dim, levels = self.channels, (5, 4, 3, 2)
-        fuse, _ = LinearParameters(len(levels) * dim, dim, use_bias=False, name="fuse")()
+        fuse, _ = Parameters((len(levels) * dim, dim), normal_002, use_bias=False, name="fuse")()
         # Rounded to ``dtype`` once, after the product.
         times = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
         parts = []
         for level, part in zip(levels, jnp.split(fuse, len(levels)), strict=True):
             x = maps[f"c{level}"]
-            kernel, bias = LinearParameters(x.shape[-1], dim, name=f"linear_c{level}")()
+            kernel, bias = Parameters((x.shape[-1], dim), normal_002, name=f"linear_c{level}")()
             x, product = promote_dtype(x, times(kernel, part), dtype=self.dtype)
             fused = jnp.matmul(x.reshape(-1, x.shape[-1]), product, preferred_element_type=jnp.float32)
             fused = fused.reshape(*x.shape[:-1], dim)

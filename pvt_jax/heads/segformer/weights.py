@@ -2,7 +2,7 @@
 
 from pvt_jax.backbones.pvt_v2.weights import SEGFORMER_LICENCE
 from pvt_jax.heads.base import CLASSIFIER
-from pvt_jax.weight_names import POINTWISE, REFERENCE, Dialect, HeadWeights, PublishedWeights, table
+from pvt_jax.weight_names import POINTWISE, Dialect, HeadWeights, PublishedWeights, table
 
 # As files have them, and as transformers 5 does in memory.
 _HUGGING_FACE = {
@@ -36,7 +36,7 @@ WEIGHTS = HeadWeights(
         ("head/norm", "decode_head.linear_fuse.bn"),
         ("head/classifier", "decode_head.linear_pred", POINTWISE),
     ),
-    dialects=(REFERENCE, Dialect("transformers", _HUGGING_FACE)),
+    dialects=(Dialect("transformers", _HUGGING_FACE),),
     # Every decoder of mmsegmentation makes this classifier. The SegFormer of 2021 then made another.
     unused="decode_head.conv_seg",
     published=dict(

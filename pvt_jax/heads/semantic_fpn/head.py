@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.nn.layers import normal_fan_out
 from pvt_jax.nn.normalization import BatchNorm
+from pvt_jax.nn.padding import Maps
 from pvt_jax.nn.pixels import PixelClassifier, grid_of, resampled
 from pvt_jax.nn.settings import check_counts
 
@@ -57,7 +58,7 @@ class SemanticFPNHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, maps: dict[str, Float[Array, "b _h _w _c"]], train: bool = False, sizes: Int[Array, "b 2"] | None = None
+        self, maps: Maps, train: bool = False, sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h w k"]:
         """Logits, float32. With ``sizes``, as in ``Backbone.features``, ``maps`` must be 0 in the padding."""
         check_counts(self, "channels")

@@ -18,7 +18,7 @@ from pvt_jax.heads.trans2seg.layers import EncoderLayer, token_mlp
 from pvt_jax.nn.attention import MultiHeadAttention
 from pvt_jax.nn.layers import normal_002, resize_position_embedding
 from pvt_jax.nn.normalization import BatchNorm
-from pvt_jax.nn.padding import inside, shrunk
+from pvt_jax.nn.padding import Maps, inside, shrunk
 from pvt_jax.nn.settings import check, check_counts, check_num_classes, table_side
 from pvt_jax.ops.resize import resize_grid, resize_padded
 
@@ -51,7 +51,7 @@ class Trans2SegHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, maps: dict[str, Float[Array, "b _h _w _c"]], train: bool = False, sizes: Int[Array, "b 2"] | None = None
+        self, maps: Maps, train: bool = False, sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h w k"]:
         """Logits, float32. ``sizes``: see ``SegmentationModel``."""
         check_num_classes(self)
