@@ -31,10 +31,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
 
     The same pixels as ``decode_pil``: an EXIF orientation is not applied, transparency is dropped. JPEG and PNG files
     that look whole go through OpenCV, and everything else is left to Pillow's verdict. Raises CorruptImageError: the
-    bytes are empty, truncated or no image.
-
-    Args:
-      name: path or record, for the message.
+    bytes are empty, truncated or no image; ``name``, a path or record, is for the message.
     """
     if _is_sound_jpeg(data) or _is_sound_png(data):
         try:

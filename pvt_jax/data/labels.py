@@ -65,8 +65,7 @@ class LabelEncoding:
     def decode(self, data: bytes | np.ndarray, name: str) -> np.ndarray:
         """Classes uint8 [h, w], 255 where ignored, of an image file's bytes, or of an array of stored values.
 
-        Args:
-            name: path or record, for the message.
+        Messages say ``name``, a path or record.
 
         Raises:
             CorruptImageError: the bytes are no image.

@@ -38,11 +38,7 @@ class DataOptions(Options):
 
 @dataclass(frozen=True)
 class LabelMapOptions(Options):
-    """What a format is told of a data set of label maps.
-
-    Attributes:
-      num_classes: outputs of the model; no key of this section.
-    """
+    """What a format is told of a data set of label maps. No key is ``num_classes``, the outputs of the model."""
 
     num_classes: int = 0
     class_names: tuple[str | int, ...] = key((), "Names of the classes; empty: found with the data set, or made up.")
@@ -61,9 +57,7 @@ class LabelMapOptions(Options):
         "tfds the name of the feature.",
     )
     label_folder: str = key("", "Folder of the label maps, likewise.")
-    image_suffix: str = key(
-        "", "End of the images' stems, as _leftImg8bit, beyond what each shares with its label map."
-    )
+    image_suffix: str = key("", "End of images' stems, as _leftImg8bit, beyond what each shares with its label map.")
     label_suffix: str = key("", "End of the label maps' stems, likewise.")
 
 
@@ -71,9 +65,7 @@ class LabelMapOptions(Options):
 class ObjectOptions(Options):
     """What a format is told of a data set of objects.
 
-    Attributes:
-      num_classes: classes that the model detects; no key of this section.
-      with_masks: whether masks are read; no key of this section.
+    No keys are ``num_classes``, which the model detects, and ``with_masks``, whether masks are read.
     """
 
     num_classes: int = 0

@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from pvt_jax.data import images
+from pvt_jax.data.records import Source
 from pvt_jax.errors import CorruptImageError
 
 Batch = dict[str, Any]  # arrays and scalars of NumPy
@@ -50,18 +51,6 @@ class RepeatEach(grain.MapDataset):
             return self.slice(index)
         epoch, position = divmod(index, len(self))
         return self._parent[epoch * len(self) + position // self._times]
-
-
-class Source(Protocol):
-    """Records by number; see ``pvt_jax/data/formats``."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-    def name(self, index: int, /) -> str:
-        """Where a record is, for messages."""
-        ...
 
 
 class TrainExample(Protocol):
@@ -197,9 +186,8 @@ def evaluation_batches(
         order = np.arange(-(-len(source) // batch_size) * batch_size, dtype=np.int32)
         order[len(source) :] = -1
     kinds = np.zeros(len(order), np.int32) if kinds is None else kinds
-    examples = grain.MapDataset.range(len(order)).map(
-        LoadForEvaluation(source, example, order, kinds, loading.on_corrupt)
-    )
+    load = LoadForEvaluation(source, example, order, kinds, loading.on_corrupt)
+    examples = grain.MapDataset.range(len(order)).map(load)
     return _iterate(examples, batch_size, block, 0, loading)
 
 

@@ -6,7 +6,7 @@ the data is from. What else a task needs of it is a protocol in the task's folde
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 
@@ -39,6 +39,23 @@ class Request:
     def split_name(self) -> str:
         """What the config calls this split; "" for the usual names."""
         return {"train": self.train_split, "eval": self.eval_split}[self.split]
+
+
+class Source(Protocol):
+    """What every task needs of a source."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the K classes; label k is ``class_names[k]``. Training and evaluation data have the same tuple."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+    def name(self, index: int, /) -> str:
+        """Returns what a person needs to find record ``index``: a path, or "cifar10/train record 17"."""
+        ...
 
 
 class ClassificationRecord(TypedDict):

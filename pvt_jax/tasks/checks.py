@@ -25,6 +25,11 @@ class Attempt:
     errors: Sequence[CorruptImageError]
 
 
+# What is worth a note, behind the records that look broken, or what was decoded.
+Suspects = tuple[set[int], list[str]]
+Attempts = tuple[list[Attempt], list[str]]
+
+
 class DataChecks:
     """What every task checks of its training and evaluation data. A task overrides the hooks.
 
@@ -55,10 +60,9 @@ class DataChecks:
         self._on_corrupt, self._probes, self._progress = on_corrupt, probes, progress
 
     def validate(self, train: Any, evaluation: Any) -> str:
-        """Checks both splits of a data set. Raises UserError: what is wrong, where, how often, and what to do about it.
+        """Returns a line for the log: how many records of how many classes, from where, and what is worth a note.
 
-        Returns:
-            One line for the log: how many records of how many classes, from where, and what is worth a note.
+        Raises UserError: what is wrong in one of the splits, where, how often, and what to do about it.
         """
         for key, value, known in (
             ("on_corrupt", self._on_corrupt, ("error", "skip")),
@@ -109,7 +113,7 @@ class DataChecks:
         """Returns the classes in a few words."""
         return plural(len(names), "class", "es")
 
-    def check_before_decoding(self, split: str, source: Any, probes: list[int]) -> tuple[set[int], list[str]]:
+    def check_before_decoding(self, split: str, source: Any, probes: list[int]) -> Suspects:
         """Returns the records whose images look broken, and what is worth a note; raises UserError."""
         return set(), []
 
@@ -117,7 +121,7 @@ class DataChecks:
         """Returns the image of a record."""
         return source[index]["image"]
 
-    def check_rest(self, split: str, source: Any, probes: list[int]) -> tuple[list[Attempt], list[str]]:
+    def check_rest(self, split: str, source: Any, probes: list[int]) -> Attempts:
         """Checks all but images; returns what else was decoded, and what is worth a note; raises UserError."""
         return [], []
 

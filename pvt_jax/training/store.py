@@ -76,14 +76,10 @@ class CheckpointStore:
     def restore(self, abstract: Items, step: int | None = None) -> tuple[int, Items] | None:
         """The newest whole checkpoint, or that of ``step``, as (step, items); None if there is none.
 
+        ``abstract`` has per item a tree of ``jax.ShapeDtypeStruct`` with shardings: a checkpoint saved on any number of
+        devices is laid out as they say. One that cannot be read (half written, damaged) is reported and the one before
+        it is used; once that one is loaded, those that could not be read are put aside under ``checkpoints_damaged``.
         Raises UserError: parameters are missing, unexpected or of another shape; or no checkpoint at all can be read.
-
-        Args:
-          abstract: per item a tree of ``jax.ShapeDtypeStruct`` with shardings: a checkpoint saved on any number of
-            devices is laid out as they say.
-
-        A checkpoint that cannot be read (half written, damaged) is reported and the one before it is used; once that
-        one is loaded, those that could not be read are put aside under ``checkpoints_damaged``.
         """
         wanted = {name: tree for name, tree in abstract.items() if tree}
         candidates = self.steps()[::-1] if step is None else [step]

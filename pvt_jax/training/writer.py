@@ -62,13 +62,9 @@ class MetricsWriter:
             for name, picture in pictures:
                 encoded = io.BytesIO()
                 Image.fromarray(picture).save(encoded, "PNG")
-                (folder / f"{name}.png").write_bytes(encoded.getvalue())
-                shown = Summary.Image(
-                    height=picture.shape[0],
-                    width=picture.shape[1],
-                    colorspace=3,
-                    encoded_image_string=encoded.getvalue(),
-                )
+                data, (height, width, _) = encoded.getvalue(), picture.shape
+                (folder / f"{name}.png").write_bytes(data)
+                shown = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
                 value = Summary(value=[Summary.Value(tag=f"eval/{name}", image=shown)])
                 self._board.write_event(Event(wall_time=time.time(), step=step, summary=value))
             self._board.flush()

@@ -70,6 +70,8 @@ FORMATS: Mapping[str, Format] = {
 def open_source(kind: str, source: str, request: Request, formats: Mapping[str, Format] = FORMATS) -> Any:
     """Opens the training or the evaluation data of a data set.
 
+    Raises UserError: an unknown source, or data that is missing, incomplete, wrong or laid out in another way.
+
     Args:
         kind: which records are wanted, such as ``OBJECTS``.
         source: the name of a format.
@@ -78,9 +80,6 @@ def open_source(kind: str, source: str, request: Request, formats: Mapping[str, 
 
     Returns:
         A source, see ``records.py``.
-
-    Raises:
-        UserError: an unknown source, or data that is missing, incomplete, wrong or laid out in another way.
     """
     openers = {name: row.openers[kind] for name, row in formats.items() if kind in row.openers}
     if source not in openers:

@@ -23,8 +23,7 @@ _LAYOUTS = (Layout("images/{split}", "annotations/{split}"),)
 def open_ade20k(request: Request) -> LabelFolderSource:
     """Opens a split of ADE20K; the root is ADEChallengeData2016 or what holds it.
 
-    Raises:
-        UserError: as ``open_label_folder``; also a model without 150 classes.
+    Raises UserError: as ``open_label_folder``; also a model without 150 classes.
     """
     options: LabelMapOptions = request.options
     root = find_root(request.root, "ade20k", f"{_FOLDER}, or that folder")

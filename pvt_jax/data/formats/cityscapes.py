@@ -46,10 +46,8 @@ _LAYOUTS = (Layout("leftImg8bit/{split}", "gtFine/{split}"),)
 def open_cityscapes(request: Request) -> LabelFolderSource:
     """Opens a split of Cityscapes; the root holds leftImg8bit and gtFine.
 
-    Ids are mapped to the 19 classes where there are no *_labelTrainIds.png.
-
-    Raises:
-        UserError: as ``open_label_folder``; also a model without 19 classes, or the split test.
+    Ids are mapped to the 19 classes where there are no *_labelTrainIds.png. Raises UserError: as ``open_label_folder``;
+    also a model without 19 classes, or the split test.
     """
     tree = Tree(find_root(request.root, "cityscapes", "leftImg8bit and gtFine"))
     found = find_layout(tree, _LAYOUTS, split_names(request))

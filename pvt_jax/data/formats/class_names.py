@@ -29,10 +29,8 @@ def names_file(root: str) -> str | None:
 def read_names(path: str) -> tuple[str, ...]:
     """Returns the class names in a text file, one a line; all lines may start with their numbers, counted from 0 or 1.
 
-    Of ADE20K's table objectInfo150.txt, the first synonym in the last column.
-
-    Raises:
-        UserError: the file cannot be read, or names nothing.
+    Of ADE20K's table objectInfo150.txt, the first synonym in the last column. Raises UserError: the file cannot be
+    read, or names nothing.
     """
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as file:

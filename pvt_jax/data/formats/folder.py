@@ -22,14 +22,9 @@ class FolderSource:
     """The image files below ``folder/<class>/``, at any depth, ordered by class and then by path.
 
     Paths are kept as one byte string with the end of each, about 40 bytes an image, so that the 1.3 million of ImageNet
-    are cheap to hold and to send to workers. Files are neither opened nor measured while scanning.
-
-    Args:
-        folder: what holds the class folders.
-        class_names: the classes in the order of their labels; those without a folder here have no image.
-
-    Raises:
-        UserError: a folder that cannot be read, or a class folder without an image.
+    are cheap to hold and to send to workers. Files are neither opened nor measured while scanning. Classes in
+    ``class_names``, in the order of their labels, have no image where they have no folder. Raises UserError: a folder
+    that cannot be read, or a class folder without an image.
     """
 
     def __init__(self, folder: str, class_names: Sequence[str]) -> None:
@@ -76,8 +71,7 @@ class FolderSource:
 def open_folder(request: Request) -> FolderSource:
     """Opens training or evaluation images; labels follow the sorted names of the training classes.
 
-    Raises:
-        UserError: a folder that is missing, empty, unreadable or laid out in another way.
+    Raises UserError: a folder that is missing, empty, unreadable or laid out in another way.
     """
     training = _find(replace(request, split="train"))
     class_names = sorted(_class_folders(training))
@@ -95,8 +89,7 @@ def open_folder(request: Request) -> FolderSource:
 def list_classes(root: str) -> tuple[str, ...]:
     """Returns the classes of ``root``: the sorted names of the folders in its training folder.
 
-    Raises:
-        UserError: as ``open_folder``.
+    Raises UserError: as ``open_folder``.
     """
     return tuple(sorted(_class_folders(_find(Request("train", root=root)))))
 

@@ -89,9 +89,8 @@ class LabelFolderSource:
 def open_label_folder(request: Request) -> LabelFolderSource:
     """Opens the images and label maps of one split.
 
-    Raises:
-        UserError: a folder that is missing, empty, unreadable or laid out in another way; images without label maps,
-            label maps without images; another number of classes than the model has.
+    Raises UserError: a folder that is missing, empty, unreadable or laid out in another way; images without label maps,
+    label maps without images; another number of classes than the model has.
     """
     options: LabelMapOptions = request.options
     root = find_root(request.root, "label_folder", "images and label maps")

@@ -33,15 +33,14 @@ def find_labels(
 ) -> LabelSet:
     """Returns the classes named in ``options``, else in a file in ``root``, else those known of the data set.
 
+    Raises UserError: another number of names than ``options.num_classes``, two that are the same, or a file that cannot
+    be read.
+
     Args:
         options: the config's.
         root: a folder that may have a file of names; "" for none.
         known_as, names, palette: title and classes of a data set that is known.
         reduce_zero_label, mapping: of ``LabelEncoding``. The mapping replaces the options' reduce_zero_label.
-
-    Raises:
-        UserError: another number of names than ``options.num_classes``, two that are the same, or a file that cannot
-            be read.
     """
     count = options.num_classes
     class_names, where = tuple(names), known_as

@@ -40,11 +40,9 @@ def split_names(request: Request) -> tuple[str, ...]:
 
 
 class Layout:
-    """Patterns of the places that a format needs.
+    """Patterns of the places that a format needs; see the module.
 
-    Args:
-        patterns: what the module's docstring describes.
-        as_named: whether a config names the places, which then are files or folders without alternatives.
+    ``as_named``: whether a config names the places, which then are files or folders without alternatives.
     """
 
     def __init__(self, *patterns: str, as_named: bool = False) -> None:

@@ -76,16 +76,14 @@ def tabulate(raw: RawObjects, sizes: np.ndarray, first: Callable[[int], str], wh
     """Sorts objects by image and clips their boxes.
 
     Boxes with a side of less than a pixel after clipping are dropped; COCO itself has some. mmdetection tests the sides
-    before clipping, keeps every box that overlaps with its image, and also drops objects with an area of 0.
+    before clipping, keeps every box that overlaps with its image, and also drops objects with an area of 0. Raises
+    UserError: boxes with negative sides, or wholly outside their images.
 
     Args:
         raw: n objects.
         sizes: int32 [images, 2], (0, 0) where unknown.
         first: describes one of the n objects, for messages.
         where: the file or folder, for messages.
-
-    Raises:
-        UserError: boxes with negative sides, or wholly outside their images.
     """
     boxes = raw.boxes
     known = np.all(sizes, axis=1)[raw.owners]
@@ -148,10 +146,8 @@ def select(
 ) -> tuple[ObjectTable, list[int]]:
     """Returns the table of the images to use, with more ``notes``, and their numbers.
 
-    They are all, or in training those with objects, unless the options keep empty ones.
-
-    Raises:
-        UserError: no image has an object.
+    They are all, or in training those with objects, unless the options keep empty ones. Raises UserError: no image has
+    an object.
     """
     counts, split = table.counts(), SPLIT_WORDS[request.split]
     if not counts.any():

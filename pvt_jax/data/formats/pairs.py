@@ -33,12 +33,9 @@ class Side:
 def find_pairs(images: Side, partners: Side, stems: str = "") -> list[tuple[str, str]]:
     """Returns the paths, relative to their folders, of each image and its partner, sorted or as listed.
 
-    Args:
-        images, partners: the two kinds. In one folder, partners are those with their suffix, or the PNGs.
-        stems: path of a list of the stems that are wanted; "" for all.
-
-    Raises:
-        UserError: no files, two of one stem, a file without its partner, or a list that names others.
+    Where both are in one folder, partners are those with their suffix, or the PNGs. ``stems`` is the path of a list of
+    those wanted; "" for all. Raises UserError: no files, two of one stem, a file without its partner, or a list that
+    names others.
     """
     image_files, partner_files = scan_images(images.folder), scan_images(partners.folder)
     if images.folder == partners.folder:

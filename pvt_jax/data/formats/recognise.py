@@ -20,15 +20,14 @@ def recognise_folder(
 ) -> tuple[str, tuple[str, ...]]:
     """Returns the source that reads a folder, and the names of the training classes.
 
+    Raises UserError: it has none of the formats, or not in a layout that is known or that the options describe.
+
     Args:
         kind: of the records that are wanted, see ``FORMATS``.
         folder: of the data set.
         source: its format if that is known.
         train_split: name of the training data; "" for the usual ones.
         options: what a config says of the annotations; ``num_classes`` is not read.
-
-    Raises:
-        UserError: it has none of the formats, or not in a layout that is known or that the options describe.
     """
     known = {name: row for name, row in FORMATS.items() if kind in row.openers and row.class_names}
     root = find_root(folder, " or ".join(known), "images and their annotations")

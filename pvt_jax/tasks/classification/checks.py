@@ -3,23 +3,19 @@
 import numpy as np
 
 from pvt_jax.errors import UserError
-from pvt_jax.tasks.checks import Attempt, DataChecks
+from pvt_jax.tasks.checks import Attempts, DataChecks, Suspects
 from pvt_jax.tasks.classification.source import ClassificationSource
 
 
 class ClassificationChecks(DataChecks):
     """Checks that labels are classes: all where a source knows them, else those of the probed records."""
 
-    def check_before_decoding(
-        self, split: str, source: ClassificationSource, probes: list[int]
-    ) -> tuple[set[int], list[str]]:
+    def check_before_decoding(self, split: str, source: ClassificationSource, probes: list[int]) -> Suspects:
         if source.labels is not None:
             _check_labels(split, source, range(len(source)), np.asarray(source.labels))
         return set(), []
 
-    def check_rest(
-        self, split: str, source: ClassificationSource, probes: list[int]
-    ) -> tuple[list[Attempt], list[str]]:
+    def check_rest(self, split: str, source: ClassificationSource, probes: list[int]) -> Attempts:
         if source.labels is None:
             labels = [label for _, label in self.each(lambda index: source[index]["label"], probes, split, "labels")]
             _check_labels(split, source, probes, np.asarray(labels))

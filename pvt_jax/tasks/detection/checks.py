@@ -8,7 +8,7 @@ import numpy as np
 from pvt_jax.data.headers import image_header
 from pvt_jax.data.text import escaped_name, listed, plural
 from pvt_jax.errors import UserError
-from pvt_jax.tasks.checks import Attempt, DataChecks
+from pvt_jax.tasks.checks import Attempts, DataChecks, Suspects
 from pvt_jax.tasks.detection.source import DetectionSource, HasFiles
 
 # Classes that are listed by name.
@@ -19,11 +19,8 @@ class DetectionChecks(DataChecks):
     """Checks that images have the sizes of their annotations, and objects their masks.
 
     ``check`` "all" compares the size of every image, from the headers of the files, "sample" that of the probed ones.
-    The masks of those are decoded in either case.
-
-    Args:
-        needs_masks: whether the model learns masks.
-        num_classes, settings: as of ``DataChecks``.
+    The masks of those are decoded in either case. ``needs_masks`` is whether the model learns masks; other arguments
+    are those of ``DataChecks``.
     """
 
     records = "images with objects"
@@ -38,16 +35,14 @@ class DetectionChecks(DataChecks):
     def image(self, source: DetectionSource, index: int) -> bytes | np.ndarray:
         return source.image(index)
 
-    def check_before_decoding(
-        self, split: str, source: DetectionSource, probes: list[int]
-    ) -> tuple[set[int], list[str]]:
+    def check_before_decoding(self, split: str, source: DetectionSource, probes: list[int]) -> Suspects:
         if self._needs_masks:
             _check_have_masks(split, source)
         no_images = set(np.flatnonzero(~np.all(source.sizes(), axis=1)).tolist())
         others, notes = self._check_sizes(split, source, range(len(source)) if self.check == "all" else probes)
         return no_images | others, [*source.notes(), *notes]
 
-    def check_rest(self, split: str, source: DetectionSource, probes: list[int]) -> tuple[list[Attempt], list[str]]:
+    def check_rest(self, split: str, source: DetectionSource, probes: list[int]) -> Attempts:
         if not any(len(source.objects(index)) for index in probes) and not source.counts().any():
             raise UserError(f"no {split} image has an object ({source}): annotate some, or choose another split")
         return [], _check_masks(split, source, probes) if self._needs_masks else []

@@ -51,9 +51,7 @@ class DetectionTraining:
 class DetectionEvaluation:
     """``image`` uint8 [h, w, 3], padded, its ``size``, and its ``original_size`` before resizing, int32 [2].
 
-    Attributes:
-      transform: of an image.
-      shapes: int [kinds, 2]: padded (height, width) of each kind.
+    ``shapes`` int [kinds, 2] are the padded (height, width) of each kind.
     """
 
     transform: DetectionEvalTransform

@@ -99,12 +99,9 @@ class Grouped(grain.MapDataset):
     numbered as in ``Kinds``: group · num_scales + scale, where mixed batches count as one more group after the last.
 
     Epoch e depends only on seed and e, and so element i on seed and i: resuming needs only the step, and the number of
-    hosts and workers has no influence. The length is that of one epoch; every index from 0 on is valid. Raises
-    UserError: there are no records, or a number is less than 1.
-
-    Args:
-      groups: [n], of each record, from 0.
-      num_scales: number of short sides.
+    hosts and workers has no influence. The length is that of one epoch; every index from 0 on is valid. Each
+    record has its group, from 0, in ``groups`` [n]; ``num_scales`` is the number of short sides. Raises UserError:
+    there are no records, or a number is less than 1.
     """
 
     def __init__(self, groups: Int[np.ndarray, " n"], batch_size: int, num_scales: int, seed: int):

@@ -14,6 +14,7 @@ from jaxtyping import Float, Integer
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.detection.instance_masks import paste_and_encode
 
+_Rows = list[dict[str, Any]]
 _RANGES = ("all", "small", "medium", "large")
 
 
@@ -67,13 +68,8 @@ class DetectionResults:
         counts = None
         if masks is not None:
             counts = [pasted["counts"] for pasted in paste_and_encode(masks[kept], boxes, height, width)]
-        self._images[image_id] = _Detections(
-            boxes=boxes,
-            scores=scores[kept].astype(np.float32),
-            labels=labels[kept].astype(np.int32),
-            masks=counts,
-            size=(height, width),
-        )
+        scores, labels = scores[kept].astype(np.float32), labels[kept].astype(np.int32)
+        self._images[image_id] = _Detections(boxes, scores, labels, counts, (height, width))
 
     def merge(self, other: "DetectionResults") -> None:
         """Add the images of ``other`` that are not here yet."""
@@ -83,10 +79,8 @@ class DetectionResults:
     def results(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """All detections in COCO's results format: plain Python values, by image id, in the order of ``add``.
 
-        Numbers equal the float32 values that they come from, so that a file of them gives the same AP.
-
-        Args:
-          category_ids: the ground truth's id of each class.
+        Numbers equal the float32 values that they come from, so that a file of them gives the same AP. ``category_ids``
+        are the ground truth's, one a class.
         """
         rows: list[dict[str, Any]] = []
         for image_id in sorted(self._images, key=_rank):
@@ -133,13 +127,9 @@ class DetectionResults:
         image_ids = json.loads(arrays["image_ids"].tobytes())
         for image_id, size, count in zip(image_ids, arrays["sizes"].tolist(), arrays["counts"].tolist(), strict=True):
             part = slice(start, start + count)
-            results._images[image_id] = _Detections(
-                boxes=arrays["boxes"][part],
-                scores=arrays["scores"][part],
-                labels=arrays["labels"][part],
-                masks=masks[part] if any(masks[part]) else None,
-                size=(size[0], size[1]),
-            )
+            boxes, scores, labels = (arrays[name][part] for name in ("boxes", "scores", "labels"))
+            own_masks = masks[part] if any(masks[part]) else None
+            results._images[image_id] = _Detections(boxes, scores, labels, own_masks, (size[0], size[1]))
             start += count
         return results
 
@@ -207,11 +197,7 @@ def coco_metrics(
 
 
 def _evaluated(
-    kind: str,
-    images: list[dict[str, Any]],
-    category_ids: list[int],
-    objects: list[dict[str, Any]],
-    detections: list[dict[str, Any]],
+    kind: str, images: _Rows, category_ids: list[int], objects: _Rows, detections: _Rows
 ) -> tuple[Float[np.ndarray, "10 101 k 4"], Float[np.ndarray, "10 k 4"]]:
     """(precision by IoU, recall, class and area range; recall by IoU, class and area range); -1 without objects."""
 

@@ -97,15 +97,8 @@ def side_by_side(
 ) -> Picture:
     """Ground truth and prediction side by side, with a legend of the classes shown.
 
-    Raises UserError: as ``draw_detections``.
-
-    Args:
-      image: RGB.
-      truth: None leaves its panel out.
-      prediction: of the same image.
-      class_names: of all classes.
-      side: longest side of a panel in pixels; small images are enlarged by a whole factor.
-      score_threshold: minimum score to be drawn.
+    A ``truth`` of None leaves its panel out. ``side`` is the longest side of a panel in pixels; other arguments, and
+    errors, are those of ``draw_detections``.
     """
     shown = _order(prediction, score_threshold)
     title = "prediction" if shown or not len(prediction.labels) else f"prediction: no score of {score_threshold:g}"

@@ -5,17 +5,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from pvt_jax.data.objects import Objects
-from pvt_jax.data.records import Image
+from pvt_jax.data.records import Image, Source
 
 
 @runtime_checkable
-class DetectionSource(Protocol):
+class DetectionSource(Source, Protocol):
     """Images with objects."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the K classes."""
-        ...
 
     @property
     def category_ids(self) -> tuple[int, ...]:
@@ -26,8 +21,6 @@ class DetectionSource(Protocol):
     def has_masks(self) -> bool:
         """Whether objects have masks."""
         ...
-
-    def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> tuple[Image, Objects]: ...
 
@@ -49,10 +42,6 @@ class DetectionSource(Protocol):
 
     def image_id(self, index: int, /) -> int | str:
         """Returns what the data set, and a file of results, call the image."""
-        ...
-
-    def name(self, index: int, /) -> str:
-        """Returns what a person needs to find the image of record ``index``, such as its path."""
         ...
 
     def sizes(self) -> np.ndarray:

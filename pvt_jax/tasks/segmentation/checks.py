@@ -9,7 +9,7 @@ from pvt_jax.data.headers import image_header
 from pvt_jax.data.labels import IGNORE, Contents, worst
 from pvt_jax.data.text import listed
 from pvt_jax.errors import CorruptImageError, UserError
-from pvt_jax.tasks.checks import Attempt, DataChecks
+from pvt_jax.tasks.checks import Attempt, Attempts, DataChecks, Suspects
 from pvt_jax.tasks.segmentation.source import ReadsLabels, SegmentationSource
 
 # Modes of images that cannot be told from their headers to be label maps; "" is of no image.
@@ -32,12 +32,10 @@ class SegmentationChecks(DataChecks):
                 "one class alone leaves nothing to tell apart: count the background as a class, too, the first of two"
             )
 
-    def check_before_decoding(
-        self, split: str, source: SegmentationSource, probes: list[int]
-    ) -> tuple[set[int], list[str]]:
+    def check_before_decoding(self, split: str, source: SegmentationSource, probes: list[int]) -> Suspects:
         return set(np.flatnonzero(~source.sizes().all(axis=1)).tolist()), []
 
-    def check_rest(self, split: str, source: SegmentationSource, probes: list[int]) -> tuple[list[Attempt], list[str]]:
+    def check_rest(self, split: str, source: SegmentationSource, probes: list[int]) -> Attempts:
         count, sizes, findings = len(source), source.sizes(), _Findings(split, source)
         chosen = range(count) if self.check == "all" else probes
         read = range(count) if isinstance(source, ReadsLabels) else chosen

@@ -29,11 +29,8 @@ class SegmentationEvaluation:
     """An image at one or more scales and its label map at original size, all padded to the shapes of its kind.
 
     ``image{i}`` uint8 [h_i, w_i, 3] and ``size{i}`` int32 [2] for scale i; ``label_map`` uint8 [h, w], 255 in the
-    padding, and ``label_size`` int32 [2].
-
-    Attributes:
-      views: the transform of each scale.
-      shapes: int [kinds, 2 · views + 2]: height and width of the image at each scale, then of the label map.
+    padding, and ``label_size`` int32 [2]. Each scale is one of ``views``; ``shapes`` int [kinds, 2 · views + 2] are
+    height and width of the image at each scale, then of the label map.
     """
 
     views: tuple[SegmentationEvalTransform, ...]

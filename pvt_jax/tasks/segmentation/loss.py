@@ -49,9 +49,8 @@ _loss.defvjp(_forward, _backward)
 class _Blocks(NamedTuple):
     """Blocks of equally many rows of pixels, the last padded.
 
-    Attributes:
-      start: first row of logits that each block needs.
-      rows: interpolation matrix of each block, from those rows to its pixels; 0 for padding.
+    Each has the first row of logits that it needs, ``start``, and the interpolation matrix from there to its pixels,
+    ``rows``, 0 for padding.
     """
 
     start: Int[np.ndarray, " n"]

@@ -31,15 +31,10 @@ def colour_labels(labels: _Labels, palette: _Palette, ignored: Sequence[int] = (
 
 
 def overlay(image: Picture, labels: _Labels, palette: _Palette, opacity: float = 0.5) -> Picture:
-    """``image`` with the colours of ``labels`` over it; ignored pixels show the image.
+    """``image`` with the colours of ``labels``, of the same size, over it; ignored pixels show the image.
 
+    ``image`` is RGB and not changed, ``palette`` has RGB of each class, and the colours' ``opacity`` is from 0 to 1.
     Raises UserError: an argument has another type, shape or range.
-
-    Args:
-      image: RGB; it is not changed.
-      labels: of the same size.
-      palette: RGB of each class.
-      opacity: of the colours, from 0 to 1.
     """
     image, labels = checked(image), np.asarray(labels)
     if not 0 <= opacity <= 1:
@@ -60,15 +55,9 @@ def side_by_side(
 ) -> Picture:
     """Image, ground truth and prediction side by side, with a legend of the classes shown.
 
-    Raises UserError: an argument has another type or shape, or class names and palette differ in length.
-
-    Args:
-      image: RGB.
-      truth: of the same size; None leaves its panel out.
-      prediction: of the same size.
-      palette: RGB of each class.
-      class_names: of each class.
-      side: longest side of a panel in pixels; small images are enlarged by a whole factor.
+    All have one size; a ``truth`` of None leaves its panel out. ``side`` is the longest side of a panel in pixels;
+    small images are enlarged by a whole factor. Each class has RGB in ``palette`` and a name in ``class_names``. Raises
+    UserError: an argument has another type or shape, or class names and palette differ in length.
     """
     image = checked(image)
     if len(class_names) != len(palette):

@@ -5,17 +5,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from pvt_jax.data.labels import LabelEncoding
-from pvt_jax.data.records import SegmentationRecord
+from pvt_jax.data.records import SegmentationRecord, Source
 
 
 @runtime_checkable
-class SegmentationSource(Protocol):
+class SegmentationSource(Source, Protocol):
     """Images with label maps."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the K classes."""
-        ...
 
     @property
     def palette(self) -> np.ndarray:
@@ -27,13 +22,7 @@ class SegmentationSource(Protocol):
         """How the label maps are to be read."""
         ...
 
-    def __len__(self) -> int: ...
-
     def __getitem__(self, index: int, /) -> SegmentationRecord: ...
-
-    def name(self, index: int, /) -> str:
-        """Returns what a person needs to find the image of record ``index``, such as its path."""
-        ...
 
     def label_name(self, index: int, /) -> str:
         """Returns what a person needs to find its label map."""

@@ -174,9 +174,8 @@ class _Reader:
 def read_coco(path: str, *, with_masks: bool) -> CocoFile:
     """Reads a file of COCO's format; ``with_masks`` also checks its masks.
 
-    Raises:
-        UserError: no such file, no JSON, no UTF-8, another format; images, categories or annotations that are not what
-            they must be; ids that are given twice, or that nothing has.
+    Raises UserError: no such file, no JSON, no UTF-8, another format; images, categories or annotations that are not
+    what they must be; ids that are given twice, or that nothing has.
     """
     # One character a byte, so that positions in the text and in the file are the same.
     text = read_file(path).decode("latin-1")

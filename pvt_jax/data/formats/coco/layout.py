@@ -115,14 +115,13 @@ def find_images(
 ) -> tuple[str, list[str]]:
     """Returns the folder of the images and their paths below it.
 
+    Raises UserError: no such folder, images that are missing, or several that would be one file.
+
     Args:
         root: of the data set.
         path, split: as ``find_annotations`` returns them.
         listed_files: paths of the images as the annotations have them.
         pattern: the folder below the root, with {split}; "" for the known layouts.
-
-    Raises:
-        UserError: no such folder, images that are missing, or several that would be one file.
     """
     tree, beside = Tree(root), os.path.relpath(os.path.dirname(path), root)
     patterns = [pattern] if pattern else [*([beside] if beside != "." else []), *_IMAGES]

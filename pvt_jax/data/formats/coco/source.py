@@ -94,9 +94,8 @@ class CocoSource(FilesSource):
 def open_coco(request: Request) -> CocoSource:
     """Opens a split of a data set in COCO's format.
 
-    Raises:
-        UserError: a file or folder that is missing or laid out in another way; annotations, classes or images that are
-            not what they must be, see ``read_coco`` and ``tabulate``; missing images.
+    Raises UserError: a file or folder that is missing or laid out in another way; annotations, classes or images that
+    are not what they must be, see ``read_coco`` and ``tabulate``; missing images.
     """
     options: ObjectOptions = request.options
     root = find_root(request.root, "coco", "images and annotations in COCO's format")

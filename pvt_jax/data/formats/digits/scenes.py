@@ -78,16 +78,13 @@ class DigitScenesSource:
     def __init__(
         self, split: Split, *, height: int = 128, width: int = 128, count: int | None = None, seed: int = 0
     ) -> None:
-        """Prepares the source; scenes are composed on demand.
+        """Prepares the source; scenes are composed on demand. Raises UserError: no room for digits.
 
         Args:
             split: "train" or "eval".
             height, width: the size of every scene in pixels.
             count: how many scenes; None takes 32,768 for training and 256 for evaluation.
             seed: of the scenes.
-
-        Raises:
-            UserError: no room for digits.
         """
         if min(height, width) < 32:
             raise UserError(f"scenes of digits are 32 pixels or more on each side, not {height}×{width}")

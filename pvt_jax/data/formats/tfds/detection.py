@@ -45,10 +45,8 @@ class TfdsDetectionSource(TabledSource):
 def open_tfds_detection(request: Request) -> TfdsDetectionSource:
     """Opens a split of a prepared TFDS data set, and reads all its records once for their boxes.
 
-    Difficult objects are taken for crowd regions.
-
-    Raises:
-        UserError: as ``open_tfds``; also features that are no boxes, other classes than the model's, wrong boxes.
+    Difficult objects are taken for crowd regions. Raises UserError: as ``open_tfds``; also features that are no boxes,
+    other classes than the model's, wrong boxes.
     """
     name, options = needed_name(request, "boxes", "voc/2007 or coco/2017"), request.options
     data_dir = os.path.expanduser(request.root) or None

@@ -15,10 +15,8 @@ def prepare(name: str, *, root: str = "", manual_dir: str = "") -> str:
     """Writes TFDS data set ``name`` as array_record below ``root``, its data_dir ("": the default); returns the folder.
 
     The originals come from ``manual_dir`` where TFDS cannot download them. imagenet2012 is written without TensorFlow,
-    with the same records in the same order as TFDS's own; for others TFDS itself needs TensorFlow.
-
-    Raises:
-        UserError: originals that are missing or broken, an unknown name, or TensorFlow missing where it is needed.
+    with the same records in the same order as TFDS's own; for others TFDS itself needs TensorFlow. Raises UserError:
+    originals that are missing or broken, an unknown name, or TensorFlow missing where it is needed.
     """
     tfds = import_tfds()
     data_dir = os.path.expanduser(root) or None

@@ -76,8 +76,7 @@ class TfdsSource(TfdsRecords):
 def open_tfds(request: Request) -> TfdsSource:
     """Opens a split of a prepared TFDS data set.
 
-    Raises:
-        UserError: an unknown name or split, or data that is not prepared as array_record.
+    Raises UserError: an unknown name or split, or data that is not prepared as array_record.
     """
     name, data_dir = request.name, os.path.expanduser(request.root) or None
     if not name:

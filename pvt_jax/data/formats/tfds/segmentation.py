@@ -53,8 +53,7 @@ class TfdsSegmentationSource(TfdsRecords):
 def open_tfds_segmentation(request: Request) -> TfdsSegmentationSource:
     """Opens a split of a prepared TFDS data set.
 
-    Raises:
-        UserError: as ``open_tfds``; also features that are no image and label map.
+    Raises UserError: as ``open_tfds``; also features that are no image and label map.
     """
     name, options = needed_name(request, "label maps", "scene_parse150 or oxford_iiit_pet"), request.options
     data_dir = os.path.expanduser(request.root) or None

@@ -37,12 +37,8 @@ _LAYOUTS = (
 def find_folders(root: str, request: Request) -> tuple[Found, bool]:
     """Returns where a split of the data set in ``root`` is, as the config names or in a known layout.
 
-    Returns:
-        The folders of XML files and of images, and lists of stems where these are not split; and whether files in
-        folders below the two belong to it.
-
-    Raises:
-        NoLayoutError: it is nowhere.
+    These are the folders of XML files and of images, and lists of stems where they are not split; and whether files in
+    folders below the two belong to it. Raises NoLayoutError: it is nowhere.
     """
     options: ObjectOptions = request.options
     layouts = _LAYOUTS
@@ -92,12 +88,8 @@ def with_extension(paths: Sequence[str], extensions: Collection[str]) -> list[st
 def read_lists(found: Found, known: Collection[str]) -> tuple[list[str], int]:
     """Returns the stems in the lists of a split, each once, and how many lines repeat one.
 
-    Args:
-        found: where the split is.
-        known: the stems of its XML files.
-
-    Raises:
-        UserError: a list cannot be read, names what is not known, or all are empty.
+    The stems of its XML files are ``known``. Raises UserError: a list cannot be read, names what is not known, or all
+    are empty.
     """
     lists, of_classes = found.places[2], "*" in found.layout.patterns[2]
     stems: dict[str, None] = {}

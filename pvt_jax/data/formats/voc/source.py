@@ -57,11 +57,9 @@ def open_voc(request: Request) -> FilesSource:
     """Opens a split of a data set in the format of Pascal VOC.
 
     The classes are those of the options, else those that a file of names in the root lists, else the 20 of Pascal VOC
-    if the model has as many and no others appear, else the names of training objects, sorted.
-
-    Raises:
-        UserError: a folder that is missing, empty or laid out in another way; XML files or images that are missing or
-            not what they must be; an unknown class.
+    if the model has as many and no others appear, else the names of training objects, sorted. Raises UserError: a
+    folder that is missing, empty or laid out in another way; XML files or images that are missing or not what they must
+    be; an unknown class.
     """
     options: ObjectOptions = request.options
     root = find_root(request.root, "voc", "images and XML files in the format of Pascal VOC")
@@ -98,10 +96,8 @@ def open_voc(request: Request) -> FilesSource:
 def class_names_of_voc(request: Request) -> tuple[str, ...]:
     """Returns the names of the classes; ``num_classes`` is not read.
 
-    They are those of the options, of a file of names, or of the training objects.
-
-    Raises:
-        UserError: as ``open_voc``; or no training object is there to name one.
+    They are those of the options, of a file of names, or of the training objects. Raises UserError: as ``open_voc``; or
+    no training object is there to name one.
     """
     if request.options.class_names:
         return request.options.class_names
@@ -207,12 +203,7 @@ def _read(root: str, request: Request) -> _Annotations:
 
 
 class _Images:
-    """The image files of a split.
-
-    Args:
-        folder: that they are in.
-        paths: of all files there, relative to it.
-    """
+    """The image files of a split: ``paths`` of all files in ``folder``, relative to it."""
 
     def __init__(self, folder: str, paths: Sequence[str]) -> None:
         self.folder = folder
