@@ -155,7 +155,8 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     _settle_head(flags, source, settings, recognised)
     found: dict[str, Any] = {"name": name, "num_classes": 1000, "image_size": [224, 224]}
     head = settings.get("head")
-    if recognised and recognised.num_classes and (recognised.head is None or compatible(recognised.head, head)):
+    has_head = bool(recognised and recognised.head and compatible(recognised.head, head))
+    if recognised and recognised.num_classes and (recognised.head is None or has_head):
         found["num_classes"] = recognised.num_classes
     size = source.image_size
     if size and recognised and not recognised.may_be_for(size):
@@ -165,18 +166,15 @@ def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
     if size := size or (recognised and recognised.image_size):
         found["image_size"] = list(size)
     given = {key: getattr(flags, key) for key in ("num_classes", "image_size") if getattr(flags, key) is not None}
-    if (
-        head
-        and "num_classes" not in given
-        and not (recognised and recognised.head and compatible(recognised.head, head))
-    ):
+    if head and "num_classes" not in given and not has_head:
         raise UserError(
             f"{source.described} has no {head} head: give the number of classes of the new one with --num_classes"
         )
     of_head = {key.removeprefix("head."): value for key, value in flags.settings.items() if key.startswith("head.")}
     of_model = {key: value for key, value in flags.settings.items() if not key.startswith("head.")}
     merged = {**found, **settings, **of_model, **given}
-    if of_head := {**_as_settings(settings.get("head_settings")), **of_head}:
+    stated = settings.get("head_settings")
+    if of_head := {**(stated if isinstance(stated, dict) else {}), **of_head}:
         merged["head_settings"] = of_head
     classes, rate = merged["num_classes"], merged.get("drop_path_rate", 0.0)
     if type(classes) is not int or classes < 1:
@@ -205,10 +203,6 @@ def _settle_head(flags: argparse.Namespace, source: Any, settings: dict[str, Any
                 f"{source.described} has a head: give it with --head {recognised.head}, which it looks like. Or load "
                 f"the backbone alone, for a new classifier, with --allow_missing {lacking}"
             )
-
-
-def _as_settings(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, dict) else {}
 
 
 def _write_file(place: Path, variables: Any, settings: dict[str, Any]) -> None:

@@ -137,12 +137,8 @@ def compiled_memory(model: Any, image_size: tuple[int, int], batch_size: int) ->
     if sizes is None:
         raise UserError(f"XLA does not say what it allocates on {backend}: leave --compile away")
     print(f"compiled in {seconds:.0f} s", file=sys.stderr, flush=True)
-    found = {
-        "arguments": sizes.argument_size_in_bytes,
-        "outputs": sizes.output_size_in_bytes,
-        "aliased": sizes.alias_size_in_bytes,
-        "temporary": sizes.temp_size_in_bytes,
-    }
+    kinds = {"arguments": "argument", "outputs": "output", "aliased": "alias", "temporary": "temp"}
+    found = {name: getattr(sizes, f"{kind}_size_in_bytes") for name, kind in kinds.items()}
     total = found["arguments"] + found["outputs"] - found["aliased"] + found["temporary"]
     return {"backend": backend, "seconds": round(seconds, 1), **found, "total": total}
 
@@ -244,14 +240,12 @@ def _bytes(size: int) -> str:
 def _aligned(rows: list[tuple[str, ...]], left: int) -> list[str]:
     """Rows as lines; the first ``left`` columns start together, the others end together."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    cells = [
-        [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in rows
-    ]
-    return ["  ".join(row).rstrip() for row in cells]
+    lines = []
+    for row in rows:
+        first = [cell.ljust(width) for cell, width in zip(row[:left], widths, strict=False)]
+        rest = [cell.rjust(width) for cell, width in zip(row[left:], widths[left:], strict=True)]
+        lines.append("  ".join(first + rest).rstrip())
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

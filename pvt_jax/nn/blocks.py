@@ -48,23 +48,13 @@ class Block(nn.Module):
                 return branch
             return branch * branch_scales[index, :, None, None].astype(branch.dtype)
 
+        # PVT v2's convolutions start from another distribution.
+        reduction = {"pooled_side": self.pooled_side, "fan_out_init": self.depthwise}
         attention = SpatialReductionAttention(
-            self.dim,
-            self.num_heads,
-            self.sr_ratio,
-            self.dtype,
-            pooled_side=self.pooled_side,
-            fan_out_init=self.depthwise,  # the convolutions of PVT v2
-            name="attn",
+            self.dim, self.num_heads, self.sr_ratio, self.dtype, **reduction, name="attn"
         )
-        feed_forward = FeedForward(
-            self.dim,
-            self.mlp_ratio * self.dim,
-            self.dtype,
-            depthwise=self.depthwise,
-            rectified=self.pooled_side > 0,
-            name="mlp",
-        )
+        hidden, rectified = self.mlp_ratio * self.dim, self.pooled_side > 0
+        feed_forward = FeedForward(self.dim, hidden, self.dtype, self.depthwise, rectified, name="mlp")
         x = x + residual(attention(nn.LayerNorm(1e-6, self.dtype, name="norm1")(x), grid, sizes), 0)
         return x + residual(feed_forward(nn.LayerNorm(1e-6, self.dtype, name="norm2")(x), grid, sizes), 1)
 
@@ -107,8 +97,8 @@ def run_blocks(
     for i in range(depth):
         make = turns[i % len(turns)]
         if remat:
-            module, settings = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
-            make = partial(nn.remat(module, static_argnums=(2,)), **settings)
+            make = make if isinstance(make, partial) else partial(make)
+            make = partial(nn.remat(make.func, static_argnums=(2,)), *make.args, **make.keywords)
         x = make(name=f"block{i}")(x, grid, None if branch_scales is None else branch_scales[i], sizes)
     return x
 

@@ -6,10 +6,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from pvt_jax.errors import UserError
 from pvt_jax.nn.layers import normal_002
 from pvt_jax.nn.pyramid_pooling import spatial_pyramid_pooling
-from pvt_jax.nn.settings import check_num_classes
+from pvt_jax.nn.settings import are_counts, check, check_num_classes
 
 
 class ClassificationHead(nn.Module):
@@ -25,10 +24,8 @@ class ClassificationHead(nn.Module):
     @nn.compact
     def __call__(self, maps: Float[Array, "b h w c"], token: Float[Array, "b c"] | None = None) -> Float[Array, "b k"]:
         check_num_classes(self)
-        levels = list(self.spp_levels) if isinstance(self.spp_levels, Sequence) else [None]
-        if not all(isinstance(level, int) and level > 0 for level in levels):
-            raise UserError(f"model.spp_levels must be whole numbers above 0, e.g. (1, 2, 4), but is {self.spp_levels}")
-        if levels:
+        check(self, "whole numbers above 0, e.g. (1, 2, 4)", are_counts, "spp_levels", section="model")
+        if self.spp_levels:
             feature = spatial_pyramid_pooling(maps, self.spp_levels)
         else:
             feature = maps.mean((1, 2), dtype=jnp.float32) if token is None else token

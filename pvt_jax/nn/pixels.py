@@ -18,9 +18,9 @@ class PixelClassifier(nn.Module):
 
     num_classes: int
     dropout_rate: float
+    dtype: DTypeLike
     whole_channels: bool
     deviation: float
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:

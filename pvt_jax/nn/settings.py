@@ -28,11 +28,8 @@ def check_num_classes(module: nn.Module) -> None:
 
 def check_stages(module: nn.Module, *names: str) -> None:
     """Raise UserError unless each setting has four positive integers, one per stage, and heads divide channels."""
-
-    def holds(value: Any) -> bool:
-        return isinstance(value, Sequence) and len(value) == 4 and all(map(_is_count, value))
-
-    check(module, "four whole numbers above 0, one per stage", holds, *names, section="model")
+    rule = "four whole numbers above 0, one per stage"
+    check(module, rule, lambda values: are_counts(values) and len(values) == 4, *names, section="model")
     for dim, heads in zip(module.dims, getattr(module, "num_heads", (1, 1, 1, 1)), strict=True):
         if dim % heads:
             raise UserError(f"model.dims must be multiples of model.num_heads, but {dim} is not a multiple of {heads}")
@@ -68,6 +65,11 @@ def table_side(image_size: int | Sequence[int], stride: int, section: str = "mod
             f"{section}.image_size must be a side of at least {stride}, or (height, width), but is {image_size}"
         )
     return sides[0], sides[1]
+
+
+def are_counts(values: Any) -> bool:
+    """Whether a value is a list of positive integers."""
+    return isinstance(values, Sequence) and all(map(_is_count, values))
 
 
 def _is_count(value: Any) -> bool:

@@ -40,12 +40,9 @@ def resize_tables(
     stated = position_grids(wanted, source_image_size) if source_image_size else {}
     for path, (known, target) in position_grids(wanted, image_size).items():
         table, shape = leaves.get(path), wanted[path].shape
-        if (
-            table is None
-            or table.ndim != 3
-            or table.shape[2] != shape[2]
-            or not jnp.issubdtype(table.dtype, jnp.floating)
-        ):
+        if table is None or table.ndim != 3 or table.shape[2] != shape[2]:
+            continue
+        if not jnp.issubdtype(table.dtype, jnp.floating):
             continue
         if distilled:
             table = np.delete(table, np.s_[known.tokens : known.tokens + 1], axis=1)  # The distillation token's slot.

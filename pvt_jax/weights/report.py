@@ -53,8 +53,7 @@ class LoadReport:
     @property
     def plain(self) -> bool:
         """Whether every parameter came from the source as it is."""
-        changed = (self.missing, self.unexpected, self.wrong_shape, self.replaced, self.resized)
-        return not any(changed)
+        return not any((self.missing, self.unexpected, self.wrong_shape, self.replaced, self.resized))
 
     def summary(self) -> str:
         """One line for a person."""

@@ -239,7 +239,7 @@ def test_a_frozen_backbone_s_maps_are_those_of_evaluation():
 @pytest.mark.parametrize("whole_channels", [True, False])
 def test_dropout_of_channels_or_of_numbers(whole_channels):
     """Of ones, with the identity as linear map, the scores are what was kept, divided by its share."""
-    classifier = PixelClassifier(400, 0.1, whole_channels, 0.01)
+    classifier = PixelClassifier(400, 0.1, jnp.float32, whole_channels, 0.01)
     variables = {"params": {"kernel": jnp.eye(400), "bias": jnp.zeros(400)}}
     x = jnp.ones((3, 5, 4, 400))
     scores = np.asarray(classifier.apply(variables, x, train=True, rngs={"dropout": jax.random.key(0)}))

@@ -78,14 +78,7 @@ class Stage(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(class_token, (batch, 1, self.dim)).astype(x.dtype), x], axis=1)
             positions = jnp.concatenate([table[:, : self.extra_tokens], positions], axis=1)
         x = x + positions.astype(x.dtype)
-        block = partial(
-            Block,
-            dim=self.dim,
-            num_heads=self.num_heads,
-            mlp_ratio=self.mlp_ratio,
-            sr_ratio=self.sr_ratio,
-            dtype=self.dtype,
-        )
+        block = partial(Block, self.dim, self.num_heads, self.mlp_ratio, self.sr_ratio, self.dtype)
         x = run_blocks(self, block, self.depth, x, grid, branch_scales, sizes, remat=self.remat, scan=self.scan)
         return x, grid
 

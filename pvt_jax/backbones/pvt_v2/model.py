@@ -70,16 +70,8 @@ class Stage(nn.Module):
         sizes = shrunk(sizes, self.patch[1])
         batch, rows, columns, _ = embedded.shape
         x = nn.LayerNorm(1e-5, self.dtype, name="patch_norm")(embedded.reshape(batch, rows * columns, self.dim))
-        block = partial(
-            Block,
-            dim=self.dim,
-            num_heads=self.num_heads,
-            mlp_ratio=self.mlp_ratio,
-            sr_ratio=self.sr_ratio,
-            dtype=self.dtype,
-            depthwise=True,
-            pooled_side=_POOLED_SIDE if self.linear_attention else 0,
-        )
+        block = partial(Block, self.dim, self.num_heads, self.mlp_ratio, self.sr_ratio, self.dtype)
+        block = partial(block, depthwise=True, pooled_side=_POOLED_SIDE if self.linear_attention else 0)
         grid = (rows, columns)
         x = run_blocks(self, block, self.depth, x, grid, branch_scales, sizes, remat=self.remat, scan=self.scan)
         return nn.LayerNorm(1e-6, self.dtype, name="norm")(x).reshape(batch, rows, columns, self.dim)

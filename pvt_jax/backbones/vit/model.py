@@ -77,9 +77,7 @@ class VisionTransformer(Backbone):
         token = jnp.broadcast_to(class_token + table[:, :1], (batch, 1, self.dim)).astype(self.dtype)
         x = jnp.concatenate([token, x], axis=1)
 
-        block = partial(
-            Block, dim=self.dim, num_heads=self.num_heads, mlp_ratio=self.mlp_ratio, sr_ratio=1, dtype=self.dtype
-        )
+        block = partial(Block, self.dim, self.num_heads, self.mlp_ratio, 1, self.dtype)
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, [self.depth], batch)[0]
         x = run_blocks(self, block, self.depth, x, grid, scales, true_grid, remat=self.remat, scan=self.scan)
         x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x)

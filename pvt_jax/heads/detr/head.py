@@ -68,8 +68,8 @@ class DETRHead(nn.Module):
         layer = (self.num_heads, self.hidden_dim, self.dropout_rate, self.dtype)
         self.input_proj = Linear(self.dim, self.dtype)
         self.queries = self.param("queries", nn.initializers.normal(1.0), (self.num_queries, self.dim))
-        self.encoder = Encoder(self.encoder_depth, *layer)
-        self.decoder = Decoder(self.decoder_depth, *layer)
+        self.encoder = Encoder(self.encoder_depth, layer)
+        self.decoder = Decoder(self.decoder_depth, layer)
         # float32: it costs nothing for so few tokens, and bfloat16 resolves a coordinate to 1/256 only.
         self.classifier = Linear(self.num_classes + 1)
         self.box_mlp = BoxMLP(self.dim)
@@ -144,23 +144,17 @@ class DETRHead(nn.Module):
 
 
 class Encoder(nn.Module):
-    """``depth`` self-attention layers over the tokens of a feature map."""
+    """``depth`` self-attention layers, of these settings, over the tokens of a feature map."""
 
     depth: int
-    num_heads: int
-    hidden_dim: int
-    dropout_rate: float
-    dtype: DTypeLike
+    layer: tuple[Any, ...]
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b n c"], positions: Float[Array, "#b n c"], mask: Bool[Array, "b n"] | None, train: bool
     ) -> Float[Array, "b n c"]:
         for i in range(self.depth):
-            layer = PostNormEncoderLayer(
-                self.num_heads, self.hidden_dim, self.dropout_rate, self.dtype, name=f"layer{i}"
-            )
-            x = layer(x, positions, mask, train)
+            x = PostNormEncoderLayer(*self.layer, name=f"layer{i}")(x, positions, mask, train)
         return x
 
 
@@ -168,10 +162,7 @@ class Decoder(nn.Module):
     """``depth`` layers on zeros, with learnt queries as positions; gives every layer's output, normed, float32."""
 
     depth: int
-    num_heads: int
-    hidden_dim: int
-    dropout_rate: float
-    dtype: DTypeLike
+    layer: tuple[Any, ...]
 
     @nn.compact
     def __call__(
@@ -182,12 +173,10 @@ class Decoder(nn.Module):
         mask: Bool[Array, "b m"] | None,
         train: bool,
     ) -> Float[Array, "b d q c"]:
-        x = jnp.zeros((memory.shape[0], *queries.shape), self.dtype)
+        x = jnp.zeros((memory.shape[0], *queries.shape), queries.dtype)
         after = []
         for i in range(self.depth):
-            layer = PostNormDecoderLayer(
-                self.num_heads, self.hidden_dim, self.dropout_rate, self.dtype, name=f"layer{i}"
-            )
+            layer = PostNormDecoderLayer(*self.layer, name=f"layer{i}")
             x = layer(x, queries[None], memory, positions, mask, train)
             after.append(x)
         # Batch axis first: linear layers flatten the leading axes, and with layers first that would gather the whole

@@ -19,13 +19,9 @@ from pvt_jax.ops.nms import nms
 
 
 class Level(NamedTuple):
-    """Predictions of one level, for each of its anchors in the order of ``grid_anchors``.
+    """Objectness and deltas of one level for its anchors, which all images share, in the order of ``grid_anchors``.
 
-    Attributes:
-      anchors: the same for all images.
-      inside: which of them lie in each image's region; None: all.
-      logits: objectness.
-      deltas: from anchor to object.
+    ``inside`` marks those in each image's region; None: all.
     """
 
     anchors: Float[Array, "n 4"]

@@ -6,7 +6,7 @@ It follows mmdetection's ``RetinaHead``, which the PVT papers use.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,13 +43,9 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", normal_001, (3, 3, x.shape[-1], self.dim))
         bias = self.param("bias", self.bias_init, (self.dim,))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        axes, pad = ("NHWC", "HWIO", "NHWC"), ((1, 1), (1, 1))
         x = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (1, 1),
-            ((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            preferred_element_type=self.out_dtype,
+            x, kernel, (1, 1), pad, dimension_numbers=axes, preferred_element_type=self.out_dtype
         )
         return x + bias.astype(self.out_dtype)
 
@@ -144,7 +140,8 @@ class RetinaNetHead(nn.Module):
         The best ``pre_nms`` pairs of anchor and class of each level enter per-class NMS, as in later versions of
         mmdetection; earlier ones ranked anchors by their best class and kept all classes of each.
         """
-        parts = [jax.vmap(self._candidates, _level_axes(level))(level) for level in self._levels(maps, region)]
+        axes = Level(0, 0, None, None if region is None else 0)  # pyright: ignore[reportArgumentType]
+        parts = [jax.vmap(self._candidates, (axes,))(level) for level in self._levels(maps, region)]
         anchors, deltas, scores, labels = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
         boxes = clip_boxes(decode_deltas(anchors, deltas), sizes[:, None])
         best = partial(best_detections, threshold=self.nms_threshold, count=self.max_detections)
@@ -203,8 +200,3 @@ class RetinaNetHead(nn.Module):
                 f"head.negative_iou must be above 0 and at most head.positive_iou, which is at most 1, but they are "
                 f"{self.negative_iou} and {self.positive_iou}"
             )
-
-
-def _level_axes(level: Level) -> tuple[Any]:
-    """Batch axes of a level, for ``jax.vmap``."""
-    return (Level(0, 0, None, None if level.usable is None else 0),)  # pyright: ignore[reportArgumentType]

@@ -59,11 +59,6 @@ class SegFormerHead(nn.Module):
             parts.append(resampled(fused, grid_of(maps["c2"]), sizes, level, 2) + times(bias, part))
         x = nn.relu(BatchNorm(self.dtype, name="norm")(reduce(jnp.add, parts), not train))
         classifier = PixelClassifier(
-            self.num_classes,
-            self.dropout_rate,
-            whole_channels=False,
-            deviation=0.02,
-            dtype=self.dtype,
-            name="classifier",
+            self.num_classes, self.dropout_rate, self.dtype, whole_channels=False, deviation=0.02, name="classifier"
         )
         return classifier(x, train)

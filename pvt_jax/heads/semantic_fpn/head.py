@@ -81,11 +81,6 @@ class SemanticFPNHead(nn.Module):
                 x = resampled(x, grid_of(total), sizes, 2, 2)
             total = total + x
         classifier = PixelClassifier(
-            self.num_classes,
-            self.dropout_rate,
-            whole_channels=True,
-            deviation=0.01,
-            dtype=self.dtype,
-            name="classifier",
+            self.num_classes, self.dropout_rate, self.dtype, whole_channels=True, deviation=0.01, name="classifier"
         )
         return classifier(total, train)
