@@ -662,7 +662,7 @@ def test_a_key_is_one_field(monkeypatch):
         mesh: Mesh = fields.section(Mesh, free=True)
 
     monkeypatch.setattr(config_lib, "TASKS", {"classification": TaskRow(Task, "")})
-    for cached in ("_keys", "_sections"):
+    for cached in ("_keys", "_open_sections"):
         monkeypatch.setattr(config_lib, cached, getattr(config_lib, cached).__wrapped__)
     found: Any = config_lib.read(override("mesh.tensor=2"))
     assert (found.mesh.tensor, found.mesh.fsdp) == (2, 1)
