@@ -43,6 +43,8 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None
 def _refuse(message: str) -> int:
     # What a failed write of Orbax leaves behind says so when the interpreter ends; the line below has said why.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    previous = sys.unraisablehook
+    sys.unraisablehook = lambda left: None if str(left.exc_value) == "Event loop is closed" else previous(left)
     print(f"error: {message}", file=sys.stderr, flush=True)
     if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
         # The usual way out waits for the other processes, and they wait for this one in the middle of a step.

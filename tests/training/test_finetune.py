@@ -279,7 +279,7 @@ def test_batch_statistics_of_a_frozen_backbone_do_not_change(images, tmp_path, f
 
 def test_a_model_that_cannot_be_is_refused_before_its_data_is_looked_at(tmp_path):
     overrides = [f"data.root={tmp_path / 'nowhere'}", "head.score_threshold=2.0"]
-    with pytest.raises(UserError, match="head.score_threshold must be 0 to 1, but is 2.0"):
+    with pytest.raises(UserError, match="head.score_threshold must be from 0 to 1, but is 2.0"):
         loop.train(config_lib.load(str(ROOT / "configs/retinanet.py") + ":pvt_tiny", overrides), tmp_path / "run")
 
 

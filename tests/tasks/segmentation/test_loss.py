@@ -137,7 +137,7 @@ def test_eight_devices_keep_their_images(tmp_path):
 import sys
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from pvt_jax.losses.segmentation import segmentation_cross_entropy
+from pvt_jax.tasks.segmentation.loss import segmentation_cross_entropy
 assert jax.device_count() == 8
 sharding = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
 inputs = np.load(sys.argv[1])

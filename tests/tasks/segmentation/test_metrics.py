@@ -137,7 +137,7 @@ DEVICES = """
 import sys
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from pvt_jax.evaluation.miou import confusion_matrix
+from pvt_jax.tasks.segmentation.metrics import confusion_matrix
 assert jax.device_count() == 8
 sharding = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
 inputs = np.load(sys.argv[1])

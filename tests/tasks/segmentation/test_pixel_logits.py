@@ -165,7 +165,7 @@ def test_eight_devices_predict_what_one_does(tmp_path):
 import sys
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from pvt_jax.ops.segmentation import mirror, pixel_logits, predicted_labels
+from pvt_jax.tasks.segmentation.pixel_logits import mirror, pixel_logits, predicted_labels
 assert jax.device_count() == 8
 sharding = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
 inputs = np.load(sys.argv[1])
