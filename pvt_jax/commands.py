@@ -31,22 +31,29 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None
         sys.stdout.flush()  # a full disk behind it is an error of this command
         return code
     except UserError as error:
-        return _refuse(str(error))
+        return _refuse(str(error), leaving=arguments is None)
     except BrokenPipeError:
         # Who reads the output has seen enough (``| head``); what is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error), arguments is None)
 
 
-def _refuse(message: str) -> int:
-    # What a failed write of Orbax leaves behind says so when the interpreter ends; the line below has said why.
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    previous = sys.unraisablehook
-    sys.unraisablehook = lambda left: None if str(left.exc_value) == "Event loop is closed" else previous(left)
+def _refuse(message: str, leaving: bool) -> int:
+    """The exit code of bad input, once the line is out; ``leaving`` says that the process ends with it."""
+    if leaving:
+        # A failed write of Orbax leaves coroutines and an event loop behind, which complain while the interpreter ends:
+        # the error line has said why, and stays the last one.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        sys.unraisablehook = _report_unless_loop_is_closed
     print(f"error: {message}", file=sys.stderr, flush=True)
     if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
         # The usual way out waits for the other processes, and they wait for this one in the middle of a step.
         os._exit(2)
     return 2
+
+
+def _report_unless_loop_is_closed(left: "sys.UnraisableHookArgs") -> None:
+    if str(left.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(left)

@@ -45,6 +45,32 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert process.wait(timeout=60) == 141
 
 
+# A thing that fails while the interpreter ends, as what a failed write of Orbax leaves behind.
+LEFT_BEHIND = """
+import sys
+from pvt_jax import commands
+from pvt_jax.errors import UserError
+
+class Left:
+    def __del__(self):
+        raise RuntimeError(sys.argv[1])
+
+left = Left()
+
+def command(arguments):
+    raise UserError("no space left: make room")
+
+sys.exit(commands.run(command, None))
+"""
+
+
+@pytest.mark.parametrize(("reason", "is_shown"), [("Event loop is closed", False), ("a fault of our own", True)])
+def test_nothing_but_other_faults_follows_the_error_line(reason, is_shown):
+    done = subprocess.run([sys.executable, "-c", LEFT_BEHIND, reason], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: no space left: make room\n")
+    assert (reason in done.stderr) == is_shown and ("Traceback" in done.stderr) == is_shown
+
+
 def test_flags_are_not_abbreviated():
     parser = commands.Parser(prog="python -m pvt_jax.thing")
     parser.add_argument("--batch_size")
