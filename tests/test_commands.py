@@ -52,8 +52,8 @@ from pvt_jax import commands
 from pvt_jax.errors import UserError
 
 class Left:
-    def __del__(self):
-        raise RuntimeError(sys.argv[1])
+    def __del__(self, reason=sys.argv[1]):  # Modules are gone when it runs.
+        raise RuntimeError(reason)
 
 left = Left()
 

@@ -25,7 +25,7 @@ class Attempt:
     errors: Sequence[CorruptImageError]
 
 
-# What is worth a note, behind the records that look broken, or what was decoded.
+# Notes, behind the records that look broken, or what was decoded.
 Suspects = tuple[set[int], list[str]]
 Attempts = tuple[list[Attempt], list[str]]
 
@@ -60,7 +60,7 @@ class DataChecks:
         self._on_corrupt, self._probes, self._progress = on_corrupt, probes, progress
 
     def validate(self, train: Any, evaluation: Any) -> str:
-        """Returns a line for the log: how many records of how many classes, from where, and what is worth a note.
+        """Returns a line for the log: how many records of how many classes, from where, and the notes.
 
         Raises UserError: what is wrong in one of the splits, where, how often, and what to do about it.
         """
@@ -114,7 +114,7 @@ class DataChecks:
         return plural(len(names), "class", "es")
 
     def check_before_decoding(self, split: str, source: Any, probes: list[int]) -> Suspects:
-        """Returns the records whose images look broken, and what is worth a note; raises UserError."""
+        """Returns the records whose images look broken, and notes; raises UserError."""
         return set(), []
 
     def image(self, source: Any, index: int) -> bytes | np.ndarray:
@@ -122,11 +122,11 @@ class DataChecks:
         return source[index]["image"]
 
     def check_rest(self, split: str, source: Any, probes: list[int]) -> Attempts:
-        """Checks all but images; returns what else was decoded, and what is worth a note; raises UserError."""
+        """Checks all but images; returns what else was decoded, and notes; raises UserError."""
         return [], []
 
     def compare(self, train: Any, evaluation: Any) -> list[str]:
-        """Returns what is worth a note of both splits together."""
+        """Returns notes on both splits together."""
         return []
 
     # What a task calls.
@@ -144,7 +144,7 @@ class DataChecks:
                     self._progress(f"checked {done:,} of {len(indices):,} {split} {what}")
 
     def _check_split(self, split: str, source: Any) -> list[str]:
-        """Checks one split; returns what is worth a note."""
+        """Checks one split; returns notes."""
         count = len(source)
         probes = np.unique(np.linspace(0, count - 1, min(self._probes, count)).astype(np.int64)).tolist()
         suspects, notes = self.check_before_decoding(split, source, probes)

@@ -94,7 +94,7 @@ class Task(abc.ABC, Generic[Config]):
     def validate_data(self, say: Callable[[str], None] | None = None) -> str:
         """Look at the data before the first step; a line that describes it. Raises UserError if it cannot be used.
 
-        ``say`` takes lines on how far it is. What is checked the task's ``DataChecks`` tell.
+        ``say`` takes lines on how far it is. The task's ``DataChecks`` say what is checked.
         """
         classes, data = self._config.model.num_classes, self._config.data
         checks = self._checks(classes, decode=decode, on_corrupt=data.on_corrupt, check=data.check, progress=say)

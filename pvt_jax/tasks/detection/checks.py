@@ -57,7 +57,7 @@ class DetectionChecks(DataChecks):
     def _check_sizes(self, split: str, source: DetectionSource, chosen: Sequence[int]) -> tuple[set[int], list[str]]:
         """Compares the sizes of files with those of the annotations.
 
-        Returns the files that are no images, and what is worth a note.
+        Returns the files that are no images, and the notes.
         """
         if not isinstance(source, HasFiles):
             return set(), []
@@ -100,7 +100,7 @@ def _check_have_masks(split: str, source: DetectionSource) -> None:
 
 
 def _check_masks(split: str, source: DetectionSource, probes: list[int]) -> list[str]:
-    """Decodes masks; returns what is worth a note. Raises UserError where most are elsewhere than their boxes."""
+    """Decodes masks; returns notes. Raises UserError where most are elsewhere than their boxes."""
     tried, elsewhere = 0, []
     for index in probes:
         objects = source.objects(index)
