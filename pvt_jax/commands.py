@@ -6,8 +6,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
+from pvt_jax import paths
 from pvt_jax.errors import UserError
 
 
@@ -19,6 +21,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def path(flag: str) -> Callable[[str], Path]:
+    """The type of a flag, by its name, that takes a path on this machine; ``~`` is the home folder."""
+    return lambda text: Path(paths.local(text, flag))
 
 
 def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None) -> int:

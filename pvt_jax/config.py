@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
-from pvt_jax import fields
+from pvt_jax import fields, paths
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
@@ -39,10 +39,8 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
       overrides: strings as ``"model.name=pvt_small"``.
     """
     path, _, argument = spec.partition(":")
-    try:
-        file = Path(path).expanduser()
-    except RuntimeError:
-        raise UserError(f"no config file {path}: there is no such user") from None
+    # What looks like an argument may be the rest of a URL.
+    file = Path(paths.local(spec if argument.startswith("//") else path, "the config file"))
     chosen, complete = _run_config_file(file, argument)
     config = resolve(chosen.to_dict() if isinstance(chosen, ConfigDict) else chosen)
     for text in overrides:

@@ -13,7 +13,6 @@ from typing import Any
 
 from pvt_jax import commands
 from pvt_jax.errors import UserError
-from pvt_jax.weights.torch_file import expanded
 from pvt_jax.weights.torch_pickle import one_line
 
 _EXAMPLES = """\
@@ -38,8 +37,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = commands.Parser(prog="python -m pvt_jax.convert", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLES
-    parser.add_argument("source", metavar="SRC", help="what to read")
-    parser.add_argument("destination", metavar="DST", type=Path, help="FILE.safetensors, or a new or empty folder")
+    parser.add_argument("source", metavar="SRC", type=commands.path("SRC"), help="what to read")
+    parser.add_argument(
+        "destination", metavar="DST", type=commands.path("DST"), help="FILE.safetensors, or a new or empty folder"
+    )
     parser.add_argument("--model", metavar="NAME", help="such as pvt_tiny; optional for a run, whose config names it")
     parser.add_argument(
         "--head", metavar="NAME", help="of a dense model, such as segformer; '' extracts its backbone as a classifier"
@@ -63,7 +64,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="another setting of the model, or head.KEY=VALUE of its head; may be repeated",
     )
     flags = parser.parse_args(arguments)
-    flags.destination = expanded(flags.destination)
     flags.settings = dict(_setting(text) for text in flags.set)
     for name in ("num_classes", "image_size", "head"):
         value = getattr(flags, name)

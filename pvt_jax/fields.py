@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from pvt_jax import paths
 from pvt_jax.errors import UserError
 
 
@@ -35,6 +36,7 @@ class Key:
       nonempty: whether a list needs an entry.
       free: whether a run that resumes may change it: it says where and how a run computes, not what.
       square: whether one number stands for (height, width).
+      path: whether it is a path, in which ``~`` is the home folder and which is on this machine.
       kind: its type.
     """
 
@@ -47,6 +49,7 @@ class Key:
     nonempty: bool = False
     free: bool = False
     square: bool = False
+    path: bool = False
     kind: Any = None
 
     def checked(self, name: str, value: Any, *, limits: bool = True) -> Any:
@@ -61,7 +64,7 @@ class Key:
             value = float(value)
         if not _is(value, self.kind) or (limits and (not self._within(value) or (self.nonempty and not value))):
             raise UserError(f"{name} must be {self.in_words()}, but is {value!r}")
-        return value
+        return paths.local(value, name) if self.path else value
 
     def in_words(self) -> str:
         """The type and the limits, as ``"a number from 0 to 1"``."""

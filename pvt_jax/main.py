@@ -4,7 +4,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvt_jax import commands
@@ -19,8 +18,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Flags, with ``--config.KEY=VALUE`` collected in ``overrides``."""
     parser = commands.Parser(prog="python -m pvt_jax.main", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file, as configs/pvt_tiny.py")
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run; run again on it to resume")
+    parser.add_argument(
+        "--workdir", required=True, type=commands.path("--workdir"), help="folder of the run; run again on it to resume"
+    )
     parser.add_argument("--mode", choices=("train", "eval"), default="train")
+    parser.add_argument("--extend", action="store_true", help="train the run in the workdir on to more steps or epochs")
     parser.add_argument("--step", default="latest", help="with --mode eval: latest, best, or a step number")
     parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, when run on several hosts")
     parser.add_argument("--num_processes", type=int, help="how many processes take part")
@@ -49,6 +51,8 @@ def run(arguments: Sequence[str]) -> int:
     step = int(flags.step) if flags.step.isdigit() else flags.step
     if step not in ("latest", "best") and not isinstance(step, int):
         raise UserError(f"--step takes latest, best or a number, not {flags.step!r}")
+    if flags.mode == "eval" and flags.extend:
+        raise UserError("--extend belongs to --mode train: an evaluation has no length")
     if flags.mode == "train" and step != "latest":
         raise UserError("--step belongs to --mode eval: training goes on from the newest checkpoint")
 
@@ -62,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger("pvt_jax").addHandler(logging.StreamHandler(sys.stderr))
     distributed.initialize(flags.coordinator_address, flags.num_processes, flags.process_id)
     if flags.mode == "train":
-        result = loop.train(config, flags.workdir)
+        result = loop.train(config, flags.workdir, extend=flags.extend)
     else:
         result = loop.evaluate(config, flags.workdir, step)
     if jax.process_index() == 0:

@@ -2,6 +2,7 @@
 
 import os
 
+from pvt_jax import paths
 from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
 
@@ -14,7 +15,7 @@ def find_root(root: str, source: str, what: str) -> str:
     """Returns the absolute path of ``root`` ("~" is expanded); raises UserError where there is no such folder."""
     if not root:
         raise UserError(f"the {source} source needs data.root: the folder that holds {what}")
-    root = os.path.abspath(os.path.expanduser(root))
+    root = os.path.abspath(paths.local(root, "data.root"))
     if not os.path.isdir(root):
         state = "is a file, not a folder" if os.path.exists(root) else "does not exist"
         raise UserError(f"the data folder {escaped(root)} {state}: set data.root to the folder that holds {what}")

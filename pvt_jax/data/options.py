@@ -18,7 +18,7 @@ class DataOptions(Options):
         "Format of the data set, a name in pvt_jax/data/formats that the task reads, as folder, label_folder or coco.",
     )
     name: str = key("imagenet2012", "Name in TFDS.")
-    root: str = key("", "Folder of the data set; for tfds its data directory.", free=True)
+    root: str = key("", "Folder of the data set; for tfds its data directory.", free=True, path=True)
     train_split: str = key("", "Name of the training split; empty for the usual one.")
     eval_split: str = key("", "Name of the evaluation split; empty for the usual one.")
     on_corrupt: Literal["error", "skip"] = key(

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from pvt_jax.data import buckets, pipeline
+from pvt_jax.data.description import DataDescription, SplitDescription
 from pvt_jax.data.formats import FORMATS, Format, open_source
 from pvt_jax.data.images import decode
 from pvt_jax.data.records import Request, Split
@@ -99,6 +100,16 @@ class Task(abc.ABC, Generic[Config]):
         classes, data = self._config.model.num_classes, self._config.data
         checks = self._checks(classes, decode=decode, on_corrupt=data.on_corrupt, check=data.check, progress=say)
         return checks.validate(self.train_source, self.eval_source)
+
+    def describe_data(self) -> DataDescription:
+        """What a run remembers of its data, to compare it with when it goes on, and for what reads its predictions."""
+        return DataDescription(
+            task=self._config.task,
+            format=self._config.data.source,
+            class_names=tuple(map(str, self.train_source.class_names)),
+            train=SplitDescription(len(self.train_source), str(self.train_source)),
+            eval=SplitDescription(len(self.eval_source), str(self.eval_source)),
+        )
 
     def training_batches(self, start_step: int, block: tuple[int, int]) -> Generator[dict[str, np.ndarray], None, None]:
         """Endless batches from ``start_step`` on; ``block`` is this host's (number, count)."""

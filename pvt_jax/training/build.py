@@ -13,41 +13,18 @@ import optax
 from jax.sharding import Mesh
 
 from pvt_jax.compilation import compiler_options
+from pvt_jax.data.description import DataDescription
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.task import Task
 from pvt_jax.training import optimizer as optimizers
 from pvt_jax.training import sharding
+from pvt_jax.training.lengths import Lengths, schedule_of
+from pvt_jax.training.resume import Past
 from pvt_jax.training.state import TrainState
 from pvt_jax.training.store import CheckpointStore
 from pvt_jax.weights.load import read_variables
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Lengths of a run, in steps."""
-
-    total: int
-    warmup: int
-    evaluate_every: int
-    drops: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, config: TaskConfig, examples: int) -> "Lengths":
-        """Epochs turned into steps; an epoch is the number of whole batches in the training data."""
-        per_epoch = max(examples // config.batch_size, 1)
-        options = config.optimizer
-
-        def steps_of(steps: int | None, epochs: float) -> int:
-            return steps if steps is not None else round(epochs * per_epoch)
-
-        return cls(
-            total=max(steps_of(config.steps, config.epochs), 1),
-            warmup=steps_of(options.warmup_steps, options.warmup_epochs),
-            evaluate_every=max(steps_of(config.evaluation.every_steps, config.evaluation.every_epochs), 1),
-            drops=options.drop_steps or tuple(round(epoch * per_epoch) for epoch in options.drop_epochs),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +41,7 @@ class Run:
 
     Attributes:
       data: a line that describes the data.
+      description: what a run remembers of it.
       learning_rate: by step; its highest is ``peak_learning_rate``.
       abstract: the state, with ``jax.ShapeDtypeStruct`` and a sharding at each leaf.
       initial: None for a run that resumes.
@@ -73,6 +51,7 @@ class Run:
     task: Task
     mesh: Mesh
     data: str
+    description: DataDescription
     lengths: Lengths
     peak_learning_rate: float
     learning_rate: optimizers.Schedule
@@ -122,7 +101,12 @@ class Run:
 
 
 def build(
-    config: TaskConfig, *, resumes: bool = False, training: bool = True, say: Callable[[str], None] | None = None
+    config: TaskConfig,
+    *,
+    resumes: bool = False,
+    past: Past | None = None,
+    training: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> Run:
     """The run of a config; nothing is computed yet.
 
@@ -132,6 +116,7 @@ def build(
     Args:
       config: see ``pvt_jax.config.read``.
       resumes: ``init.checkpoint`` is not read: the state comes from a checkpoint of the run.
+      past: what the run was, if its data has to have the same classes.
       training: whether batches have to be shared equally by the devices.
       say: takes lines on the progress of checking the data.
     """
@@ -141,25 +126,21 @@ def build(
         sharding.check_batch(config.batch_size, mesh, config.accumulation_steps)
     variables = jax.eval_shape(task.init, jax.random.key(config.seed))
     initial = None if resumes else read_initial(config, task)
+    description = task.describe_data()
+    if past is not None:
+        past.check_classes(description)
     data = task.validate_data(say)
 
     lengths = Lengths.of(config, len(task.train_source))
-    options = config.optimizer
-    peak = optimizers.scaled_learning_rate(options.learning_rate, options.base_batch_size, config.batch_size)
-    schedule = {
-        "cosine": partial(optimizers.warmup_cosine, total_steps=lengths.total),
-        "poly": partial(optimizers.warmup_poly, total_steps=lengths.total, power=options.power),
-        "step": partial(optimizers.warmup_step, drops=lengths.drops, factor=options.drop_factor),
-    }[options.schedule]
-    learning_rate = schedule(peak, options.warmup_learning_rate, options.final_learning_rate, lengths.warmup)
-    optimizer = optimizers.adamw(learning_rate, options)
+    peak, learning_rate = schedule_of(config, lengths)
+    optimizer = optimizers.adamw(learning_rate, config.optimizer)
     abstract = jax.eval_shape(partial(_create_state, config, task, optimizer), variables)
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         abstract,
         sharding.state_sharding(abstract, mesh),
     )
-    return Run(config, task, mesh, data, lengths, peak, learning_rate, optimizer, abstract, initial)
+    return Run(config, task, mesh, data, description, lengths, peak, learning_rate, optimizer, abstract, initial)
 
 
 def read_initial(config: TaskConfig, task: Task) -> Initial:

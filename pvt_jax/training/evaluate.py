@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pvt_jax import config as config_lib
+from pvt_jax import paths
 from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
 from pvt_jax.errors import UserError
@@ -60,7 +61,7 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
     While there is none, ``"latest"`` and 0 are what a run would start from: the weights in ``init.checkpoint``. Raises
     UserError: bad input, or no such checkpoint.
     """
-    directory, options = Path(directory), config_lib.read(config)
+    directory, options = Path(paths.local(directory, "the workdir")), config_lib.read(config)
     if options.init.checkpoint and step in ("latest", 0) and not workdir.has_checkpoint(directory):
         run = build(options, training=False, say=say)
         assert run.initial is not None
@@ -69,7 +70,8 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
         return Result(0, _metrics_of(run, run.first_state(run.initial), directory))
     workdir.read_config(directory)
     workdir.check(directory, config, only=_COMPARED)
-    run = build(options, training=False, resumes=True, say=say)
+    past = workdir.past(directory)
+    run = build(options, training=False, resumes=True, past=past, say=say)
     store = run.open_store(directory, read_only=True)
     try:
         wanted = step if isinstance(step, int) else None

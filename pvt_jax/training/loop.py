@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 
 from pvt_jax import config as config_lib
+from pvt_jax import paths
 from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
 from pvt_jax.errors import UserError
@@ -19,6 +21,7 @@ from pvt_jax.training import sharding, workdir
 from pvt_jax.training.build import Run, build, read_initial
 from pvt_jax.training.distributed import say
 from pvt_jax.training.evaluate import Evaluator, Result, evaluate, headline
+from pvt_jax.training.lock import WorkdirLock
 from pvt_jax.training.optimizer import split
 from pvt_jax.training.preemption import Preemption
 from pvt_jax.training.state import TrainState
@@ -32,21 +35,47 @@ __all__ = ["Result", "evaluate", "train"]
 _IN_FLIGHT = 2
 
 
-def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Result:
+def train(config: Config, directory: Path | str, *, extend: bool = False, quiet: bool = False) -> Result:
     """Train as ``config`` says, in ``directory``; run again, it goes on where its last checkpoint stands.
 
-    Raises UserError: bad input, or gradients that are not finite too many times in a row.
+    It may run in any thread; in another than the main one no signals are handled. Raises UserError: bad input, another
+    process that trains there, or gradients that are not finite too many times in a row.
 
     Args:
       config: a full config, see ``pvt_jax.config``.
       directory: the workdir; made if it does not exist.
+      extend: the run in ``directory`` may be shorter than ``config`` says, and is then trained on.
       quiet: show nothing on stderr.
     """
-    directory = Path(directory)
-    workdir.check(directory, config)
-    run = build(config_lib.read(config), resumes=workdir.has_checkpoint(directory), say=None if quiet else say)
-    # Written only now, so that a run that never began does not claim the folder.
-    workdir.create(directory, config)
+    directory = Path(paths.local(directory, "the workdir"))
+    try:
+        with WorkdirLock(directory, _silent if quiet else say) as lock:
+            return _train(config, directory, lock, extend, quiet)
+    except RuntimeError as error:
+        if threading.main_thread().is_alive():
+            raise
+        raise UserError(
+            "the main thread has ended, after which Python starts no more threads: let it wait for the thread that "
+            "trains, as with thread.join(), and start again to go on from the last checkpoint"
+        ) from error
+
+
+def _train(config: Config, directory: Path, lock: WorkdirLock, extend: bool, quiet: bool) -> Result:
+    # Of several processes of a run the first one holds the lock for all.
+    first_process = jax.process_index() == 0
+    if first_process and directory.is_dir():
+        lock.take()
+    workdir.check(directory, config, extend=extend)
+    past = workdir.past(directory)
+    run = build(config_lib.read(config), resumes=past is not None, past=past, say=None if quiet else say)
+    if past is not None:
+        past.check_length(run.config, run.lengths, len(run.task.train_source))
+    # Made only now, so that a run that never began does not claim the folder.
+    if first_process:
+        workdir.make(directory)
+        if lock.take() and workdir.has_checkpoint(directory):
+            raise UserError(f"another process has just trained in {directory}: start again to go on from there")
+        workdir.create(directory, config, run.description)
     store = run.open_store(directory)
     try:
         with Preemption() as preemption:
@@ -58,13 +87,18 @@ def train(config: Config, directory: Path | str, *, quiet: bool = False) -> Resu
                 # The weights on the host have had their use.
                 run, initial = dataclasses.replace(run, initial=None), None
             trainer = _Trainer(run, store, directory, state, quiet)
-            trainer.introduce([loaded, run.data])
+            changes = past.changes(run.config, run.lengths, run.description, trainer.step) if past else []
+            trainer.introduce([loaded, run.data, *changes])
             try:
                 return trainer.go(preemption)
             finally:
                 trainer.close()
     finally:
         store.close()
+
+
+def _silent(text: str) -> None:
+    pass
 
 
 class _Trainer:

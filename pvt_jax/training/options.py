@@ -52,6 +52,7 @@ class InitOptions(Options):
         "A workdir, an Orbax folder, a .pth or .safetensors file, a folder from Hugging Face, or the name of published "
         "weights; empty for random parameters. Read once: a resumed run continues from its own checkpoint.",
         free=True,
+        path=True,
     )
     ema: bool = key(False, "Take the moving average of the parameters where the checkpoint has one.")
     allow_missing: tuple[str, ...] = key(

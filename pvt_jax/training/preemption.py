@@ -1,6 +1,7 @@
 """Leave in good order when the machine is taken away."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 import jax
@@ -11,7 +12,8 @@ class Preemption:
     """Notes SIGTERM and Ctrl-C while active, instead of dying of them; a second one acts as usual.
 
     ``signal_number`` is None until one arrives. With several processes the runtime's own service listens for SIGTERM
-    on every host, and this class only asks it.
+    on every host, and this class only asks it. In a thread other than the main one, where Python handles no signals,
+    it notes none.
     """
 
     def __init__(self) -> None:
@@ -20,7 +22,8 @@ class Preemption:
 
     def __enter__(self) -> "Preemption":
         # A handler of ours would take the place of the service's, and the other hosts would never hear of it.
-        for number in (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ():
+        ours = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGTERM, signal.SIGINT) if ours else ():
             self._previous[number] = signal.signal(number, self._note)
         return self
 

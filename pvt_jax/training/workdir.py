@@ -1,20 +1,27 @@
-"""The folder of a run: its config, metrics and checkpoints."""
+"""The folder of a run: its config, its data in words, metrics and checkpoints."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-
-import jax
 
 from pvt_jax import config as config_lib
 from pvt_jax.config import Config
+from pvt_jax.data.description import DataDescription
+from pvt_jax.data.text import escaped_name, listed
 from pvt_jax.errors import UserError
+from pvt_jax.training.resume import Past
+
+DATA = "data.json"
+# What --extend changes.
+_LENGTH = ("steps:", "epochs:")
 
 
-def check(workdir: Path, config: Config, only: tuple[str, ...] = ("",)) -> None:
+def check(workdir: Path, config: Config, only: tuple[str, ...] = ("",), *, extend: bool = False) -> None:
     """Raise UserError if the folder holds the checkpoints of another config; the differences are named.
 
-    ``only`` limits the comparison to keys with these beginnings.
+    ``only`` limits the comparison to keys with these beginnings; with ``extend`` the length may differ.
     """
     folder = workdir / "checkpoints"
     try:
@@ -26,9 +33,17 @@ def check(workdir: Path, config: Config, only: tuple[str, ...] = ("",)) -> None:
         raise UserError(f"{workdir} has checkpoints but no config.json: restore that file, or use another --workdir")
     lines = config_lib.differences(read_config(workdir), json.loads(config_lib.to_json(config)))
     lines = [line for line in lines if line.startswith(only)]
-    if lines:
+    others = [line for line in lines if not line.startswith(_LENGTH)]
+    if lines and not others and not extend:
         raise UserError(
-            f"{workdir} holds a run of another config ({'; '.join(lines)}): "
+            f"{workdir} holds a run of another length ({'; '.join(lines)}): add --extend to train it for longer, with "
+            "the schedule of the new length, or give its length, or another --workdir"
+        )
+    if others:
+        data = read_data(workdir) if any(line.startswith("model.num_classes:") for line in others) else None
+        classes = f"; its classes are {listed([*map(escaped_name, data.class_names)])}" if data else ""
+        raise UserError(
+            f"{workdir} holds a run of another config ({'; '.join(lines)}){classes}: "
             "use another --workdir, or the config of that run"
         )
 
@@ -39,18 +54,43 @@ def has_checkpoint(workdir: Path) -> bool:
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
-def create(workdir: Path, config: Config) -> None:
-    """Make the folder and write ``config.json``. Raises UserError if it cannot be written."""
-    if jax.process_index() != 0:
-        return
-    path, text = workdir / "config.json", config_lib.to_json(config)
-    try:
+def create(workdir: Path, config: Config, data: DataDescription | None = None) -> None:
+    """Make the folder and write ``config.json``, and ``data.json`` if given. Raises UserError if it cannot be done."""
+    make(workdir)
+    _write(workdir, "config.json", config_lib.to_json(config))
+    if data is not None:
+        _write(workdir, DATA, data.to_json())
+
+
+def make(workdir: Path) -> None:
+    """Make the folder. Raises UserError if it cannot be made."""
+    with _storage_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        temporary = workdir / "config.json.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+
+
+def past(workdir: Path) -> Past | None:
+    """What the run in ``workdir`` was when it last started; None before its first checkpoint."""
+    return Past(workdir, read_config(workdir), read_data(workdir)) if has_checkpoint(workdir) else None
+
+
+def read_data(workdir: Path) -> DataDescription | None:
+    """The classes and the data of the run in ``workdir``, from its ``data.json``.
+
+    None for the run of an older version, which has no such file, and for a folder that ``convert`` wrote. Raises
+    UserError: the file is damaged.
+    """
+    path = workdir / DATA
+    try:
+        return DataDescription.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
     except OSError as error:
-        raise UserError(f"cannot write to the workdir {workdir}: {error.strerror}. Choose another --workdir") from error
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}): restore it, or remove it to have it written anew by "
+            "the next start, which then compares no classes"
+        ) from error
 
 
 def read_config(workdir: Path) -> dict:
@@ -62,3 +102,19 @@ def read_config(workdir: Path) -> dict:
         raise UserError(f"no config.json in {workdir}: this is not the --workdir of a run") from None
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
+
+
+def _write(workdir: Path, name: str, text: str) -> None:
+    """A file is there whole or not at all."""
+    with _storage_errors(workdir):
+        temporary = workdir / f"{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, workdir / name)
+
+
+@contextlib.contextmanager
+def _storage_errors(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to the workdir {workdir}: {error.strerror}. Choose another --workdir") from error

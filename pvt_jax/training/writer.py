@@ -90,9 +90,13 @@ def write_results(workdir: Path, files: Mapping[str, bytes]) -> None:
     with _storage_errors("results", folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            temporary = folder / f"{name}.tmp"
-            temporary.write_bytes(content)
-            os.replace(temporary, folder / name)
+            # An evaluation beside a run writes to the same folder.
+            temporary = folder / f"{name}.{os.getpid()}.tmp"
+            try:
+                temporary.write_bytes(content)
+                os.replace(temporary, folder / name)
+            finally:
+                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from pvt_jax import paths
 from pvt_jax.errors import UserError
 from pvt_jax.weights.torch_pickle import Machine, Storage, UnsupportedError, one_line
 
@@ -52,11 +53,8 @@ def read_torch_file(path: Path) -> Any:
 
 
 def expanded(path: str | Path) -> Path:
-    """``path`` with the home folder in place of ``~`` or ``~user``; a UserError if there is no such user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"no home folder is known for {path}: write the whole path, or ./~… for a file here") from error
+    """``path`` with the home folder in place of ``~`` or ``~user``; a UserError if that is no place on this machine."""
+    return Path(paths.local(path, "the path"))
 
 
 def open_file(path: Path) -> BinaryIO:

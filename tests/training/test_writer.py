@@ -119,11 +119,12 @@ def test_pictures_that_cannot_be_written_are_told(tmp_path):
 
 def test_results_replace_those_of_an_earlier_evaluation(tmp_path):
     write_results(tmp_path, {"detections.json": b"[1, 2]", "ema_detections.json": b"[3]"})
-    # What a killed run left half written.
-    (tmp_path / "results" / "detections.json.tmp").write_bytes(b"[1,")
+    # What an evaluation beside the run is just writing.
+    other = tmp_path / "results" / "detections.json.1.tmp"
+    other.write_bytes(b"[1,")
     write_results(tmp_path, {"detections.json": b"[]"})
     found = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
-    assert found == {"detections.json": b"[]", "ema_detections.json": b"[3]"}
+    assert found == {"detections.json": b"[]", "ema_detections.json": b"[3]", other.name: b"[1,"}
 
 
 def test_without_results_there_is_no_folder(tmp_path):

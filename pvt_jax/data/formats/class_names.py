@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from pvt_jax import paths
 from pvt_jax.data.text import did_you_mean, escaped, listed
 from pvt_jax.errors import UserError
 
@@ -19,11 +20,11 @@ VOC_CLASSES = (
 
 def names_file(root: str) -> str | None:
     """Returns the path of the file of class names in ``root``, or None; raises UserError if that is no folder."""
-    folder = os.path.expanduser(root)
+    folder = paths.local(root, "the folder")
     if not os.path.isdir(folder):
         raise UserError(f"{escaped(root)} is not a folder: give the one that holds your images and label maps")
-    paths = (os.path.join(folder, name) for name in NAMES_FILES)
-    return next((path for path in paths if os.path.isfile(path)), None)
+    files = (os.path.join(folder, name) for name in NAMES_FILES)
+    return next((path for path in files if os.path.isfile(path)), None)
 
 
 def read_names(path: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pvt_jax.data import buckets, pipeline
+from pvt_jax.data.description import DataDescription
 from pvt_jax.data.formats import OBJECTS
 from pvt_jax.data.images import decoded
 from pvt_jax.heads.detection_model import MULTIPLE, DetectionModel
@@ -52,6 +53,10 @@ class Detection(Task[DetectionConfig]):
     def results(self) -> Results:
         """Detections of all images, for average precision."""
         return _Results(self.eval_source, self.model.needs_masks)
+
+    def describe_data(self) -> DataDescription:
+        """With the ids of the categories."""
+        return replace(super().describe_data(), category_ids=tuple(map(int, self.eval_source.category_ids)))
 
     def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
         """The objects and what was detected, side by side."""

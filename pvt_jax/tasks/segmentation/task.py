@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pvt_jax.data import buckets, pipeline
+from pvt_jax.data.description import DataDescription
 from pvt_jax.data.formats import LABEL_MAPS
 from pvt_jax.errors import UserError
 from pvt_jax.heads.segmentation_model import SegmentationModel
@@ -51,6 +52,11 @@ class Segmentation(Task[SegmentationConfig]):
             raise UserError(f"segmentation.crop_size must be multiples of {_MULTIPLE}, but is {options.crop_size}")
         if options.test_mode == "slide":
             check_windows(options.window, options.window_stride)
+
+    def describe_data(self) -> DataDescription:
+        """With the colours of the classes."""
+        palette = tuple((r, g, b) for r, g, b in np.asarray(self.train_source.palette).tolist())
+        return replace(super().describe_data(), palette=palette)
 
     def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
         """The image, its truth and the prediction side by side."""

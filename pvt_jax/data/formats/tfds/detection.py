@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pvt_jax import paths
 from pvt_jax.data.formats.class_names import check_classes, choose_classes
 from pvt_jax.data.formats.object_table import RawObjects, TabledSource, select, tabulate
 from pvt_jax.data.formats.tfds.records import (
@@ -49,7 +50,7 @@ def open_tfds_detection(request: Request) -> TfdsDetectionSource:
     other classes than the model's, wrong boxes.
     """
     name, options = needed_name(request, "boxes", "voc/2007 or coco/2017"), request.options
-    data_dir = os.path.expanduser(request.root) or None
+    data_dir = paths.local(request.root, "data.root") or None
     builder, name = _open_builder(name, data_dir)
     image, objects, label = _features(builder)
     known = tuple(label.names)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from pvt_jax import paths
 from pvt_jax.data.formats.tfds.records import import_tfds, one_line
 from pvt_jax.errors import UserError
 
@@ -18,12 +19,12 @@ def prepare(name: str, *, root: str = "", manual_dir: str = "") -> str:
     with the same records in the same order as TFDS's own; for others TFDS itself needs TensorFlow. Raises UserError:
     originals that are missing or broken, an unknown name, or TensorFlow missing where it is needed.
     """
+    data_dir, manual_dir = paths.local(root, "--data_dir") or None, paths.local(manual_dir, "--manual_dir")
     tfds = import_tfds()
-    data_dir = os.path.expanduser(root) or None
-    config = tfds.download.DownloadConfig(manual_dir=os.path.expanduser(manual_dir) or None)
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir or None)
     try:
         if name == "imagenet2012":
-            builder = _imagenet_builder(data_dir, os.path.expanduser(manual_dir))
+            builder = _imagenet_builder(data_dir, manual_dir)
         else:
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare(download_config=config)

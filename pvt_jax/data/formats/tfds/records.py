@@ -3,13 +3,13 @@
 import contextlib
 import io
 import operator
-import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import logging
 
+from pvt_jax import paths
 from pvt_jax.data.formats.layouts import split_names
 from pvt_jax.data.records import ClassificationRecord, Request
 from pvt_jax.data.text import did_you_mean
@@ -78,7 +78,7 @@ def open_tfds(request: Request) -> TfdsSource:
 
     Raises UserError: an unknown name or split, or data that is not prepared as array_record.
     """
-    name, data_dir = request.name, os.path.expanduser(request.root) or None
+    name, data_dir = request.name, paths.local(request.root, "data.root") or None
     if not name:
         raise UserError("the tfds source needs name: a TFDS data set, such as imagenet2012 or cifar10")
     return TfdsSource(name, chosen_split(open_builder(name, data_dir), request), data_dir)

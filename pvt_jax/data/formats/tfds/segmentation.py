@@ -1,9 +1,8 @@
 """TensorFlow Datasets of images with label maps, as scene_parse150 and oxford_iiit_pet, read without TensorFlow."""
 
-import os
-
 import numpy as np
 
+from pvt_jax import paths
 from pvt_jax.data.formats.cityscapes import cityscapes_labels
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
 from pvt_jax.data.formats.tfds.records import (
@@ -56,7 +55,7 @@ def open_tfds_segmentation(request: Request) -> TfdsSegmentationSource:
     Raises UserError: as ``open_tfds``; also features that are no image and label map.
     """
     name, options = needed_name(request, "label maps", "scene_parse150 or oxford_iiit_pet"), request.options
-    data_dir = os.path.expanduser(request.root) or None
+    data_dir = paths.local(request.root, "data.root") or None
     builder = open_builder(name, data_dir)
     tfds = import_tfds()
     features = named_features(builder).items()

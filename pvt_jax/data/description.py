@@ -1,0 +1,91 @@
+"""What a run remembers of its data: the classes in the order of their labels, and where the records come from."""
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pvt_jax.data.text import escaped_name, listed, plural
+
+
+@dataclass(frozen=True)
+class SplitDescription:
+    """How many records a split has, and where they are from, in words."""
+
+    records: int
+    source: str
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """The data of a run.
+
+    Attributes:
+        task, format: the names of the task and of the data format.
+        class_names: label k is ``class_names[k]``.
+        train, eval: the two splits.
+        palette: (red, green, blue) of each class in pictures, for tasks that have one.
+        category_ids: what files of results call each class, for tasks that write them.
+    """
+
+    task: str
+    format: str
+    class_names: tuple[str, ...]
+    train: SplitDescription
+    eval: SplitDescription
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    category_ids: tuple[int, ...] | None = None
+
+    def to_json(self) -> str:
+        """As JSON text, which ``from_json`` reads."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "DataDescription":
+        """Reads what ``to_json`` wrote; entries that are not known here are left out.
+
+        Raises ValueError, KeyError or TypeError: the text is something else.
+        """
+        read: dict[str, Any] = json.loads(text)
+        splits = {name: SplitDescription(int(read[name]["records"]), str(read[name]["source"])) for name in _SPLITS}
+        palette, ids = read.get("palette"), read.get("category_ids")
+        return cls(
+            task=str(read["task"]),
+            format=str(read["format"]),
+            class_names=tuple(map(str, read["class_names"])),
+            palette=None if palette is None else tuple((int(r), int(g), int(b)) for r, g, b in palette),
+            category_ids=None if ids is None else tuple(map(int, ids)),
+            **splits,
+        )
+
+
+_SPLITS = {"train": "training", "eval": "evaluation"}
+
+
+def difference_of_classes(before: Sequence[str], now: Sequence[str]) -> str:
+    """What differs between the classes of a run and those of the data, with both lists; "" if nothing does.
+
+    Names count as equal in both ways of writing accents, of which macOS and Linux use one each.
+    """
+    old, new = (tuple(unicodedata.normalize("NFC", name) for name in names) for names in (before, now))
+    if old == new:
+        return ""
+    gone, added = [name for name in old if name not in new], [name for name in new if name not in old]
+    what = "; ".join(f"{_listed(names, 4)} {verb}" for names, verb in ((gone, "gone"), (added, "added")) if names)
+    moved = [label for label in range(min(len(old), len(new))) if old[label] != new[label]]
+    changes = listed([f"{label} {escaped_name(old[label])} → {escaped_name(new[label])}" for label in moved], 3)
+    return (
+        f"it learned {plural(len(old), 'class', 'es')} ({_listed(old)}), the data has {len(new):,} ({_listed(new)}): "
+        + "; ".join(filter(None, (what or "the same in another order", f"label {changes}" * bool(moved))))
+    )
+
+
+def difference_of_records(before: DataDescription, now: DataDescription) -> str:
+    """How the numbers of records changed, in words; "" if they did not."""
+    pairs = [(word, getattr(before, name).records, getattr(now, name).records) for name, word in _SPLITS.items()]
+    return ", ".join(f"{old:,} → {new:,} {word}" for word, old, new in pairs if old != new)
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return listed([escaped_name(name) for name in names], most)

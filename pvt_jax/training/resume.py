@@ -1,0 +1,72 @@
+"""A run that goes on, or is evaluated, compares itself with what it was: its classes, its data, its length."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pvt_jax.data.description import DataDescription, difference_of_classes, difference_of_records
+from pvt_jax.errors import UserError
+from pvt_jax.tasks.options import TaskConfig
+from pvt_jax.training.lengths import Lengths, schedule_of
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a run was when it last started.
+
+    Attributes:
+      workdir: its folder.
+      config: its config as plain dicts.
+      data: None for the run of a version that wrote none.
+    """
+
+    workdir: Path
+    config: Mapping[str, Any]
+    data: DataDescription | None
+
+    def check_classes(self, now: DataDescription) -> None:
+        """Raises UserError unless the data still has the classes of the run, in their order."""
+        if self.data and (what := difference_of_classes(self.data.class_names, now.class_names)):
+            raise UserError(
+                f"the data has other classes than the run in {self.workdir}: {what}. Give the data of that run, or "
+                f"another --workdir; if classes were only renamed, and each label means what it did, remove "
+                f"{self.workdir / 'data.json'}"
+            )
+
+    def check_length(self, config: TaskConfig, now: Lengths, examples: int) -> None:
+        """Raises UserError if ``config`` asks for a shorter run than this was; ``examples`` are those of the data."""
+        before = self._lengths(config, examples)
+        if self._asked(config) and now.total < before.total:
+            raise UserError(
+                f"--extend makes a run longer, but that in {self.workdir} has {before.total:,} steps and the config "
+                f"asks for {now.total:,}: give more, or another --workdir"
+            )
+
+    def changes(self, config: TaskConfig, lengths: Lengths, data: DataDescription, step: int) -> list[str]:
+        """Lines on what has changed for a run that goes on after ``step``: its data, its length and learning rate."""
+        return [line for line in (self._changed_data(data), self._changed_length(config, lengths, data, step)) if line]
+
+    def _changed_data(self, now: DataDescription) -> str:
+        changed = difference_of_records(self.data, now) if self.data else ""
+        return f"the data has changed since this run last started: {changed}" * bool(changed)
+
+    def _changed_length(self, config: TaskConfig, now: Lengths, data: DataDescription, step: int) -> str:
+        before = self._lengths(config, data.train.records)
+        if (before.total, before.warmup, before.drops) == (now.total, now.warmup, now.drops):
+            return ""
+        old, new = (float(schedule_of(config, lengths)[1](step)) for lengths in (before, now))
+        rate = f"goes from {old:.3g} to {new:.3g}" if abs(old - new) > 1e-6 * max(old, new) else f"stays {new:.3g}"
+        return (
+            f"the run is {now.total:,} steps long now and was {before.total:,}: schedule {config.optimizer.schedule} "
+            f"is computed anew for all of them, and after step {step:,} the learning rate {rate}"
+        )
+
+    def _asked(self, config: TaskConfig) -> dict[str, Any]:
+        """What the run was asked for, where ``config`` asks for something else."""
+        wanted = {"steps": config.steps, "epochs": config.epochs}
+        return {name: self.config[name] for name, value in wanted.items() if self.config.get(name, value) != value}
+
+    def _lengths(self, config: TaskConfig, examples: int) -> Lengths:
+        """The lengths that the run had; ``config`` agrees in all else."""
+        return Lengths.of(replace(config, **self._asked(config)), self.data.train.records if self.data else examples)
