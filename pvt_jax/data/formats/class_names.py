@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 from pvt_jax import paths
 from pvt_jax.data.text import did_you_mean, escaped, listed
+from pvt_jax.data.text_files import is_comment, read_lines
 from pvt_jax.errors import UserError
 
 # Files of class names beside the folders of images; the first belongs to ADE20K.
 NAMES_FILES = ("objectInfo150.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
+
+# The first line of labelme's lists.
+_IGNORED = "__ignore__"
 
 # Pascal VOC, the background first.
 VOC_CLASSES = (
@@ -30,23 +34,30 @@ def names_file(root: str) -> str | None:
 def read_names(path: str) -> tuple[str, ...]:
     """Returns the class names in a text file, one a line; all lines may start with their numbers, counted from 0 or 1.
 
-    Of ADE20K's table objectInfo150.txt, the first synonym in the last column. Raises UserError: the file cannot be
-    read, or names nothing.
+    Of ADE20K's table objectInfo150.txt, the first synonym in the last column. Lines that begin with "#" and a blank are
+    comments. A first ``__ignore__`` is no class: labelme writes its pixels as 255, and numbers the others from 0.
+    Raises UserError: the file cannot be read, is not UTF-8 or UTF-16, or names nothing.
     """
-    try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            lines = [line.strip() for line in file if line.strip()]
-    except OSError as error:
-        raise UserError(f"cannot read {escaped(path)} ({error.strerror}): check its permissions") from error
+    lines = read_lines(path)
+    if os.path.basename(path) == NAMES_FILES[0]:
+        rows = [line.split("\t") for line in lines if line[0].isdigit()]
+        return tuple(re.split("[,;]", row[-1])[0].strip() for row in rows)
+    lines = [line for line in lines if not is_comment(line)]
     if not lines:
         raise UserError(
             f"{escaped(path)} is empty: write the name of a class on each line, in the order of their numbers"
         )
-    if os.path.basename(path) == NAMES_FILES[0]:
-        rows = [line.split("\t") for line in lines if line[0].isdigit()]
-        return tuple(re.split("[,;]", row[-1])[0].strip() for row in rows)
+    if lines[0] == _IGNORED and len(lines) > 1:
+        lines = lines[1:]
+    if commented := next((line for line in lines if line.startswith("#") and line != "#"), None):
+        raise UserError(
+            escaped(
+                f"{path} has a line '{commented}' that is either a comment or a class: write a blank after the # of a "
+                f"comment, or number all lines, as in '0 {lines[0].lstrip('#')}'"
+            )
+        )
     numbered = [re.match(r"(\d+)[\s:,;]+(.*\S)", line) for line in lines]
-    if lines and all(numbered):
+    if all(numbered):
         found = [(int(match[1]), match[2]) for match in numbered if match]
         if [number for number, _ in found] in (list(range(len(found))), list(range(1, len(found) + 1))):
             return tuple(name for _, name in found)

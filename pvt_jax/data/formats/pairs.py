@@ -4,7 +4,9 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pvt_jax.data.files import read_file, scan_images
+from pvt_jax.data.files import scan_images
+from pvt_jax.data.formats.split_lists import SplitList
+from pvt_jax.data.spellings import composed
 from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
 
@@ -27,7 +29,7 @@ class Side:
 
     def owns(self, path: str) -> bool:
         """Whether a file's stem has the suffix."""
-        return os.path.splitext(path)[0].endswith(self.suffix)
+        return composed(os.path.splitext(path)[0]).endswith(composed(self.suffix))
 
 
 def find_pairs(images: Side, partners: Side, stems: str = "") -> list[tuple[str, str]]:
@@ -47,7 +49,7 @@ def find_pairs(images: Side, partners: Side, stems: str = "") -> list[tuple[str,
         partner_files = [path for path in partner_files if is_partner(path)]
     image_of, partner_of = _by_stem(images, image_files), _by_stem(partners, partner_files)
     if stems:
-        chosen = _read_stems(stems, image_of)
+        chosen = _read_stems(stems, image_of, images.folder)
     else:
         chosen = sorted(image_of)
         _check_all_paired(partner_of, partners, image_of, images)
@@ -59,7 +61,8 @@ def _by_stem(side: Side, paths: list[str]) -> dict[str, str]:
     """Returns the path of each stem, without the suffix, among those that end in it."""
     found: dict[str, str] = {}
     for path in filter(side.owns, paths):
-        stem = os.path.splitext(path)[0].removesuffix(side.suffix)
+        # Images and label maps may come from archives of different systems.
+        stem = composed(os.path.splitext(path)[0]).removesuffix(composed(side.suffix))
         if stem in found:
             raise UserError(
                 f"{escaped(os.path.join(side.folder, path))} and {escaped(found[stem])} have the same stem: remove one "
@@ -94,21 +97,16 @@ def _check_all_paired(stems: Collection[str], side: Side, others: dict[str, str]
     )
 
 
-def _read_stems(path: str, images: dict[str, str]) -> list[str]:
+def _read_stems(path: str, images: dict[str, str], folder: str) -> list[str]:
     """Returns the stems in a list, a line each; what may follow a stem after a space is not read."""
-    stems = []
-    for line in (os.fsdecode(line.strip()) for line in read_file(path).splitlines() if line.strip()):
-        word = line.split()[0]
-        known = (line, os.path.splitext(line)[0], word, os.path.splitext(word)[0])
-        stem = next((stem for stem in known if stem in images), None)
-        if stem is None:
-            raise UserError(
-                escaped(
-                    f"{path} names '{line}', but there is no such image: write the path of each image below its "
-                    f"folder, without its extension, such as '{next(iter(images))}'"
-                )
+    read = SplitList(path, images, folder, None, any_rest=True)
+    if read.unknown:
+        raise UserError(
+            escaped(
+                f"{path} names '{read.unknown[0]}', but there is no such image: write the path of each image below its "
+                f"folder, without its extension, such as '{next(iter(images))}'"
             )
-        stems.append(stem)
-    if not stems:
+        )
+    if not read.stems:
         raise UserError(f"{escaped(path)} is empty: write the path of each image below its folder, a line each")
-    return stems
+    return read.stems

@@ -138,12 +138,12 @@ def test_some_images_in_a_folder_below(tmp_path):
 
 
 def test_names_in_another_case(tmp_path):
-    hint = "'train0.JPG', in another upper and lower case: rename the file)"
-    line = message(tmp_path, ["train0.jpg"], ["images/train0.JPG"])
+    hint = "'Train0.jpg', in another upper and lower case: rename the file)"
+    line = message(tmp_path, ["train0.jpg"], ["images/Train0.jpg"])
     if hint not in line and os.path.exists(tmp_path / "images/train0.jpg"):
         pytest.skip("this file system has one name for both")
     assert f"such as 'train0.jpg': looked in images, . of {tmp_path} ({tmp_path}/images has {hint}; put them" in line
     # In a folder of its own, and where most are there.
     names = ["a/b.jpg", "a/c.jpg", "a/train0.jpg"]
-    line = message(tmp_path, names, ["images/a/b.jpg", "images/a/c.jpg", "images/a/train0.JPG"])
+    line = message(tmp_path, names, ["images/a/b.jpg", "images/a/c.jpg", "images/a/Train0.jpg"])
     assert f"are missing in {tmp_path}/images: a/train0.jpg ({tmp_path}/images/a has {hint}; fetch them" in line

@@ -167,7 +167,7 @@ def replaced(*parts: tuple[bytes, bytes]) -> Callable[[bytes], bytes]:
 REFUSED = [
     (lambda content: content[:-9], "1 XML files cannot be read, the first is 0.xml (unclosed token"),
     (lambda content: b"", "1 XML files cannot be read"),
-    (replaced((b"dog", b"caf\xe9")), "1 XML files are not UTF-8, the first is 0.xml (byte 0xE9 in line 1): save"),
+    (replaced((b"dog", b"caf\xe9")), "1 XML files are not UTF-8, the first is 0.xml (byte 0xE9 in line 1, which reads"),
     (lambda content: b"<?xml version='1.0' encoding='klingon'?>" + content, "1 XML files cannot be read"),
     (lambda content: b"<html></html>", "1 XML files are not in the format of Pascal VOC, the first is 0.xml, of "
      "<html>: their root must be <annotation>: export them as Pascal VOC, or remove them"),

@@ -5,7 +5,6 @@ Masks stay in the file and are read on demand: their gigabytes are neither held 
 
 import json
 import math
-import os
 import re
 from array import array
 from collections import Counter
@@ -15,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.files import read_file
+from pvt_jax.data.formats.coco.json_text import JsonText
 from pvt_jax.data.formats.coco.masks import mask_problem, mask_size
 from pvt_jax.data.formats.coco.values import crowd_flag, measured_area, plain_id, whole_number
 from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.text import escaped
+from pvt_jax.data.text_files import check_utf8
 from pvt_jax.errors import UserError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -174,11 +174,10 @@ class _Reader:
 def read_coco(path: str, *, with_masks: bool) -> CocoFile:
     """Reads a file of COCO's format; ``with_masks`` also checks its masks.
 
-    Raises UserError: no such file, no JSON, no UTF-8, another format; images, categories or annotations that are not
-    what they must be; ids that are given twice, or that nothing has.
+    Raises UserError: no such file, no JSON, neither UTF-8 nor UTF-16, another format; images, categories or annotations
+    that are not what they must be; ids that are given twice, or that nothing has.
     """
-    # One character a byte, so that positions in the text and in the file are the same.
-    text = read_file(path).decode("latin-1")
+    text = JsonText.read(path)
     reader = _Reader(path, with_masks)
     takers = {"images": reader.image, "categories": reader.category, "annotations": reader.annotation}
     keys, lists = _walk(path, text, takers)
@@ -191,7 +190,7 @@ def read_coco(path: str, *, with_masks: bool) -> CocoFile:
     return reader.finish()
 
 
-def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None]]) -> tuple[set[str], set[str]]:
+def _walk(path: str, file: JsonText, takers: dict[str, Callable[[Any, int, int], None]]) -> tuple[set[str], set[str]]:
     """Calls the takers with each element of the top-level lists and its position.
 
     Returns all top-level keys, and those of the lists that were taken.
@@ -201,9 +200,8 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
     decode = json.JSONDecoder().raw_decode
     keys: set[str] = set()
     lists: set[str] = set()
-    if text.startswith(("\xff\xfe", "\xfe\xff")):
-        raise UserError(f"{escaped(path)} is UTF-16: save the file as UTF-8")
-    at = len("\xef\xbb\xbf") if text.startswith("\xef\xbb\xbf") else 0
+    start = 0
+    text, at = file.units, file.start
 
     def skip(at: int, expected: str = "") -> int:
         at = _SPACE.match(text, at).end()  # pyright: ignore[reportOptionalMemberAccess]
@@ -226,10 +224,10 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
                 while text[at : at + 1] != "]":
                     start = at
                     element, at = decode(text, at)
-                    # Names and ids may have characters of several bytes.
+                    # Names and ids may have characters of several units.
                     if not text[start:at].isascii():
-                        element = json.loads(text[start:at].encode("latin-1").decode("utf-8"))
-                    takers[key](element, start, at)
+                        element = json.loads(file.decoded(start, at))
+                    takers[key](element, start * file.width, at * file.width)
                     at = skip(at, ",]")
                     if text[at] == ",":
                         at = skip(at + 1)
@@ -245,10 +243,8 @@ def _walk(path: str, text: str, takers: dict[str, Callable[[Any, int, int], None
         if end != len(text):
             raise json.JSONDecodeError("Extra data", text, end)
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{escaped(path)} is not UTF-8: byte 0x{error.object[error.start]:02X} in "
-            f"{escaped(os.fsdecode(error.object[:120]))}; save the file as UTF-8"
-        ) from error
+        check_utf8(path, error.object, file.line(start))
+        raise
     except json.JSONDecodeError as error:
         cut = "the file ends too early, as if it was cut: fetch or export it again"
         wrong = f"{error.msg} at line {error.lineno}, column {error.colno}: correct it there, or export it again"

@@ -7,13 +7,13 @@ its own name counts, too.
 Images are beside their annotations or in one of ``_IMAGES``.
 
 Images listed by a path on another machine, or with %20 for a space, are also looked for by their file name and by the
-decoded name.
+decoded name; and all in other forms of Unicode and with endings in other upper and lower case.
 """
 
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import unquote
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from pvt_jax.data.files import names_in
 from pvt_jax.data.formats.layouts import Layout, NoLayoutError, Tree, find_layout, no_layout, split_names
 from pvt_jax.data.records import Request, Split
+from pvt_jax.data.spellings import Disk
 from pvt_jax.data.text import escaped, escaped_name, listed
 from pvt_jax.errors import UserError
 
@@ -127,11 +128,11 @@ def find_images(
     patterns = [pattern] if pattern else [*([beside] if beside != "." else []), *_IMAGES]
     names = (split, os.path.splitext(os.path.basename(path))[0].removeprefix("instances_"))
     places = [pattern.replace("{split}", name) for pattern in patterns for name in names]
-    spellings, choice, folders = _spellings(listed_files), None, []
+    disk, spellings, choice, folders = Disk(), _spellings(listed_files), None, []
     for any_case in (False,) if pattern else (False, True):
         found = [folder for place in places for folder in tree.find(place, any_case, os.path.isdir)]
         folders = list(dict.fromkeys([*folders, *found]))
-        if choice := _choose(folders, spellings):
+        if choice := _choose(folders, spellings, _exists) or _choose(folders, spellings, disk.find):
             break
     if not choice:
         looked_in = listed([os.path.relpath(folder, root) for folder in folders], 30)
@@ -145,9 +146,16 @@ def find_images(
             f"looked in {escaped(looked_in)} of {escaped(root)}{_other_spelling(folders, listed_files[0])}; put "
             f"them there, or set detection.image_folder"
         )
-    folder, files = choice
+    folder, names = choice
+    found = [disk.find(folder, name) for name in names]
+    files = [name if file is None else file for name, file in zip(names, found, strict=True)]
     _check_distinct(listed_files, files, folder, path)
-    check_present(folder, files, path)
+    if missing := [name for name, file in zip(names, found, strict=True) if file is None]:
+        raise UserError(
+            f"{len(missing):,} of the {len(files):,} images that {escaped(path)} lists are missing in "
+            f"{escaped(folder)}: {listed([escaped_name(name) for name in missing], 3)}"
+            f"{_other_spelling([folder], missing[0])}; fetch them, or remove them from the annotations"
+        )
     return folder, files
 
 
@@ -162,12 +170,14 @@ def _spellings(listed_files: Sequence[str]) -> list[list[str]]:
     return spellings
 
 
-def _choose(folders: Sequence[str], spellings: Sequence[list[str]]) -> tuple[str, list[str]] | None:
-    """Returns the folder and spelling with most of the probed images; None if none exists."""
+def _choose(
+    folders: Sequence[str], spellings: Sequence[list[str]], find: Callable[[str, str], object]
+) -> tuple[str, list[str]] | None:
+    """Returns the folder and spelling with most of the probed images, as ``find`` finds them; None if none is there."""
     choices = [(folder, files) for files in spellings for folder in folders]
     count = len(spellings[0])
     probes = np.unique(np.linspace(0, count - 1, min(_PROBES, count)).astype(np.int64)).tolist()
-    found = [sum(_exists(os.path.join(folder, files[probe])) for probe in probes) for folder, files in choices]
+    found = [sum(bool(find(folder, files[probe])) for probe in probes) for folder, files in choices]
     return choices[int(np.argmax(found))] if any(found) else None
 
 
@@ -184,39 +194,15 @@ def _check_distinct(listed_files: Sequence[str], files: Sequence[str], folder: s
             )
 
 
-def _exists(path: str) -> bool:
+def _exists(folder: str, path: str) -> bool:
     try:
-        return os.path.isfile(path)
+        return os.path.isfile(os.path.join(folder, path))
     except (ValueError, UnicodeEncodeError):
         return False
 
 
-def check_present(folder: str, files: Sequence[str], path: str) -> None:
-    """Raises UserError unless all ``files``, which ``path`` lists, are in ``folder`` or below it."""
-    # Lists whole folders: 118,000 single queries take minutes over a network.
-    present: dict[str, set[str]] = {}
-    missing = []
-    for name in files:
-        head, tail = os.path.split(name)
-        if head not in present:
-            inside = os.path.join(folder, head)
-            try:
-                present[head] = set(os.listdir(inside)) if os.path.isdir(inside) else set()
-            except (OSError, ValueError) as error:
-                raise UserError(f"cannot list the folder {escaped_name(inside)} ({error})") from error
-        if tail not in present[head]:
-            missing.append(name)
-    if missing:
-        found = [escaped_name(name) for name in missing]
-        raise UserError(
-            f"{len(missing):,} of the {len(files):,} images that {escaped(path)} lists are missing in "
-            f"{escaped(folder)}: {listed(found, 3)}{_other_spelling([folder], missing[0])}; fetch them, or remove "
-            f"them from the annotations"
-        )
-
-
 def _other_spelling(folders: Sequence[str], name: str) -> str:
-    """Returns a hint where a name differs in encoding, Unicode form or case, or is in a folder below; else ""."""
+    """Returns a hint where a name differs in encoding or case, or is in a folder below; else ""."""
     head, tail = os.path.split(name)
     plain = unicodedata.normalize("NFC", tail)
     inside = [os.path.normpath(os.path.join(folder, head)) for folder in folders]
@@ -225,15 +211,13 @@ def _other_spelling(folders: Sequence[str], name: str) -> str:
             if other == tail:
                 continue
             here, normal = escaped(folder), unicodedata.normalize("NFC", other)
-            if normal == plain:
-                return f" ({here} has that name in another form of Unicode: rename the file)"
             if not _is_utf8(other) and os.fsencode(other).decode("latin-1") == plain:
                 return f" ({here} has '{escaped(other)}', whose name is not UTF-8: rename the file)"
             if normal.lower() == plain.lower():
                 return f" ({here} has '{escaped(other)}', in another upper and lower case: rename the file)"
     for folder in folders:
         for below in sorted(names_in(folder)):
-            if _exists(os.path.join(folder, below, tail)):
+            if _exists(os.path.join(folder, below), tail):
                 return f" ({escaped(os.path.join(folder, below))} has it: move what is there up)"
     return ""
 

@@ -8,11 +8,11 @@ A stem may be a path, s/x of Annotations/s/x.xml, as CVAT exports it.
 """
 
 import os
-import re
 from collections.abc import Collection, Sequence
 
-from pvt_jax.data.files import EXTENSIONS, read_file, scan
+from pvt_jax.data.files import EXTENSIONS, scan
 from pvt_jax.data.formats.layouts import Found, Layout, NoLayoutError, Tree, find_layout, no_layout, split_names
+from pvt_jax.data.formats.split_lists import SplitList
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
 from pvt_jax.data.text import escaped, listed
@@ -95,10 +95,8 @@ def read_lists(found: Found, known: Collection[str]) -> tuple[list[str], int]:
     stems: dict[str, None] = {}
     repeated = 0
     for path in lists:
-        # Notepad writes a byte order mark.
-        lines = [os.fsdecode(line).strip() for line in read_file(path).removeprefix(b"\xef\xbb\xbf").splitlines()]
-        meant = [(line, _meant(line, known, of_classes)) for line in lines if line]
-        if missing := [line for line, stem in meant if stem is None]:
+        read = SplitList(path, known, found[1], EXTENSIONS | UNREAD | {"xml"}, label_first=of_classes)
+        if missing := read.unknown:
             way_out = "add them, or correct the list"
             if missing[0].split()[0] in known:
                 way_out = "write the name of an image on each line, and nothing after it"
@@ -108,28 +106,10 @@ def read_lists(found: Found, known: Collection[str]) -> tuple[list[str], int]:
                     f"{listed(missing, 3)}; {way_out}"
                 )
             )
-        named = dict.fromkeys(stem for _, stem in meant if stem is not None)
-        repeated += len(meant) - len(named)
+        named = dict.fromkeys(read.stems)
+        repeated += len(read.stems) - len(named)
         stems |= named
     if not stems:
         are = "is empty" if len(lists) == 1 else f"and {len(lists) - 1} others are empty"
         raise UserError(f"{escaped(lists[0])} {are}: write the names of images there, without extension, a line each")
     return list(stems), repeated
-
-
-def _meant(line: str, known: Collection[str], of_classes: bool) -> str | None:
-    """Returns the ``known`` stem that a line of a list names, or None.
-
-    It may be quoted, with an extension, followed by a label -1, 0 or 1. Names may contain blanks and end in a number.
-    """
-    label = r"\s+(?:-1|0|1)"
-    quoted = re.fullmatch(rf'"(.+)"(?:{label})?', line)
-    labelled = re.fullmatch(rf"(.*\S){label}", line)
-    names = [found[1] for found in (quoted, labelled) if found]
-    for name in [*names, line] if of_classes or quoted else [line, *names]:
-        stem, extension = os.path.splitext(name)
-        if name in known:
-            return name
-        if stem in known and extension[1:].lower() in EXTENSIONS | UNREAD | {"xml"}:
-            return stem
-    return None

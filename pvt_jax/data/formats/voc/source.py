@@ -20,6 +20,7 @@ from pvt_jax.data.formats.voc.xml_file import CORNERS, XmlFile, read_xml
 from pvt_jax.data.headers import THREADS, fill_in_sizes
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
+from pvt_jax.data.spellings import Names, composed
 from pvt_jax.data.text import did_you_mean, escaped, escaped_name, listed
 from pvt_jax.errors import UserError
 
@@ -211,15 +212,16 @@ class _Images:
         self.by_stem: dict[str, list[str]] = {}
         for path in sorted(self.files):
             self.by_stem.setdefault(_stem(path), []).append(path)
+        self._stems, self._paths = Names(self.by_stem), Names(self.files)
         unread = with_extension(paths, UNREAD)
         self._unread = {_stem(path): path for path in unread} | {path: path for path in unread}
 
     def of_stem(self, stem: str, named: str) -> list[str]:
         """Returns the paths of images that may belong to an XML file: one if its stem or <filename> identifies it."""
-        alike = self.by_stem.get(stem, [])
-        if exactly := [path for path in alike if os.path.basename(path) == os.path.basename(named)]:
-            return exactly
-        return alike or [path for path in _places(stem, named) if path in self.files][:1]
+        alike = self.by_stem.get(self._stems.find(stem) or "", [])
+        if exactly := [path for path in alike if composed(os.path.basename(path)) == composed(os.path.basename(named))]:
+            return exactly[:1]
+        return alike or [path for path in map(self._paths.find, _places(stem, named)) if path is not None][:1]
 
     def missing(self, stem: str, named: str) -> tuple[str, str, str]:
         """Describes a missing image: what is wrong, the way out, and which image is meant."""

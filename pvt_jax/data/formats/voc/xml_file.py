@@ -1,16 +1,21 @@
 """XML files in the format of Pascal VOC."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
 from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.text import escaped_name
+from pvt_jax.data.text_files import encoding_of, not_utf8
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # Tools write any of these, and 1.0, 0.0 and Unspecified.
 _DIFFICULT = {"true": True, "yes": True}
 _DIFFICULT |= dict.fromkeys(("false", "no", "", "unspecified", "unknown", "none", "null", "n/a", "nan"), False)
+# What the first line of a file says of its encoding, and what the parser itself reads.
+_DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._:-]+)["']""")
+_PARSED = ("UTF-8", "US-ASCII", "ISO-8859-1")
 # Pixels. No image that can be decoded has a longer side, and it fits in int32.
 _MOST_PIXELS = 1_000_000
 
@@ -35,9 +40,9 @@ class XmlFile:
 def read_xml(data: bytes, file: str, problems: Problems) -> XmlFile | None:
     """Returns the content of ``file``, or None; adds what is wrong to ``problems``."""
     try:
-        tree = ElementTree.fromstring(data)
+        tree = ElementTree.fromstring(_plain(data))
     except (ElementTree.ParseError, LookupError, ValueError) as error:
-        if wrong := _not_utf8(data):
+        if wrong := not_utf8(data):
             way_out = "save them as UTF-8, or declare their encoding in their first line"
             problems.add("XML files are not UTF-8", way_out, f"{file} ({wrong})")
         else:
@@ -93,9 +98,17 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
-def _not_utf8(data: bytes) -> str:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return f"byte 0x{data[error.start]:02X} in line {data.count(10, 0, error.start) + 1}"
-    return ""
+def _plain(data: bytes) -> bytes | str:
+    """Returns the text of an XML file where the parser would not read its encoding, else the file.
+
+    The parser knows no encodings of several bytes a letter but UTF-8 and UTF-16, and takes what the first line declares
+    for true: programs for Windows also write UTF-8 there that they call UTF-16. Raises LookupError, UnicodeDecodeError.
+    """
+    data = data.lstrip(b"\r\n\t ")
+    encoding, declared = encoding_of(data), _DECLARED.match(data)
+    if encoding != "utf-8":
+        return data.decode(encoding)
+    name = declared[1].decode("ascii") if declared else encoding
+    if name.upper() in _PARSED:
+        return data
+    return data.decode(encoding if name.upper().startswith("UTF") else name)
