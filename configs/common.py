@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from pvt_jax.data.formats.folder import list_classes
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 
 MODEL = "a model: give one of docs/models.md"
@@ -104,6 +106,14 @@ def parse_argument(
         allowed = f"after {first} may stand {words}, or nothing" if words else f"give {first} alone"
         raise UserError(f"{path} knows no {','.join(wrong)!r}: {allowed}, as --config {path}:{example}")
     return first, following
+
+
+def count_classes(config: ConfigDict) -> None:
+    """Completes the config of a folder of classes with their number, unless a key has set it."""
+    data = config.data
+    if data.source == "folder" and not config.model.num_classes:
+        request = Request("train", root=data.root, train_split=data.train_split, eval_split=data.eval_split)
+        config.model.num_classes = len(list_classes(request))
 
 
 def ade20k(model: str, head: str, side: int = 512) -> ConfigDict:

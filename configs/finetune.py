@@ -1,4 +1,4 @@
-"""Fine-tuning on your own classes: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg (or test/).
+"""Fine-tuning on your own classes: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg (or valid/).
 
 python -m pvt_jax.main --config configs/finetune.py:FOLDER --config.init.checkpoint=WEIGHTS --workdir runs/mine
 
@@ -12,8 +12,7 @@ augmentation. optimizer.layer_decay 0.9 suits all depths, and 0.75 the networks 
 
 from ml_collections import ConfigDict
 
-from configs.common import FOLDER, parse_argument
-from pvt_jax.data.formats.folder import list_classes
+from configs.common import FOLDER, count_classes, parse_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -26,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "log_every_steps": 10,
             "model": {
                 "name": "pvt_v2_b0",
-                "num_classes": len(list_classes(folder)),
+                "num_classes": 0,  # As many as the folder has.
                 "image_size": 224,
                 "drop_path_rate": 0.1,
             },
@@ -46,3 +45,8 @@ def get_config(arg: str = "") -> ConfigDict:
             },
         }
     )
+
+
+def complete(config: ConfigDict) -> None:
+    """The number of classes, as the folder has them."""
+    count_classes(config)

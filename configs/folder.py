@@ -1,4 +1,4 @@
-"""PVT-Tiny on your own classes: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg (or test/).
+"""PVT-Tiny on your own classes: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg (or valid/).
 
 python -m pvt_jax.main --config configs/folder.py:FOLDER --workdir runs/mine
 
@@ -8,8 +8,7 @@ time is that of the model, see experiments/speed. Another size of model: --confi
 
 from ml_collections import ConfigDict
 
-from configs.common import FOLDER, parse_argument, strong_augmentation
-from pvt_jax.data.formats.folder import list_classes
+from configs.common import FOLDER, count_classes, parse_argument, strong_augmentation
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -19,9 +18,15 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "batch_size": 128,
             "epochs": 100.0,
-            "model": {"name": "pvt_tiny", "num_classes": len(list_classes(folder)), "image_size": 224},
+            # As many classes as the folder has.
+            "model": {"name": "pvt_tiny", "num_classes": 0, "image_size": 224},
             "data": {"source": "folder", "root": folder},
             **strong_augmentation(),
             "optimizer": {"clip_norm": 1.0},
         }
     )
+
+
+def complete(config: ConfigDict) -> None:
+    """The number of classes, as the folder has them."""
+    count_classes(config)

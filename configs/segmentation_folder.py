@@ -22,15 +22,6 @@ def get_config(arg: str = "") -> ConfigDict:
     """The experiment; ``arg`` is the folder, and the number of classes if no file in it has their names."""
     path, words = "configs/segmentation_folder.py", "the number of classes"
     folder, count = parse_argument(path, arg, FOLDER, "FOLDER", str.isdecimal, words)
-    if count:
-        num_classes = int(count[0])
-    elif names := names_file(folder):
-        num_classes = len(read_names(names))
-    else:
-        raise UserError(
-            f"no classes.txt in {folder}: write one, with the name of a class on each line in the order of their "
-            f"numbers, or give their number, as --config {path}:{folder},11"
-        )
     return ConfigDict(
         {
             "task": "segmentation",
@@ -40,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "init": {"checkpoint": "pvt_v2_b0"},
             "model": {
                 "name": "pvt_v2_b0",
-                "num_classes": num_classes,
+                "num_classes": int(count[0]) if count else 0,  # As many as there are names.
                 "image_size": 224,
                 "drop_path_rate": 0.1,
             },
@@ -61,3 +52,19 @@ def get_config(arg: str = "") -> ConfigDict:
             "checkpoint": {"every_steps": 200},
         }
     )
+
+
+def complete(config: ConfigDict) -> None:
+    """The number of classes, as the config or a file in the folder names them."""
+    folder, model = config.data.root, config.model
+    if model.num_classes:
+        return
+    if config.segmentation.class_names:
+        model.num_classes = len(config.segmentation.class_names)
+    elif names := names_file(folder):
+        model.num_classes = len(read_names(names))
+    else:
+        raise UserError(
+            f"no classes.txt in {folder}: write one, with the name of a class on each line in the order of their "
+            f"numbers, or give their number, as --config configs/segmentation_folder.py:{folder},11"
+        )

@@ -174,6 +174,29 @@ def test_configs_of_a_folder_count_classes_and_want_a_folder(images, name):
         config_lib.load(f"{ROOT}/configs/{name}.py:/nowhere")
 
 
+@pytest.mark.parametrize("name", ["folder", "finetune"])
+def test_classes_are_counted_in_the_split_that_keys_name(tmp_path, name):
+    for split in ("fit/part", "check"):
+        for label in "abc":
+            (tmp_path / split / label).mkdir(parents=True)
+    keys = ["data.train_split=fit/part", "data.eval_split=check"]
+    assert config_lib.load(f"{ROOT}/configs/{name}.py:{tmp_path}", keys).model.num_classes == 3
+    assert (
+        config_lib.load(f"{ROOT}/configs/{name}.py:{tmp_path}", [*keys, "model.num_classes=7"]).model.num_classes == 7
+    )
+    with pytest.raises(UserError, match="no training images in .*, or set data.train_split$"):
+        config_lib.load(f"{ROOT}/configs/{name}.py:{tmp_path}")
+    (tmp_path / "fit" / "part").rename(tmp_path / "train")
+    moved = [f"data.root={tmp_path}"]
+    assert config_lib.load(f"{ROOT}/configs/{name}.py:/nowhere", moved).model.num_classes == 3
+
+
+def test_classes_of_a_segmentation_folder_may_be_named_by_a_key(tmp_path):
+    path = f"{ROOT}/configs/segmentation_folder.py:{tmp_path}"
+    assert config_lib.load(path, ["segmentation.class_names=('a', 'b')"]).model.num_classes == 2
+    assert config_lib.load(path, ["model.num_classes=5"]).model.num_classes == 5
+
+
 def test_the_config_of_a_segmentation_folder_counts_names_or_is_told(images):
     path = f"{ROOT}/configs/segmentation_folder.py"
     assert config_lib.load(f"{path}:{images}").model.num_classes == 3

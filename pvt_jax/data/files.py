@@ -1,14 +1,44 @@
 """Folders and files of data sets: listed, found, read."""
 
 import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from pvt_jax import paths
+from pvt_jax.data.file_kinds import EXTENSIONS, Unread, ending_of, holds_image, is_image, is_known
+from pvt_jax.data.headers import THREADS
 from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
 
-EXTENSIONS = frozenset(("jpg", "jpeg", "png", "bmp", "webp"))
-# What archives and notebooks leave behind; other hidden names are ignored too.
-_IGNORED = frozenset(("__MACOSX", ".ipynb_checkpoints"))
+# What systems, archives and notebooks leave behind; other hidden names are ignored too.
+_IGNORED = frozenset(
+    ("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+    + ("Thumbs.db", "desktop.ini", "Icon\r")
+)
+_HIDDEN_FOLDERS = frozenset(
+    (".AppleDouble", ".Spotlight-V100", ".Trash", ".Trash-1000", ".Trashes", ".cache", ".dvc", ".fseventsd", ".git")
+    + (".idea", ".ipynb_checkpoints", ".snapshot", ".thumbnails", ".vscode")
+)
+
+
+class Listing(NamedTuple):
+    """What is in a folder, in no order: names of files, of folders, and of what leads to neither, as broken links.
+
+    ``hidden`` are hidden images and folders that may be meant to be read, and are not.
+    """
+
+    files: list[str]
+    folders: list[str]
+    broken: list[str]
+    hidden: list[str]
+
+
+class Images(NamedTuple):
+    """The ``paths`` of the images below a folder, sorted and relative to it, and a count of what else is there."""
+
+    paths: list[str]
+    unread: Unread
 
 
 def find_root(root: str, source: str, what: str) -> str:
@@ -22,24 +52,31 @@ def find_root(root: str, source: str, what: str) -> str:
     return root
 
 
-def list_folder(folder: str) -> tuple[list[str], list[str]]:
-    """Returns the names of the files and of the folders in ``folder``, without those to ignore, in no order."""
-    files: list[str] = []
-    folders: list[str] = []
+def list_folder(folder: str) -> Listing:
+    """Lists a folder, without what is to be ignored; raises UserError where it cannot be listed."""
+    listing = Listing([], [], [], [])
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name in _IGNORED:
+                name = entry.name
+                if name.startswith("."):
+                    is_folder = entry.is_dir()
+                    # macOS keeps what it knows of x.jpg in ._x.jpg on other disks.
+                    if name not in _HIDDEN_FOLDERS if is_folder else ending_of(name) in EXTENSIONS and name[1] != "_":
+                        listing.hidden.append(name)
+                elif name in _IGNORED:
                     continue
-                if entry.is_dir():
-                    folders.append(entry.name)
+                elif entry.is_dir():
+                    listing.folders.append(name)
                 elif entry.is_file():
-                    files.append(entry.name)
+                    listing.files.append(name)
+                else:
+                    listing.broken.append(name)
     except OSError as error:
         raise UserError(
             f"cannot list the folder {escaped(folder)} ({error.strerror}): check its permissions"
         ) from error
-    return files, folders
+    return listing
 
 
 def names_in(folder: str) -> list[str]:
@@ -52,14 +89,45 @@ def names_in(folder: str) -> list[str]:
 
 def scan(folder: str, nested: bool = True) -> list[str]:
     """Returns the paths of the files in ``folder``, sorted and relative to it; if ``nested``, of all below it."""
-    paths: list[str] = []
+    return sorted(os.path.join(prefix, name) for prefix, listing in _listings(folder, nested) for name in listing.files)
+
+
+def scan_images(folder: str, nested: bool = True) -> Images:
+    """Finds the images in ``folder``, and if ``nested`` below it. Files without a known ending are opened to tell."""
+    files, unread = [], Unread()
+    for prefix, listing in _listings(folder, nested):
+        files += [os.path.join(prefix, name) for name in listing.files]
+        unread.add_left_out(listing.broken, listing.hidden)
+    found = choose_images(folder, files)
+    found.unread.update(unread)
+    return found
+
+
+def choose_images(folder: str, paths: Sequence[str]) -> Images:
+    """Returns the images among files in ``folder``, and a count of the others."""
+    unknown = [path for path in paths if not is_known(path)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        opened = dict(
+            zip(unknown, pool.map(lambda path: holds_image(os.path.join(folder, path)), unknown), strict=True)
+        )
+    images, unread = [], Unread()
+    for path in paths:
+        if opened[path] if path in opened else is_image(path):
+            images.append(path)
+        else:
+            unread.add_file(path)
+    return Images(sorted(images), unread)
+
+
+def _listings(folder: str, nested: bool) -> Iterator[tuple[str, Listing]]:
+    """Lists ``folder``, and if ``nested`` all folders below it, each with its path relative to it."""
     pending = [""]
     linked = {os.path.realpath(folder)}
     while pending:
         prefix = pending.pop()
-        files, folders = list_folder(os.path.join(folder, prefix))
-        paths += [os.path.join(prefix, name) for name in files]
-        for path in [os.path.join(prefix, name) for name in folders] if nested else ():
+        listing = list_folder(os.path.join(folder, prefix))
+        yield prefix, listing
+        for path in [os.path.join(prefix, name) for name in listing.folders] if nested else ():
             if os.path.islink(os.path.join(folder, path)):
                 # Each target once: links may form a cycle.
                 target = os.path.realpath(os.path.join(folder, path))
@@ -67,17 +135,6 @@ def scan(folder: str, nested: bool = True) -> list[str]:
                     continue
                 linked.add(target)
             pending.append(path)
-    return sorted(paths)
-
-
-def is_image(path: str) -> bool:
-    """Whether a file's name ends as that of an image."""
-    return os.path.splitext(path)[1][1:].lower() in EXTENSIONS
-
-
-def scan_images(folder: str) -> list[str]:
-    """Returns the paths of all images below ``folder``, sorted and relative to it."""
-    return [path for path in scan(folder) if is_image(path)]
 
 
 def read_file(path: str) -> bytes:

@@ -15,16 +15,21 @@ from pvt_jax.errors import CorruptImageError, UserError
 
 # Values that a grey pixel of a PNG can have.
 _STORABLE = 1 << 16
-# Formats that are always lossless; TIFF and WebP files may be, without a mark of it.
-_LOSSLESS = ("PNG", "BMP")
+# Formats that are always lossless; WebP files may be, without a mark of it.
+_LOSSLESS = ("PNG", "BMP", "DIB", "GIF", "PPM")
+# TIFF says how it is compressed; in words of Pillow.
+_LOSSLESS_IN_TIFF = (
+    "raw", "packbits", "tiff_ccitt", "group3", "group4", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "lzma",
+    "zstd",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LabelEncoding:
     """How a data set's label maps encode classes.
 
-    Palette images are read as indices, never as colours. RGB images with three equal channels are grey images. Raises
-    UserError: settings that contradict each other or are out of range.
+    Palette images are read as indices, never as colours, but for GIF. RGB images with three equal channels are grey
+    images. Raises UserError: settings that contradict each other or are out of range.
 
     Attributes:
         num_classes: K, at most 255.
@@ -252,12 +257,13 @@ def _stored_values(data: bytes, name: str) -> tuple[np.ndarray, bool]:
     """Returns palette indices, grey levels or colours of a file, and whether they are not indices."""
     try:
         image = Image.open(io.BytesIO(data))
-        if image.format not in _LOSSLESS:
+        if image.format not in _LOSSLESS and image.info.get("compression") not in _LOSSLESS_IN_TIFF:
             raise UserError(
                 f"{name} is a {image.format} image, whose compression may change labels: save label maps as PNG"
             )
         image.load()
-        stored = np.asarray(image)
+        # Writers of GIF renumber palettes, each file's in its own way, so that its indices mean nothing.
+        stored = np.asarray(image.convert("RGB") if image.format == "GIF" else image)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # Pillow's plug-ins raise whatever the bytes provoke.
@@ -272,7 +278,7 @@ def _stored_values(data: bytes, name: str) -> tuple[np.ndarray, bool]:
     # Pillow stretches 2 and 4 bits to 0…255.
     if bits in (2, 4):
         stored = stored // np.uint8(255 // (2**bits - 1))
-    return stored, image.mode != "P"
+    return stored, image.mode != "P" or image.format == "GIF"
 
 
 def _grey_bits(data: bytes) -> int:

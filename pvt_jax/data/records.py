@@ -6,7 +6,7 @@ the data is from. What else a task needs of it is a protocol in the task's folde
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -55,6 +55,15 @@ class Source(Protocol):
 
     def name(self, index: int, /) -> str:
         """Returns what a person needs to find record ``index``: a path, or "cifar10/train record 17"."""
+        ...
+
+
+@runtime_checkable
+class HasNotes(Protocol):
+    """A source that has something to say of its data."""
+
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know, such as how many files are not read: a few words each."""
         ...
 
 

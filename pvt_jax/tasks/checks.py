@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.data.headers import THREADS
+from pvt_jax.data.records import HasNotes
 from pvt_jax.data.text import plural
 from pvt_jax.errors import CorruptImageError, UserError
 from pvt_jax.tasks.images import check_source_array
@@ -147,7 +148,8 @@ class DataChecks:
         """Checks one split; returns notes."""
         count = len(source)
         probes = np.unique(np.linspace(0, count - 1, min(self._probes, count)).astype(np.int64)).tolist()
-        suspects, notes = self.check_before_decoding(split, source, probes)
+        suspects, found = self.check_before_decoding(split, source, probes)
+        notes = [*(source.notes() if isinstance(source, HasNotes) else ()), *found]
         tried = sorted({*probes, *suspects})
         errors = [error for _, error in self.each(lambda index: self._probe(source, index), tried, split, "images")]
         others, more = self.check_rest(split, source, probes)

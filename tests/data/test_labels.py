@@ -205,8 +205,18 @@ class TestMessages:
 
     @pytest.mark.parametrize("form", ["JPEG", "WEBP", "TIFF"])
     def test_formats_with_loss(self, form):
-        line = message(LabelEncoding(4), file(Image.fromarray(SMALL), form))
+        line = message(LabelEncoding(4), file(Image.fromarray(SMALL), form, compression="jpeg"))
         assert f"is a {form} image, whose compression may change labels: save label maps as PNG" in line
+
+    @pytest.mark.parametrize(
+        ("form", "options"),
+        [("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("GIF", {}), ("PPM", {}), ("BMP", {})],
+    )
+    def test_formats_without_loss(self, form, options):
+        image = Image.fromarray(SMALL)
+        assert np.array_equal(
+            LabelEncoding(4).decode(file(image, form, **options), "x"), LabelEncoding(4).decode(file(image), "x")
+        )
 
     def test_undecodable(self):
         whole = file(Image.fromarray(np.random.default_rng(0).integers(0, 4, (64, 64), np.uint8)))

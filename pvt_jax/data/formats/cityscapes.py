@@ -6,7 +6,7 @@ Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding" (
 import os
 from dataclasses import replace
 
-from pvt_jax.data.files import find_root, scan_images
+from pvt_jax.data.files import find_root, scan
 from pvt_jax.data.formats.label_folder import LabelFolderSource, open_pairs
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
 from pvt_jax.data.formats.layouts import Layout, Tree, find_layout, no_layout, split_names
@@ -59,9 +59,9 @@ def open_cityscapes(request: Request) -> LabelFolderSource:
             "one folder and set data.root to it"
         )
         raise no_layout(tree, request, "images and label maps", _LAYOUTS, way_out)
-    is_mapped = not any(os.path.splitext(path)[0].endswith(_TRAIN_IDS) for path in scan_images(found[1]))
+    is_mapped = not any(os.path.splitext(path)[0].endswith(_TRAIN_IDS) for path in scan(found[1]))
     labels = cityscapes_labels(request.options, by_id=is_mapped)
-    return open_pairs(tree.root, found, labels, _IMAGE_SUFFIX, _IDS if is_mapped else _TRAIN_IDS)
+    return open_pairs(tree.root, found, labels, _IMAGE_SUFFIX, _IDS if is_mapped else _TRAIN_IDS, tell=False)
 
 
 def cityscapes_labels(options: LabelMapOptions, *, by_id: bool) -> LabelSet:

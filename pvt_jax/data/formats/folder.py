@@ -2,48 +2,83 @@
 
 import operator
 import os
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from pvt_jax.data.files import EXTENSIONS, find_root, is_image, list_folder, read_file, scan_images
-from pvt_jax.data.formats.layouts import Layout, Tree, find_layout, no_layout, split_names
+from pvt_jax.data.file_kinds import Unread
+from pvt_jax.data.files import choose_images, find_root, list_folder, read_file, scan_images
+from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_split, find_layout, no_layout, split_names
 from pvt_jax.data.headers import THREADS
 from pvt_jax.data.records import ClassificationRecord, Request
-from pvt_jax.data.text import did_you_mean, listed
+from pvt_jax.data.text import did_you_mean, escaped, listed, plural
 from pvt_jax.errors import UserError
 
+_ROOT = ("folder", "train/<class>/*.jpg and val/<class>/*.jpg")
 _LAYOUTS = (Layout("{split}"),)
+# Folders that hold the images, and the labels, of other tasks.
+_IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "data"))
+_LABEL_FOLDERS = frozenset(("labels", "masks", "annotations", "segmentationclass", "segmentationclasspng"))
+
+
+class _Scanned(NamedTuple):
+    """The images of a class: their paths in one byte string, the length of each, and what else its folder holds.
+
+    ``below`` is the first image if all are in further folders, else "".
+    """
+
+    paths: bytes
+    lengths: np.ndarray
+    unread: Unread
+    below: str
 
 
 class FolderSource:
     """The image files below ``folder/<class>/``, at any depth, ordered by class and then by path.
 
     Paths are kept as one byte string with the end of each, about 40 bytes an image, so that the 1.3 million of ImageNet
-    are cheap to hold and to send to workers. Files are neither opened nor measured while scanning. Classes in
-    ``class_names``, in the order of their labels, have no image where they have no folder. Raises UserError: a folder
-    that cannot be read, or a class folder without an image.
+    are cheap to hold and to send to workers. Files with a known ending are neither opened nor measured while scanning.
+
+    Args:
+        root: what ``str`` returns.
+        folder: of the class folders.
+        class_names: in the order of their labels; those that have no folder have no image.
+        notes: what is known of the folder.
+
+    Raises UserError: a folder that cannot be read, or a class folder without an image.
     """
 
-    def __init__(self, folder: str, class_names: Sequence[str]) -> None:
-        present = set(list_folder(folder)[1])
+    def __init__(self, root: str, folder: str, class_names: Sequence[str], notes: Sequence[str] = ()) -> None:
+        listing = list_folder(folder)
+        present = set(listing.folders)
         classes = [label for label, name in enumerate(class_names) if name in present]
         with ThreadPoolExecutor(THREADS) as pool:
             scanned = list(pool.map(_scan_class, [os.path.join(folder, class_names[label]) for label in classes]))
-        counts = [len(lengths) for _, lengths in scanned]
-        empty = [class_names[label] for label, count in zip(classes, counts, strict=True) if count == 0]
-        if empty:
+        counts = [len(one.lengths) for one in scanned]
+        unread = _unread_beside(folder)
+        for one in scanned:
+            unread.update(one.unread)
+        if empty := [class_names[label] for label, count in zip(classes, counts, strict=True) if count == 0]:
+            held = Unread()
+            for one in scanned:
+                if not len(one.lengths):
+                    held.update(one.unread)
             raise UserError(
-                f"{len(empty)} of {len(classes)} class folders in {folder} have no images "
-                f"({listed(sorted(EXTENSIONS))}): {listed(empty)}; add images or remove the folders"
+                escaped(
+                    f"{len(empty)} of {len(classes)} class folders in {folder} have no images: {listed(empty)}"
+                    f"{f' (they hold {held})' * bool(held)}; add images or remove the folders"
+                )
             )
-        self._folder = folder
+        self._root, self._folder = root, folder
         self.class_names = tuple(class_names)
         self._labels = np.repeat(np.asarray(classes, np.int32), counts)
-        self._paths = b"".join(paths for paths, _ in scanned)
-        self._ends = np.cumsum(np.concatenate([lengths for _, lengths in scanned]), dtype=np.int64)
+        self._paths = b"".join(one.paths for one in scanned)
+        self._ends = np.cumsum(np.concatenate([one.lengths for one in scanned]), dtype=np.int64)
+        self._notes = (*notes, *unread.note(len(self), folder), *self._on_classes(classes, scanned))
 
     @property
     def labels(self) -> np.ndarray:
@@ -64,60 +99,138 @@ class FolderSource:
         path = os.fsdecode(self._paths[start : int(self._ends[index])])
         return os.path.join(self._folder, self.class_names[self._labels[index]], path)
 
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the folders: files that are not read, and classes that look odd."""
+        return self._notes
+
     def __str__(self) -> str:
-        return os.path.dirname(self._folder)
+        return escaped(self._root)
+
+    def _on_classes(self, classes: Sequence[int], scanned: Sequence[_Scanned]) -> list[str]:
+        """Returns notes on classes without images, and on those that may be groups of classes."""
+        notes = []
+        if absent := [name for label, name in enumerate(self.class_names) if label not in set(classes)]:
+            notes.append(escaped(f"no images of {len(absent)} of {len(self.class_names)} classes, {listed(absent)}"))
+        names = [self.class_names[label] for label in classes]
+        if below := [os.path.join(name, one.below) for name, one in zip(names, scanned, strict=True) if one.below]:
+            first = escaped(os.path.dirname(below[0]))
+            notes.append(
+                f"{len(below)} of {plural(len(classes), 'class folder')} have their images in further folders, such as "
+                f"{first}, which are no classes of their own"
+            )
+        return notes
 
 
 def open_folder(request: Request) -> FolderSource:
     """Opens training or evaluation images; labels follow the sorted names of the training classes.
 
-    Raises UserError: a folder that is missing, empty, unreadable or laid out in another way.
+    Raises UserError: a folder that is missing, empty, unreadable or laid out in another way, or has one class alone.
     """
-    training = _find(replace(request, split="train"))
-    class_names = sorted(_class_folders(training))
+    root = find_root(request.root, *_ROOT)
+    request = replace(request, root=root)
+    training, class_names = _training(request)
     if request.split == "train":
-        return FolderSource(training, class_names)
-    folder = _find(request)
-    if unknown := sorted(set(_class_folders(folder)) - set(class_names)):
+        return FolderSource(root, training[0], class_names)
+    found = _find(request)
+    if unknown := sorted(set(_class_folders(found[0])) - set(class_names)):
         raise UserError(
-            f"{folder} has {len(unknown)} class folders that {os.path.basename(training)} has not: {listed(unknown)}"
-            f"{did_you_mean(unknown[0], class_names)}; both must name the same classes"
+            escaped(
+                f"{found[0]} has {plural(len(unknown), 'class folder')} that {os.path.basename(training[0])} has not: "
+                f"{listed(unknown)}{did_you_mean(unknown[0], class_names)}; both must name the same classes"
+            )
         )
-    return FolderSource(folder, class_names)
+    notes = about_split(found, request)
+    if os.path.samefile(found[0], training[0]):
+        notes.append(f"{escaped(found[0])} is the folder of the training data, too")
+    return FolderSource(root, found[0], class_names, notes)
 
 
-def list_classes(root: str) -> tuple[str, ...]:
-    """Returns the classes of ``root``: the sorted names of the folders in its training folder.
+def list_classes(request: Request) -> tuple[str, ...]:
+    """Returns the classes of a data set: the sorted names of the folders in its training folder.
 
     Raises UserError: as ``open_folder``.
     """
-    return tuple(sorted(_class_folders(_find(Request("train", root=root)))))
+    return tuple(_training(replace(request, root=find_root(request.root, *_ROOT)))[1])
 
 
-def _find(request: Request) -> str:
-    root = find_root(request.root, "folder", "train/<class>/*.jpg and val/<class>/*.jpg")
-    tree = Tree(root)
+def _training(request: Request) -> tuple[Found, list[str]]:
+    """Returns where the training data is, and its classes, sorted."""
+    request = replace(request, split="train")
+    found = _find(request)
+    names = sorted(_class_folders(found[0]))
+    kinds = [name.lower() for name in names]
+    if len(names) == 1:
+        raise _one_class(found, names[0], request)
+    if set(kinds) <= _IMAGE_FOLDERS | _LABEL_FOLDERS and not _LABEL_FOLDERS.isdisjoint(kinds):
+        raise UserError(
+            escaped(
+                f"{found[0]} holds {listed(names)}, which look like the images and labels of another task and not like "
+                f"classes: train a segmenter or a detector, or give the classes other names"
+            )
+        )
+    return found, names
+
+
+def _one_class(found: Found, name: str, request: Request) -> UserError:
+    """Returns the error for a data set of one class, which may be one folder too many above the classes."""
+    inside = os.path.join(found[0], name)
+    while len(below := list_folder(inside).folders) == 1:
+        inside = os.path.join(inside, below[0])
+    problem = f"{found[0]} has one class folder, {name}, and one class alone leaves nothing to learn"
+    if not below:
+        return UserError(escaped(f"{problem}: put images of other classes into folders beside it"))
+    deeper = os.path.relpath(inside, found[0])
+    keys = [("train", found)]
+    if evaluation := find_layout(Tree(request.root), _LAYOUTS, split_names(replace(request, split="eval"))):
+        keys += [("eval", evaluation)] * os.path.isdir(os.path.join(evaluation[0], deeper))
+    flags = [f"--config.data.{key}_split={shlex.quote(os.path.join(place.split, deeper))}" for key, place in keys]
+    return UserError(
+        escaped(f"{problem}: if the classes are {listed(sorted(below))} in {inside}, add {' '.join(flags)}")
+    )
+
+
+def _find(request: Request) -> Found:
+    tree = Tree(request.root)
     if found := find_layout(tree, _LAYOUTS, split_names(request)):
-        return found[0]
-    expected = [os.path.join(root, split, "<class>", "*.jpg") for split in ("train", "val")]
+        return found
+    expected = [os.path.join(tree.root, split, "<class>", "*.jpg") for split in ("train", "val")]
     way_out = f"put images into {' and '.join(expected)}, or set data.{request.split}_split"
     raise no_layout(tree, request, "images", _LAYOUTS, way_out)
 
 
 def _class_folders(folder: str) -> list[str]:
-    """Returns the names of the class folders in ``folder``; raises UserError when there are none."""
-    files, folders = list_folder(folder)
-    if not folders:
-        images = sum(map(is_image, files))
-        what = f"{images:,} images lie directly in it" if images else "it has no images either"
+    """Returns the names of the class folders in ``folder``; raises UserError where there is none, or a broken link."""
+    listing = list_folder(folder)
+    if links := sorted(name for name in listing.broken if "." not in name):
         raise UserError(
-            f"no class folders in {folder}: {what}; put the images of each class in a folder of its own, "
-            f"{os.path.join(folder, '<class>', '*.jpg')}"
+            escaped(
+                f"{len(links)} in {folder} are broken links, {listed(links)}: if these are classes, put their folders "
+                f"back; if not, remove the links"
+            )
         )
-    return folders
+    if not listing.folders:
+        beside = _unread_beside(folder)
+        what = f"it holds {beside}" if beside else "it has no images either"
+        raise UserError(
+            escaped(
+                f"no class folders in {folder}: {what}; put the images of each class in a folder of its own, "
+                f"{os.path.join(folder, '<class>', '*.jpg')}"
+            )
+        )
+    return listing.folders
 
 
-def _scan_class(folder: str) -> tuple[bytes, np.ndarray]:
-    """Lists the images below ``folder``, sorted: their relative paths in one byte string, and the length of each."""
-    encoded = [os.fsencode(path) for path in scan_images(folder)]
-    return b"".join(encoded), np.asarray([len(path) for path in encoded], np.int64)
+def _unread_beside(folder: str) -> Unread:
+    """Counts what is beside the class folders, where nothing is read."""
+    listing = list_folder(folder)
+    images, unread = choose_images(folder, listing.files)
+    unread.add("images in no class folder", len(images))
+    unread.add_left_out(listing.broken, listing.hidden)
+    return unread
+
+
+def _scan_class(folder: str) -> _Scanned:
+    images = scan_images(folder)
+    encoded = [os.fsencode(path) for path in images.paths]
+    below = images.paths[0] if images.paths and all(os.path.dirname(path) for path in images.paths) else ""
+    return _Scanned(b"".join(encoded), np.asarray([len(path) for path in encoded], np.int32), images.unread, below)

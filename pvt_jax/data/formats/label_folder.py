@@ -1,4 +1,4 @@
-"""Images and PNG label maps of the same stem in two parallel trees of folders, in the layouts of ``_LAYOUTS``.
+"""Images and label maps of the same stem in two parallel trees of folders, in the layouts of ``_LAYOUTS``.
 
 Where both splits are in the same folders, as in Pascal VOC, {split}.txt lists the stems of each.
 """
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pvt_jax.data.file_kinds import LOSSY, ending_of
 from pvt_jax.data.files import find_root, read_file
 from pvt_jax.data.formats.class_names import VOC_CLASSES
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
-from pvt_jax.data.formats.layouts import Found, Layout, Tree, find_layout, no_layout, split_names
+from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_split, find_layout, no_layout, split_names
 from pvt_jax.data.formats.pairs import Side, find_pairs
 from pvt_jax.data.headers import image_sizes
 from pvt_jax.data.options import LabelMapOptions
@@ -20,7 +21,6 @@ from pvt_jax.data.records import Request, SegmentationRecord
 from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
 
-_LOSSY = ("jpg", "jpeg", "webp")
 _LISTS = ("ImageSets/Segmentation/{split}.txt", "{split}.txt")
 # Folders of the images and of the label maps, and the list of stems where these are not split.
 _LAYOUTS = (
@@ -42,13 +42,20 @@ class LabelFolderSource:
         image_folder, label_folder: what the paths are relative to.
         pairs: the path of each image and of its label map.
         labels: their classes.
+        notes: what is known of the folders.
     """
 
     def __init__(
-        self, root: str, image_folder: str, label_folder: str, pairs: Sequence[tuple[str, str]], labels: LabelSet
+        self,
+        root: str,
+        image_folder: str,
+        label_folder: str,
+        pairs: Sequence[tuple[str, str]],
+        labels: LabelSet,
+        notes: Sequence[str] = (),
     ) -> None:
         self._root, self._image_folder, self._label_folder = root, image_folder, label_folder
-        self._pairs = tuple(pairs)
+        self._pairs, self._notes = tuple(pairs), tuple(notes)
         self._sizes: np.ndarray | None = None
         self.class_names, self.palette, self.encoding = labels.class_names, labels.palette, labels.encoding
 
@@ -69,6 +76,10 @@ class LabelFolderSource:
     def label_name(self, index: int) -> str:
         """Returns the path of its label map."""
         return escaped(self._paths(index)[1])
+
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the folders, such as files that are not read."""
+        return self._notes
 
     def sizes(self) -> np.ndarray:
         if self._sizes is None:
@@ -97,23 +108,36 @@ def open_label_folder(request: Request) -> LabelFolderSource:
     found = _find(root, request)
     is_voc = os.path.basename(found[1]).startswith("SegmentationClass") and options.num_classes == len(VOC_CLASSES)
     labels = find_labels(options, root, known_as="Pascal VOC", names=VOC_CLASSES if is_voc else ())
-    return open_pairs(root, found, labels, options.image_suffix, options.label_suffix)
+    return open_pairs(
+        root, found, labels, options.image_suffix, options.label_suffix, notes=about_split(found, request)
+    )
 
 
 def open_pairs(
-    root: str, found: Found, labels: LabelSet, image_suffix: str = "", label_suffix: str = ""
+    root: str,
+    found: Found,
+    labels: LabelSet,
+    image_suffix: str = "",
+    label_suffix: str = "",
+    *,
+    tell: bool = True,
+    notes: Sequence[str] = (),
 ) -> LabelFolderSource:
-    """Opens the pairs of files in a layout of two folders, and perhaps a list of stems."""
+    """Opens the pairs of files in a layout of two folders, and perhaps a list of stems.
+
+    Unless ``tell`` is False, what else is in the folders is noted, behind ``notes``.
+    """
     image_folder, label_folder, *stems = (places[0] for places in found.places)
     images = Side(image_folder, "images", "segmentation.image_suffix", image_suffix)
-    label_maps = Side(label_folder, "label maps", "segmentation.label_suffix", label_suffix)
-    pairs = find_pairs(images, label_maps, *stems)
-    if lossy := [path for _, path in pairs if path.rpartition(".")[2].lower() in _LOSSY]:
+    label_maps = Side(label_folder, "label maps", "segmentation.label_suffix", label_suffix, "PNG")
+    pairs, others = find_pairs(images, label_maps, *stems)
+    if lossy := [path for _, path in pairs if ending_of(path) in LOSSY]:
         raise UserError(
             f"{len(lossy):,} label maps in {escaped(label_folder)} are compressed with loss, such as "
             f"{escaped(lossy[0])}, which changes labels: save label maps as PNG"
         )
-    return LabelFolderSource(root, image_folder, label_folder, pairs, labels)
+    notes = [*notes, *others] if tell else notes
+    return LabelFolderSource(root, image_folder, label_folder, pairs, labels, notes)
 
 
 def _find(root: str, request: Request) -> Found:

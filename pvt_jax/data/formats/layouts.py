@@ -7,7 +7,8 @@ A format's layouts are rows of patterns, paths below the root of the data set. I
 - "*" at the start of the last part stands for any beginning of a file's name;
 - an extension, such as .json, says that it is a file; others are folders.
 
-Names spelled exactly so come first, then those in other upper and lower case.
+Names spelled exactly so come first, then those in other upper and lower case. Data for testing is evaluated on only
+where there is none for validation, in any layout and spelling.
 """
 
 import functools
@@ -26,6 +27,8 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train2017", "train", "trainval", "training"),
     "eval": ("val2017", "val", "valid", "validation", "test"),
 }
+# What is taken for lack of anything else.
+_LAST = "test"
 # Folders whose own folders are tried, too, where a data set may have been unpacked: listing many takes time.
 _MOST_OPENED = 50
 
@@ -37,6 +40,12 @@ class NoLayoutError(UserError):
 def split_names(request: Request) -> tuple[str, ...]:
     """Returns the names that the wanted split may have in the data set."""
     return (request.split_name,) if request.split_name else SPLIT_NAMES[request.split]
+
+
+def names_in_turn(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the names of a split in groups; where nothing has a name of the first one, the next is tried."""
+    first, last = ([name for name in names if (name == _LAST) == is_last] for is_last in (False, True))
+    return [tuple(some) for some in (first, last) if some]
 
 
 class Layout:
@@ -136,12 +145,19 @@ def find_layout(
         accepts: what else the format wants of it.
         cases: whether other upper and lower case counts, in this order.
     """
-    for any_case, layout in itertools.product(cases, layouts):
-        for name in names:
+    for some in names_in_turn(names):
+        for any_case, layout, name in itertools.product(cases, layouts, some):
             for places in layout.places(tree, name, any_case):
                 if accepts(found := Found(layout, name, places)):
                     return found
     return None
+
+
+def about_split(found: Found, request: Request) -> list[str]:
+    """Returns a note where data for testing is evaluated on for lack of any for validation; else none."""
+    if request.split_name or found.split != _LAST or request.split != "eval":
+        return []
+    return [f"'{_LAST}' is used, as there is no {' or '.join(SPLIT_NAMES['eval'][1:-1])}"]
 
 
 def no_layout(

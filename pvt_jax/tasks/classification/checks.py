@@ -1,7 +1,10 @@
 """What is checked of labels before the first step."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from pvt_jax.data.text import escaped_name
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.checks import Attempts, DataChecks, Suspects
 from pvt_jax.tasks.classification.source import ClassificationSource
@@ -9,6 +12,14 @@ from pvt_jax.tasks.classification.source import ClassificationSource
 
 class ClassificationChecks(DataChecks):
     """Checks that labels are classes: all where a source knows them, else those of the probed records."""
+
+    def check_classes(self, train: Sequence[str], evaluation: Sequence[str]) -> None:
+        super().check_classes(train, evaluation)
+        if len(train) == 1:
+            raise UserError(
+                f"the data set has one class, '{escaped_name(train[0])}', and one class alone leaves nothing to learn: "
+                f"add images of others, or choose another data set"
+            )
 
     def check_before_decoding(self, split: str, source: ClassificationSource, probes: list[int]) -> Suspects:
         if source.labels is not None:

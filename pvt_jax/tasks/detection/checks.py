@@ -40,7 +40,7 @@ class DetectionChecks(DataChecks):
             _check_have_masks(split, source)
         no_images = set(np.flatnonzero(~np.all(source.sizes(), axis=1)).tolist())
         others, notes = self._check_sizes(split, source, range(len(source)) if self.check == "all" else probes)
-        return no_images | others, [*source.notes(), *notes]
+        return no_images | others, notes
 
     def check_rest(self, split: str, source: DetectionSource, probes: list[int]) -> Attempts:
         if not any(len(source.objects(index)) for index in probes) and not source.counts().any():

@@ -211,15 +211,21 @@ class TestRefused:
         line = message(root)
         assert f"2 XML files have no image in {root / 'train'}, the first is 0.xml, of image '0.jpg'" in line
 
-    @pytest.mark.parametrize("ending,named", [("gif", "0.gif"), ("TIF", "0.jpg"), ("tiff", "")])
+    @pytest.mark.parametrize("ending,named", [("heic", "0.heic"), ("NEF", "0.jpg"), ("psd", "")])
     def test_images_of_a_format_that_is_not_read(self, root, ending, named):
         os.rename(root / "train/0.jpg", root / f"train/0.{ending}")
         path = root / "train/0.xml"
         path.write_bytes(path.read_bytes().replace(b"0.jpg", named.encode()))
         assert message(root) == (
             f"{root / 'train'}: 1 XML files are of images in {root / 'train'} whose format is not read, the first is "
-            f"0.xml, of image '0.{ending}': convert them to one of bmp, jpeg, jpg, png, webp"
+            f"0.xml, of image '0.{ending}': convert them to JPEG or PNG"
         )
+
+    @pytest.mark.parametrize("ending", [".jfif", ".TIF", ""])
+    def test_images_are_known_by_their_content(self, root, ending):
+        os.rename(root / "train/0.jpg", root / f"train/0{ending}")
+        source = opened(root)
+        assert source.name(0) == str(root / f"train/0{ending}") and len(source) == 2
 
     def test_no_object_at_all(self, root):
         for number in (0, 1):

@@ -10,7 +10,8 @@ A stem may be a path, s/x of Annotations/s/x.xml, as CVAT exports it.
 import os
 from collections.abc import Collection, Sequence
 
-from pvt_jax.data.files import EXTENSIONS, scan
+from pvt_jax.data.file_kinds import EXTENSIONS, UNREAD
+from pvt_jax.data.files import scan
 from pvt_jax.data.formats.layouts import Found, Layout, NoLayoutError, Tree, find_layout, no_layout, split_names
 from pvt_jax.data.formats.split_lists import SplitList
 from pvt_jax.data.options import ObjectOptions
@@ -18,8 +19,6 @@ from pvt_jax.data.records import Request
 from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
 
-# Extensions of image formats that are not read.
-UNREAD = frozenset(("avif", "gif", "heic", "heif", "jfif", "jp2", "jpe", "pbm", "pgm", "ppm", "tga", "tif", "tiff"))
 # "*" stands for the name of a class.
 _LISTS = ("ImageSets/Main/{split}.txt", "ImageSets/Main/*_{split}.txt", "{split}.txt")
 # Folders of the XML files and of the images, and the list of stems where these are not split.
@@ -95,7 +94,7 @@ def read_lists(found: Found, known: Collection[str]) -> tuple[list[str], int]:
     stems: dict[str, None] = {}
     repeated = 0
     for path in lists:
-        read = SplitList(path, known, found[1], EXTENSIONS | UNREAD | {"xml"}, label_first=of_classes)
+        read = SplitList(path, known, found[1], EXTENSIONS | UNREAD.keys() | {"xml"}, label_first=of_classes)
         if missing := read.unknown:
             way_out = "add them, or correct the list"
             if missing[0].split()[0] in known:

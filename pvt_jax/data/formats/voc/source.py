@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pvt_jax.data.files import EXTENSIONS, find_root, read_file, scan
+from pvt_jax.data.file_kinds import UNREAD, ending_of, stem_of
+from pvt_jax.data.files import choose_images, find_root, read_file, scan
 from pvt_jax.data.formats.class_names import VOC_CLASSES, check_classes, names_file, read_names
 from pvt_jax.data.formats.object_table import FilesSource, RawObjects, select, tabulate
 from pvt_jax.data.formats.problems import Problems
-from pvt_jax.data.formats.voc.layout import UNREAD, find_folders, read_lists, with_extension
+from pvt_jax.data.formats.voc.layout import find_folders, read_lists, with_extension
 from pvt_jax.data.formats.voc.xml_file import CORNERS, XmlFile, read_xml
 from pvt_jax.data.headers import THREADS, fill_in_sizes
 from pvt_jax.data.options import ObjectOptions
@@ -208,7 +209,7 @@ class _Images:
 
     def __init__(self, folder: str, paths: Sequence[str]) -> None:
         self.folder = folder
-        self.files = frozenset(with_extension(paths, EXTENSIONS))
+        self.files = frozenset(choose_images(folder, paths).paths)
         self.by_stem: dict[str, list[str]] = {}
         for path in sorted(self.files):
             self.by_stem.setdefault(_stem(path), []).append(path)
@@ -227,7 +228,7 @@ class _Images:
         """Describes a missing image: what is wrong, the way out, and which image is meant."""
         if unread := [self._unread[path] for path in (stem, *_places(stem, named)) if path in self._unread]:
             what = f"XML files are of images in {self.folder} whose format is not read"
-            return what, f"convert them to one of {', '.join(sorted(EXTENSIONS))}", unread[0]
+            return what, UNREAD[ending_of(unread[0])].format(formats="JPEG or PNG"), unread[0]
         what, way_out = f"XML files have no image in {self.folder}", "fetch the images, or remove the XML files"
         return what, way_out, escaped_name(os.path.basename(named)) or stem
 
@@ -239,4 +240,4 @@ def _places(stem: str, named: str) -> list[str]:
 
 
 def _stem(path: str) -> str:
-    return os.path.splitext(path)[0]
+    return stem_of(path)
