@@ -38,8 +38,9 @@ class DataDescription:
     category_ids: tuple[int, ...] | None = None
 
     def to_json(self) -> str:
-        """As JSON text, which ``from_json`` reads."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        """As JSON text with an entry a line, which ``from_json`` reads."""
+        lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(self).items()]
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> "DataDescription":
@@ -48,6 +49,8 @@ class DataDescription:
         Raises ValueError, KeyError or TypeError: the text is something else.
         """
         read: dict[str, Any] = json.loads(text)
+        if not isinstance(read["class_names"], list):
+            raise TypeError("class_names is no list")
         splits = {name: SplitDescription(int(read[name]["records"]), str(read[name]["source"])) for name in _SPLITS}
         palette, ids = read.get("palette"), read.get("category_ids")
         return cls(
@@ -64,20 +67,23 @@ _SPLITS = {"train": "training", "eval": "evaluation"}
 
 
 def difference_of_classes(before: Sequence[str], now: Sequence[str]) -> str:
-    """What differs between the classes of a run and those of the data, with both lists; "" if nothing does.
+    """What differs between the classes that a run learned and those of the data, with both lists; "" if nothing does.
 
     Names count as equal in both ways of writing accents, of which macOS and Linux use one each.
     """
     old, new = (tuple(unicodedata.normalize("NFC", name) for name in names) for names in (before, now))
     if old == new:
         return ""
-    gone, added = [name for name in old if name not in new], [name for name in new if name not in old]
-    what = "; ".join(f"{_listed(names, 4)} {verb}" for names, verb in ((gone, "gone"), (added, "added")) if names)
+    kinds = (
+        ("gone", [name for name in old if name not in new]),
+        ("added", [name for name in new if name not in old]),
+    )
+    what = [f"{verb}: {_listed(names, 4)}" for verb, names in kinds if names] or ["the same in another order"]
     moved = [label for label in range(min(len(old), len(new))) if old[label] != new[label]]
-    changes = listed([f"{label} {escaped_name(old[label])} → {escaped_name(new[label])}" for label in moved], 3)
+    changes = [f"label {label} was '{escaped_name(old[label])}' and is '{escaped_name(new[label])}'" for label in moved]
     return (
-        f"it learned {plural(len(old), 'class', 'es')} ({_listed(old)}), the data has {len(new):,} ({_listed(new)}): "
-        + "; ".join(filter(None, (what or "the same in another order", f"label {changes}" * bool(moved))))
+        f"it learned {plural(len(old), 'class', 'es')} ({_listed(old)}), the data has {len(new):,} ({_listed(new)}); "
+        + "; ".join([*what, *([listed(changes, 2)] if moved else [])])
     )
 
 

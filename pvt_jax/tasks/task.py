@@ -106,7 +106,8 @@ class Task(abc.ABC, Generic[Config]):
         return DataDescription(
             task=self._config.task,
             format=self._config.data.source,
-            class_names=tuple(map(str, self.train_source.class_names)),
+            # A task of numbers, as depth, has no classes.
+            class_names=tuple(map(str, getattr(self.train_source, "class_names", ()))),
             train=SplitDescription(len(self.train_source), str(self.train_source)),
             eval=SplitDescription(len(self.eval_source), str(self.eval_source)),
         )

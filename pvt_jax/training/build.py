@@ -13,13 +13,13 @@ import optax
 from jax.sharding import Mesh
 
 from pvt_jax.compilation import compiler_options
-from pvt_jax.data.description import DataDescription
+from pvt_jax.data.description import DataDescription, difference_of_classes
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.task import Task
 from pvt_jax.training import optimizer as optimizers
-from pvt_jax.training import sharding
+from pvt_jax.training import sharding, workdir
 from pvt_jax.training.lengths import Lengths, schedule_of
 from pvt_jax.training.resume import Past
 from pvt_jax.training.state import TrainState
@@ -129,6 +129,8 @@ def build(
     description = task.describe_data()
     if past is not None:
         past.check_classes(description)
+    if initial is not None:
+        initial = _compared(initial, config, description, training)
     data = task.validate_data(say)
 
     lengths = Lengths.of(config, len(task.train_source))
@@ -164,6 +166,25 @@ def read_initial(config: TaskConfig, task: Task) -> Initial:
     )
     # Kept on the host: the parameters may be too large for one device.
     return Initial(jax.tree.map(np.asarray, variables), report.summary())
+
+
+def _compared(initial: Initial, config: TaskConfig, data: DataDescription, training: bool) -> Initial:
+    """``initial``, with a word on classes that its run knew by other names, or in another order, in its report.
+
+    Raises UserError: they are to be evaluated, where the labels would be wrong.
+    """
+    theirs = workdir.data_of_weights(config.init.checkpoint) if config.init.checkpoint else None
+    # Another number has no part in it: that classifier is replaced.
+    if theirs is None or theirs.task != config.task or len(theirs.class_names) != len(data.class_names):
+        return initial
+    what = difference_of_classes(theirs.class_names, data.class_names)
+    if what and not training:
+        raise UserError(
+            f"the data has other classes than the run of init.checkpoint, {config.init.checkpoint}: {what}. Give data "
+            "with its classes in their order"
+        )
+    note = f"{initial.report}; init.checkpoint is of a run with other classes: {what}"
+    return Initial(initial.variables, note) if what else initial
 
 
 def _create_state(

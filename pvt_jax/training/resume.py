@@ -28,11 +28,10 @@ class Past:
     def check_classes(self, now: DataDescription) -> None:
         """Raises UserError unless the data still has the classes of the run, in their order."""
         if self.data and (what := difference_of_classes(self.data.class_names, now.class_names)):
-            raise UserError(
-                f"the data has other classes than the run in {self.workdir}: {what}. Give the data of that run, or "
-                f"another --workdir; if classes were only renamed, and each label means what it did, remove "
-                f"{self.workdir / 'data.json'}"
-            )
+            way_out = "Give the data of that run, or another --workdir"
+            if len(self.data.class_names) == len(now.class_names) and {*self.data.class_names} != {*now.class_names}:
+                way_out += f"; if each label still means what it did, remove {self.workdir / 'data.json'}"
+            raise UserError(f"the data has other classes than the run in {self.workdir}: {what}. {way_out}")
 
     def check_length(self, config: TaskConfig, now: Lengths, examples: int) -> None:
         """Raises UserError if ``config`` asks for a shorter run than this was; ``examples`` are those of the data."""
@@ -56,11 +55,13 @@ class Past:
         if (before.total, before.warmup, before.drops) == (now.total, now.warmup, now.drops):
             return ""
         old, new = (float(schedule_of(config, lengths)[1](step)) for lengths in (before, now))
-        rate = f"goes from {old:.3g} to {new:.3g}" if abs(old - new) > 1e-6 * max(old, new) else f"stays {new:.3g}"
-        return (
-            f"the run is {now.total:,} steps long now and was {before.total:,}: schedule {config.optimizer.schedule} "
-            f"is computed anew for all of them, and after step {step:,} the learning rate {rate}"
-        )
+        effect = f"after step {step:,} the learning rate stays {new:.3g}"
+        if abs(old - new) > 1e-6 * max(old, new):
+            effect = (
+                f"schedule {config.optimizer.schedule} is computed anew for all of them, so that after step {step:,} "
+                f"the learning rate goes from {old:.3g} to {new:.3g}"
+            )
+        return f"the run is {now.total:,} steps long now and was {before.total:,}: {effect}"
 
     def _asked(self, config: TaskConfig) -> dict[str, Any]:
         """What the run was asked for, where ``config`` asks for something else."""

@@ -93,6 +93,17 @@ def read_data(workdir: Path) -> DataDescription | None:
         ) from error
 
 
+def data_of_weights(checkpoint: str) -> DataDescription | None:
+    """``read_data`` of the workdir whose weights ``init.checkpoint`` names, by itself, its checkpoints or a step."""
+    path = Path(checkpoint)
+    folders = {
+        path: True,
+        path.parent: path.name == "checkpoints",
+        path.parent.parent: path.parent.name == "checkpoints",
+    }
+    return next((read_data(folder) for folder, may_be in folders.items() if may_be and (folder / DATA).is_file()), None)
+
+
 def read_config(workdir: Path) -> dict:
     """The config that the run in ``workdir`` was started with, as plain dicts."""
     path = workdir / "config.json"
