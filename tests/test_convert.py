@@ -29,11 +29,11 @@ FLAGS = {"pvt": PVT, "resnet basic": RESNET, "vit": VIT}
 
 
 def tensors_of(family):
-    """A state dict with numbers that arithmetic would change: NaNs with payloads, signalling ones, and -0.0."""
+    """A state dict with numbers that arithmetic would change: the largest, a subnormal one, and -0.0."""
     tensors = state_dicts.weights(state_dicts.shapes(family))
     for tensor in tensors.values():
         if tensor.dtype == np.float32 and tensor.size > 4:
-            tensor.view(np.uint32).flat[:4] = (0x7FC12345, 0x7F812345, 0xFFC00001, 0x80000000)
+            tensor.view(np.uint32).flat[:4] = (0x7F7FFFFF, 0xFF7FFFFF, 0x00012345, 0x80000000)
     return tensors
 
 
@@ -199,7 +199,7 @@ def test_a_dense_model_there_and_back_bit_for_bit(family, head, tmp_path, capfd)
     tensors = dense_toys.weights(family, head)
     for tensor in tensors.values():
         if tensor.dtype == np.float32 and tensor.size > 4:
-            tensor.view(np.uint32).flat[:4] = (0x7FC12345, 0x7F812345, 0xFFC00001, 0x80000000)
+            tensor.view(np.uint32).flat[:4] = (0x7F7FFFFF, 0xFF7FFFFF, 0x00012345, 0x80000000)
     converted(write_torch(tmp_path / "w.pth", tensors), tmp_path / "orbax", *DENSE[family, head])
     config = json.loads((tmp_path / "orbax" / "config.json").read_text())
     assert config["task"] == "segmentation" and config["head"] == {"name": head, **dense_toys.SETTINGS[head][0]}
@@ -276,7 +276,7 @@ def test_a_detector_there_and_back_bit_for_bit(head, flags, tmp_path):
     tensors = dense_toys.weights("pvt", head)
     for tensor in tensors.values():
         if tensor.size > 4:
-            tensor.view(np.uint32).flat[:4] = (0x7FC12345, 0x7F812345, 0xFFC00001, 0x80000000)
+            tensor.view(np.uint32).flat[:4] = (0x7F7FFFFF, 0xFF7FFFFF, 0x00012345, 0x80000000)
     saved = {name: torch_files.tensor(tensor) for name, tensor in tensors.items()}
     source = tmp_path / "w.pth"
     source.write_bytes(torch_files.zip_bytes({"meta": {"epoch": 12}, "state_dict": saved, "optimizer": {}}))

@@ -64,8 +64,12 @@ class TransformOptions(Options):
 class BatchTransformOptions(Options):
     """What the jitted step does to a whole batch."""
 
-    mean: tuple[float, float, float] = key((123.675, 116.28, 103.53), "Mean of each channel, in 0..255.", at_least=0)
-    std: tuple[float, float, float] = key((58.395, 57.12, 57.375), "Deviation of each channel, in 0..255.", above=0)
+    mean: tuple[float, float, float] = key(
+        (123.675, 116.28, 103.53), "Mean of each channel, in 0..255.", at_least=0, at_most=255
+    )
+    std: tuple[float, float, float] = key(
+        (58.395, 57.12, 57.375), "Deviation of each channel, in 0..255.", above=0, at_most=255
+    )
 
 
 @dataclass(frozen=True)

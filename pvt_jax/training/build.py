@@ -18,13 +18,15 @@ from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.task import Task
+from pvt_jax.training import distributed, plausible, sharding, workdir
 from pvt_jax.training import optimizer as optimizers
-from pvt_jax.training import sharding, workdir
 from pvt_jax.training.lengths import Lengths, schedule_of
 from pvt_jax.training.resume import Past
 from pvt_jax.training.state import TrainState
 from pvt_jax.training.store import CheckpointStore
+from pvt_jax.weights import names
 from pvt_jax.weights.load import read_variables
+from pvt_jax.weights.report import not_finite, not_finite_refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,7 @@ class Run:
       learning_rate: by step; its highest is ``peak_learning_rate``.
       abstract: the state, with ``jax.ShapeDtypeStruct`` and a sharding at each leaf.
       initial: None for a run that resumes.
+      notes: lines on what is odd in the config.
     """
 
     config: TaskConfig
@@ -58,6 +61,7 @@ class Run:
     optimizer: optax.GradientTransformation
     abstract: TrainState
     initial: Initial | None
+    notes: tuple[str, ...] = ()
 
     @property
     def state_sharding(self) -> Any:
@@ -76,10 +80,16 @@ class Run:
         )
 
     def restore(self, store: CheckpointStore, step: int | None = None) -> TrainState | None:
-        """The state of the newest whole checkpoint, or of ``step``, on this mesh; None if there is none."""
+        """The state of the newest whole checkpoint, or of ``step``, on this mesh; None if there is none.
+
+        Raises UserError: it does not fit, or its weights have NaN or infinity.
+        """
         found = store.restore(self.abstract.to_items(), step)
         if found is None:
             return None
+        weights = {name: tree for name, tree in found[1].items() if name != "opt_state"}
+        if broken := not_finite({path: distributed.whole(leaf) for path, leaf in names.flatten(weights).items()}):
+            raise UserError(not_finite_refusal(f"checkpoint {store.directory / str(found[0])}", broken))
         state = self.abstract.from_items(*found)
         return state.replace(step=jax.device_put(state.step, sharding.replicated(self.mesh)))
 
@@ -120,6 +130,7 @@ def build(
       training: whether batches have to be shared equally by the devices.
       say: takes lines on the progress of checking the data.
     """
+    notes = plausible.check_config(config, refuse=not resumes)
     task = TASKS[config.task].make(config)
     mesh = sharding.make_mesh(config.mesh.fsdp)
     if training:
@@ -135,6 +146,8 @@ def build(
 
     lengths = Lengths.of(config, len(task.train_source))
     peak, learning_rate = schedule_of(config, lengths)
+    if training:
+        notes += plausible.check_schedule(config, lengths, peak, len(task.train_source))
     optimizer = optimizers.adamw(learning_rate, config.optimizer)
     abstract = jax.eval_shape(partial(_create_state, config, task, optimizer), variables)
     abstract = jax.tree.map(
@@ -142,7 +155,9 @@ def build(
         abstract,
         sharding.state_sharding(abstract, mesh),
     )
-    return Run(config, task, mesh, data, description, lengths, peak, learning_rate, optimizer, abstract, initial)
+    return Run(
+        config, task, mesh, data, description, lengths, peak, learning_rate, optimizer, abstract, initial, tuple(notes)
+    )
 
 
 def read_initial(config: TaskConfig, task: Task) -> Initial:

@@ -55,6 +55,13 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def whole(array: jax.Array) -> np.ndarray:
+    """The numbers of an array on every process, however it is sharded; all must call it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
 def gather(data: bytes) -> list[bytes]:
     """What every process passes, in their order, on every process; all must call it."""
     lengths = np.asarray(multihost_utils.process_allgather(np.array(len(data)))).reshape(-1)

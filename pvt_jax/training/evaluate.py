@@ -67,6 +67,8 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
         assert run.initial is not None
         # A classifier that was replaced explains a bad number.
         say(run.initial.report)
+        for note in run.notes:
+            say(f"note: {note}")
         return Result(0, _metrics_of(run, run.first_state(run.initial), directory))
     workdir.read_config(directory)
     workdir.check(directory, config, only=_COMPARED)

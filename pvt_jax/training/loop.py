@@ -148,6 +148,8 @@ class _Trainer:
             f"{self.run.peak_learning_rate:.3g} ({config.optimizer.learning_rate:g} at "
             f"{config.optimizer.base_batch_size}), {total} steps"
         )
+        for note in self.run.notes:
+            self.display.say(f"note: {note}")
         if self.step:
             unread = "; init.checkpoint is not read again" if config.init.checkpoint else ""
             self.display.say(f"resuming after step {self.step}{unread}")

@@ -73,7 +73,7 @@ class OptimizerOptions(Options):
     base_batch_size: int = key(1024, "Global batch size of the recipe.", above=0)
     b1: float = key(0.9, "Decay of the first moment.", at_least=0, below=1)
     b2: float = key(0.999, "Decay of the second moment.", at_least=0, below=1)
-    eps: float = key(1e-8, "Added to the root of the second moment.")
+    eps: float = key(1e-8, "Added to the root of the second moment.", above=0)
     weight_decay: float = key(0.05, "Decoupled weight decay.", at_least=0)
     decayed: Literal["matrices", "all_but_norms", "all"] = key(
         "matrices", "Parameters that decay; matrices leaves out biases, norms and class tokens."
@@ -86,7 +86,7 @@ class OptimizerOptions(Options):
     power: float = key(1.0, "Exponent of schedule poly.", above=0)
     drop_epochs: tuple[float, ...] = key((), "Epochs at whose end schedule step drops the learning rate.", above=0)
     drop_steps: tuple[int, ...] = key((), "The same in steps, in place of drop_epochs.", above=0)
-    drop_factor: float = key(0.1, "Factor of each drop.", above=0)
+    drop_factor: float = key(0.1, "Factor of each drop.", above=0, at_most=1)
     warmup_epochs: float = key(5.0, "Length of the linear warm-up.", at_least=0)
     warmup_steps: int | None = key(None, "Length of the warm-up in steps, in place of warmup_epochs.", at_least=0)
     warmup_learning_rate: float = key(1e-6, "Learning rate at the first step.", at_least=0)

@@ -21,7 +21,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.weight_names import Naming
 from pvt_jax.weights import names, readings, signatures
 from pvt_jax.weights.position_tables import resize_tables
-from pvt_jax.weights.report import LoadReport, few, refusal, shapes_lines
+from pvt_jax.weights.report import LoadReport, few, not_finite, not_finite_refusal, refusal, shapes_lines
 
 # A backbone's own classifier; those of heads are in their rows. If the first has another shape, all are replaced.
 _CLASSIFIER = ("params/head/linear/kernel", "params/head/linear/bias")
@@ -55,7 +55,7 @@ def merge(
       The leaves, float32 (counts int32), without those to be initialised; and the report.
 
     Raises:
-      UserError: something does not match and is not among the exceptions.
+      UserError: something does not match and is not among the exceptions, or a number is NaN or infinite.
     """
     wanted: dict[str, Any] = names.flatten(expected)
     kind = names.kind_of(wanted)
@@ -104,6 +104,10 @@ def merge(
     }
     if any(problems.values()):
         raise UserError(refusal(source, problems, tensors, wanted, native, distilled))
+    if not_finite(matched.leaves):
+        unused = {*found.unexpected, *found.ignored}
+        used = {name: tensor for name, tensor in tensors.items() if name not in unused}
+        raise UserError(not_finite_refusal(source, not_finite(used)))
     return matched.leaves, report
 
 

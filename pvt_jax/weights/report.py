@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from pvt_jax.weights import names, readings, signatures
@@ -88,6 +89,24 @@ class LoadReport:
         modules = dict.fromkeys(_last(path).rpartition("/")[0] for path, _, _ in self.replaced)
         started = "a new classifier" if len(modules) == 1 else f"new {', '.join(modules)}"
         return f"{started}, randomly initialised, for other {what} ({shapes})"
+
+
+def not_finite(leaves: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of arrays with NaN or infinity, each with how many of its numbers are."""
+    found = []
+    for name, leaf in leaves.items():
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not (finite := np.isfinite(leaf)).all():
+            found.append(f"{name} ({leaf.size - np.count_nonzero(finite):,} of {leaf.size:,} numbers)")
+    return found
+
+
+def not_finite_refusal(source: str, found: Sequence[str]) -> str:
+    """Why weights with the arrays ``found`` are refused, and the way out, in one line."""
+    where = f"{len(found)} tensor{'s' * (len(found) != 1)}: {few(found)}"
+    return (
+        f"{source} has NaN or infinity in {where}. The run that wrote it diverged, or its numbers overflowed in half "
+        "precision: use an earlier checkpoint of it, or other weights"
+    )
 
 
 def shapes_lines(problems: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> list[str]:

@@ -157,11 +157,36 @@ def test_two_copies_of_a_model():
 def test_numbers_too_large_for_float32(name, path):
     tensors = tensors_of("vit")
     tensors[name] = tensors[name].astype(np.float64)
-    tensors[name].flat[-1] = np.inf
-    assert np.isinf(merged(tensors, "vit")[0][f"params/{path}"]).sum() == 1
     tensors[name].flat[-2] = 1e300
     for changes in ({}, {"image_size": 128}):
         assert f"1 with numbers too large for float32: params/{path}." in refused(tensors, "vit", changes)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e5m2])
+def test_weights_with_nan_or_infinity_are_refused_by_name(dtype):
+    tensors = {name: tensor.astype(dtype) for name, tensor in tensors_of("pvt").items()}
+    merged(tensors)
+    tensors["block3.0.mlp.fc1.weight"][0, :3] = np.inf, -np.inf, np.nan
+    tensors["pos_embed2"][0, 0, 0] = np.nan  # Resizing spreads it.
+    for changes in ({}, {"image_size": 128}):
+        assert refused(tensors, changes=changes).startswith(
+            "w.pth has NaN or infinity in 2 tensors: pos_embed2 (1 of 1,024 numbers), block3.0.mlp.fc1.weight (3 of "
+        )
+    assert refused(tensors).endswith("use an earlier checkpoint of it, or other weights")
+    del tensors["block3.0.mlp.fc1.weight"]
+    assert "1 tensor: pos_embed2 (1" in refused(tensors, allow_missing=("stage3/block0/mlp/fc1/kernel",))
+
+
+def test_nan_in_a_tree_is_refused_and_where_nothing_reads_it_is_not():
+    tree = {path: np.zeros(x.shape, x.dtype) for path, x in names.flatten(_expected("resnet basic")).items()}
+    tree["batch_stats/stem/norm/var"][:2] = np.inf
+    line = refused(tree, "resnet basic", native=True)
+    assert line.startswith("w.pth has NaN or infinity in 1 tensor: batch_stats/stem/norm/var (2 of 8 numbers). The run")
+    tensors = tensors_of()
+    tensors["head.weight"][:] = tensors["head.bias"][:] = np.nan
+    merged(tensors, changes={"num_classes": 7})
+    tensors["other"] = np.float32([np.nan])
+    merged(tensors, changes={"num_classes": 7}, allow_unexpected=("other",))
 
 
 def test_half_of_a_tensor_is_none():

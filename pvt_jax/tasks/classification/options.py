@@ -19,7 +19,10 @@ class ImageTransformOptions(TransformOptions):
     pad: int = key(0, "Pixels of zero padding on each side.", at_least=0)
     policy: str = key("", "RandAugment, as rand-m9-mstd0.5-inc1; empty for none.")
     eval_crop_fraction: float = key(
-        224 / 256, "Share of the resized shorter side that the centre crop of the evaluation keeps."
+        224 / 256,
+        "Share of the resized shorter side that the centre crop of the evaluation keeps.",
+        above=0,
+        at_most=1,
     )
 
 
@@ -31,7 +34,7 @@ class MixOptions(BatchTransformOptions):
     cutmix_alpha: float = key(0.0, "Parameter of CutMix's Beta distribution; 0 is off.", at_least=0)
     mix_probability: float = key(1.0, "Probability that a batch is mixed.", at_least=0, at_most=1)
     switch_probability: float = key(0.5, "Probability of CutMix where both are on.", at_least=0, at_most=1)
-    label_smoothing: float = key(0.0, "Share of the target spread over all classes.", at_least=0, at_most=1)
+    label_smoothing: float = key(0.0, "Share of the target spread over all classes.", at_least=0, below=1)
     erase_probability: float = key(0.0, "Probability that a rectangle of an image is erased.", at_least=0, at_most=1)
 
 
