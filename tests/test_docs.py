@@ -24,6 +24,7 @@ import pvt_jax
 from pvt_jax import config as config_lib
 from pvt_jax import convert, main, summary, trace
 from pvt_jax.backbones import cost
+from pvt_jax.data.formats.coco.json_file import read_coco
 from pvt_jax.weights import names as names_lib
 from pvt_jax.weights.files import write_safetensors
 from pvt_jax.weights.known import KNOWN
@@ -68,11 +69,12 @@ WITH_ORBAX = python_block("saved = ocp.load_checkpointables(path)")
 ELSEWHERE = python_block("SingleDeviceSharding")
 WITH_NNX = python_block("nnx.bridge.ToNNX")
 TRAINING = python_block("loop.train(")
+TABLE_OF_BOXES = python_block("csv.DictReader")
 
 
 def test_no_python_block_is_forgotten():
     known = {SEGMENTATION, DETECTION, PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX}
-    assert {*run_blocks()} == known | {TRAINING}
+    assert {*run_blocks()} == known | {TRAINING, TABLE_OF_BOXES}
 
 
 # Run after the blocks, in the same process: the same random images through all of them, and what they showed.
@@ -178,6 +180,17 @@ def test_pre_trained_weights_load_by_name_without_a_network_once_they_are_there(
     assert found["head"]["linear"]["kernel"].shape == (256, 10)
     del found["head"], expected["head"]
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_table_of_boxes_becomes_a_file_that_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = ["filename,class,xmin,ymin,xmax,ymax", "b.jpg,dog,1,2,11,22", "a.jpg,cat,0,0,5,6", "b.jpg,cat,3,3,9,8"]
+    Path("train.csv").write_text("\r\n".join(rows), "utf-8-sig")
+    exec(TABLE_OF_BOXES, {})
+    file = read_coco("train.json", with_masks=False)
+    assert file.image_files == ["b.jpg", "a.jpg"] and file.owners.tolist() == [0, 1, 0]
+    assert [name for _, name, _ in file.categories] == ["dog", "cat"] and file.category_ids.tolist() == [0, 1, 1]
+    assert file.boxes.tolist() == [[1, 2, 10, 20], [0, 0, 5, 6], [3, 3, 6, 5]]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pvt_jax.data.files import list_folder
+from pvt_jax.data.formats.tools import known_tool
 from pvt_jax.data.records import SPLIT_WORDS, Request, Split
 from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
@@ -194,6 +195,8 @@ def no_layout(
     ]
     if len(nested) == 1:
         way_out = f"did you mean --config.data.root={nested[0]}?"
+    elif request.split == "train":
+        way_out = known_tool(tree.root, request.options) or way_out
     return NoLayoutError(
         escaped(
             f"no {SPLIT_WORDS[request.split]} {what} in {tree.root}: looked for {', '.join(map(str, layouts))}, with "

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from pvt_jax.data.file_kinds import Unread, stem_of
 from pvt_jax.data.files import scan_images
 from pvt_jax.data.formats.split_lists import SplitList
+from pvt_jax.data.formats.tools import known_tool
+from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.spellings import composed
 from pvt_jax.data.text import escaped, plural
 from pvt_jax.errors import UserError
@@ -98,7 +100,8 @@ def _by_stem(side: Side, paths: list[str], unread: Unread) -> dict[str, str]:
         ending = f" whose stems end in '{side.suffix}'" if side.suffix else ""
         others = f"; it has {len(paths):,} others, such as {paths[0]}: correct {side.key}" if paths else ""
         holds = f" (it holds {unread})" * bool(unread)
-        way_out = others or f": put them there, as {side.formats} files"
+        tool = known_tool(side.folder, LabelMapOptions())
+        way_out = others or f": {tool or f'put them there, as {side.formats} files'}"
         raise UserError(escaped(f"no {side.what}{ending} in {side.folder}{holds}{way_out}"))
     return found
 

@@ -7,6 +7,7 @@ from typing import Any
 from pvt_jax.data.files import find_root
 from pvt_jax.data.formats import FORMATS, Format, load
 from pvt_jax.data.formats.layouts import NoLayoutError
+from pvt_jax.data.formats.tools import known_tool
 from pvt_jax.data.records import Request
 from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
@@ -41,7 +42,7 @@ def recognise_folder(
         has = listed(sorted(name for name in os.listdir(root) if not name.startswith("."))) or "nothing"
         raise UserError(
             f"{escaped(folder)} has no annotations in {' or '.join(row.title for row in known.values())}: it holds "
-            f"{escaped(has)}; export your labels in one of these formats"
+            f"{escaped(has)}; {known_tool(root, options) or 'export your labels in one of these formats'}"
         )
     errors: list[UserError] = []
     for name in candidates:

@@ -5,6 +5,7 @@ Masks stay in the file and are read on demand: their gigabytes are neither held 
 
 import json
 import math
+import os
 import re
 from array import array
 from collections import Counter
@@ -18,6 +19,7 @@ from pvt_jax.data.formats.coco.json_text import JsonText
 from pvt_jax.data.formats.coco.masks import mask_problem, mask_size
 from pvt_jax.data.formats.coco.values import crowd_flag, measured_area, plain_id, whole_number
 from pvt_jax.data.formats.problems import Problems
+from pvt_jax.data.formats.tools import known_tool
 from pvt_jax.data.text import escaped
 from pvt_jax.data.text_files import check_utf8
 from pvt_jax.errors import UserError
@@ -184,9 +186,9 @@ def read_coco(path: str, *, with_masks: bool) -> CocoFile:
     for key in takers:
         if key not in lists:
             holds = "it is something else" if key in keys else f"it holds {', '.join(sorted(keys)[:8]) or 'nothing'}"
-            raise UserError(
-                escaped(f"{path} has no list '{key}' ({holds}): export the data set in the format of COCO, instances")
-            )
+            way_out = known_tool(os.path.dirname(path), None, path)
+            way_out = way_out or "export the data set in the format of COCO, instances"
+            raise UserError(f"{escaped(path)} has no list '{key}' ({escaped(holds)}): {way_out}")
     return reader.finish()
 
 
@@ -212,7 +214,8 @@ def _walk(path: str, file: JsonText, takers: dict[str, Callable[[Any, int, int],
     try:
         at = skip(at)
         if text[at : at + 1] == "[":
-            raise UserError(f"{escaped(path)} is a list, and COCO's format an object: export it in that format")
+            way_out = known_tool(os.path.dirname(path), None, path) or "export it in that format"
+            raise UserError(f"{escaped(path)} is a list, and COCO's format an object: {way_out}")
         at = skip(skip(at, "{") + 1, '"}')
         while text[at] != "}":
             key, at = decode(text, at)

@@ -42,6 +42,8 @@ _IMAGES = (
 # COCO's other annotations of the same images.
 _OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_")
 _PROBES = 64
+# Bytes of a file by which it is judged.
+_FIRST = 1 << 16
 
 
 def find_annotations(root: str, request: Request) -> tuple[str, str]:
@@ -72,7 +74,8 @@ def _no_annotations(tree: Tree, request: Request, layouts: Sequence[Layout], ali
     way_out = f"{aside}set detection.annotations, such as 'annotations/{{split}}.json', and data.{request.split}_split"
     if is_usual and len(beside) + len(below) == 1:
         name = [*beside, *(f"annotations/{name}" for name in below)][0]
-        way_out = _about_one_file(tree.root, name, request.split)
+        if _looks_like_coco(os.path.join(tree.root, name)):
+            way_out = _about_one_file(tree.root, name, request.split)
     has = listed(sorted([*beside, *(f"{name}/" for name in folders)])) or "no folder and no JSON"
     return no_layout(
         tree,
@@ -83,6 +86,15 @@ def _no_annotations(tree: Tree, request: Request, layouts: Sequence[Layout], ali
         holds=f"{has}{f', and annotations/ {listed(below)}' * bool(below)}",
         choices=f"; {listed(alike)} all could be meant" * bool(alike),
     )
+
+
+def _looks_like_coco(path: str) -> bool:
+    """Whether a file begins as JSON with one of the lists of COCO's format."""
+    try:
+        with open(path, "rb") as file:
+            return bool(re.search(rb'"(images|annotations|categories)"', file.read(_FIRST).replace(b"\0", b"")))
+    except OSError:
+        return False
 
 
 def _about_one_file(root: str, name: str, split: Split) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
 from pvt_jax.data.formats.problems import Problems
+from pvt_jax.data.formats.tools import judged
 from pvt_jax.data.text import escaped_name
 from pvt_jax.data.text_files import encoding_of, not_utf8
 
@@ -52,7 +53,9 @@ def read_xml(data: bytes, file: str, problems: Problems) -> XmlFile | None:
         # Namespaces are ignored.
         element.tag = element.tag.rpartition("}")[2]
     if tree.tag.lower() != "annotation":
-        way_out = "their root must be <annotation>: export them as Pascal VOC, or remove them"
+        tool = judged(file, data)
+        way_out = tool.objects if tool else "export them as Pascal VOC, or remove them"
+        way_out = f"their root must be <annotation>: {way_out}"
         problems.add("XML files are not in the format of Pascal VOC", way_out, f"{file}, of <{escaped_name(tree.tag)}>")
         return None
     found = XmlFile((tree.findtext("filename") or "").strip().replace("\\", "/"), _size(tree, file, problems))

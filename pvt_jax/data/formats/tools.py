@@ -1,0 +1,210 @@
+"""Formats of label tools that are not read: by what their files are known, and how to get from them to one that is.
+
+A new one is a row of ``TOOLS``. Files are judged by their first bytes, as one name stands for many formats.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from itertools import islice
+
+from pvt_jax.data.options import LabelMapOptions
+from pvt_jax.data.text import escaped
+from pvt_jax.data.text_files import encoding_of
+
+# Bytes of a file, files of an ending, and entries of a folder that are looked at.
+_FIRST, _MOST_READ, _MOST_LOOKED_AT = 1 << 16, 20, 100_000
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A format.
+
+    Attributes:
+        title: what its files are called.
+        endings: of its files, in lower case.
+        marks: patterns that all are in such a file, but not in others.
+        objects, label_maps: the way out where boxes or masks of objects are wanted, and where label maps are. {root} is
+            the folder of the data set, {yaml} the name of a YAML file in it.
+    """
+
+    title: str
+    endings: tuple[str, ...]
+    marks: tuple[str, ...]
+    objects: str
+    label_maps: str = ""
+
+
+def _converted(datumaro: str) -> str:
+    return (
+        f"`pip install datumaro`, and `datum convert -if {datumaro} -i {{root}} -f coco_instances -o NEW -- "
+        f"--save-media` writes COCO's JSON to a folder NEW"
+    )
+
+
+_FIFTYONE = (
+    "`pip install fiftyone`, and `fiftyone convert --input-type fiftyone.types.{kind} --input-dir {{root}}{rest} "
+    "--output-type fiftyone.types.COCODetectionDataset --output-dir NEW/train` writes COCO's JSON; after the same for "
+    "val, set data.root to the folder NEW"
+)
+_DRAW = "; label maps are drawn from its polygons, each filled with the number of its class"
+
+TOOLS = (
+    Tool(
+        "of Supervisely",
+        (".json",),
+        (r'"size"\s*:\s*\{', r'"objects"\s*:\s*\['),
+        "in Supervisely run the app Export to COCO on the project",
+        "in Supervisely run the app Export as masks on the project",
+    ),
+    Tool(
+        "of Supervisely",
+        (".json",),
+        (r'"classes"\s*:\s*\[\s*\{[^{}]*"shape"\s*:\s*"', r'"title"\s*:'),
+        "in Supervisely run the app Export to COCO on the project",
+        "in Supervisely run the app Export as masks on the project",
+    ),
+    Tool(
+        "of labelme",
+        (".json",),
+        (r'"shapes"\s*:\s*\[', r'"(imagePath|imageData|shape_type|flags)"\s*:'),
+        "`pip install labelme2coco`, run `labelme2coco FOLDER` on the folder of each split, and move "
+        "runs/labelme2coco/dataset.json to {root}/train.json and {root}/val.json",
+        "examples/semantic_segmentation/labelme2voc.py of labelme writes JPEGImages and SegmentationClass; list the "
+        "stems of each split in train.txt and val.txt in ImageSets/Segmentation",
+    ),
+    Tool(
+        "of the VGG Image Annotator",
+        (".json",),
+        (r'"(shape_attributes|_via_img_metadata)"\s*:',),
+        "in VIA choose Annotation, Export Annotations (COCO format), and save the file of each split as "
+        "{root}/train.json and {root}/val.json",
+    ),
+    Tool(
+        "of Label Studio",
+        (".json",),
+        (r'"(from_name|rectanglelabels|polygonlabels|brushlabels)"\s*:',),
+        "in Label Studio press Export and choose COCO",
+        "in Label Studio press Export and choose Brush labels to PNG, and join the masks of each image in one PNG of "
+        "class numbers",
+    ),
+    Tool(
+        "of CreateML",
+        (".json",),
+        (r'^\s*\[', r'"coordinates"\s*:\s*\{', r'"label"\s*:'),
+        "upload it to Roboflow, which reads Create ML JSON, and export it there as COCO JSON",
+    ),
+    Tool(
+        "of Datumaro",
+        (".json",),
+        (r'"items"\s*:\s*\[', r'"categories"\s*:\s*\{'),
+        _converted("datumaro"),
+    ),
+    Tool(
+        "of COCO's panoptic task",
+        (".json",),
+        (r'"segments_info"\s*:',),
+        "use the file of its instances, or make one with converters/panoptic2detection_coco_format.py of panopticapi",
+    ),
+    Tool(
+        "a list of detections, COCO's results",
+        (".json",),
+        (r'^\s*\[\s*\{[^{}]*"image_id"\s*:', r'"score"\s*:'),
+        "give the file that these results were made for, with images, annotations and categories",
+    ),
+    Tool(
+        "of CVAT",
+        (".xml",),
+        (r"<annotations\b", r"<(image|track|meta)\b"),
+        "in CVAT choose Actions, Export task dataset, and COCO 1.0 for the task of each split, and unpack them into "
+        "folders train and val",
+        "in CVAT choose Actions, Export task dataset, and Segmentation mask 1.1",
+    ),
+    Tool(
+        "of YOLO",
+        (".txt",),
+        (r"\A\s*\d+([ \t]+-?(0?\.\d+|[01](\.\d*)?)([eE]-?\d+)?){4,}\s*($|\n)",),
+        _FIFTYONE.format(kind="YOLOv5Dataset", rest=" --input-kwargs split=train yaml_path={yaml}"),
+        "draw the polygon of each line, which is in fractions of width and height, filled with the number of its class",
+    ),
+    Tool(
+        "of KITTI",
+        (".txt",),
+        (r"\A\w+ -?\d+(\.\d+)? -?\d+ -?\d+(\.\d+)?( -?\d+(\.\d+)?){11,12}\s*($|\n)",),
+        _FIFTYONE.format(kind="KITTIDetectionDataset", rest=""),
+    ),
+    Tool(
+        "of Open Images",
+        (".csv",),
+        (r"\A\W*ImageID,.*\bLabelName\b",),
+        _converted("open_images"),
+    ),
+    Tool(
+        "a table of boxes",
+        (".csv",),
+        (r"(?i)\A[^\n]*\bx_?min\b[^\n]*\by_?max\b",),
+        "export COCO's JSON from the tool that wrote it, as Roboflow's COCO JSON; or write one as in "
+        "docs/your_images/detection.md",
+    ),
+    Tool(
+        "records of TensorFlow",
+        (".tfrecord", ".tfrecords", ".record"),
+        (),
+        "export COCO's JSON from the tool that wrote them, or set --config.data.source=tfds for a data set of TFDS",
+    ),
+)  # fmt: skip
+
+
+def judged(name: str, data: bytes) -> Tool | None:
+    """Returns the format of a file from its name and its first bytes; None if it is none of ``TOOLS``."""
+    ending = os.path.splitext(name)[1].lower()
+    rows = [row for row in TOOLS if ending in row.endings]
+    text = data[:_FIRST].decode(encoding_of(data), "replace") if rows else ""
+    return next((row for row in rows if all(re.search(mark, text) for mark in row.marks)), None)
+
+
+def _tool_of(path: str) -> Tool | None:
+    try:
+        with open(path, "rb") as file:
+            return judged(path, file.read(_FIRST))
+    except OSError:
+        return None
+
+
+def known_tool(root: str, options: object, path: str = "") -> str:
+    """Returns which format of a tool a data set has, and what to do; "" if none is recognised.
+
+    Args:
+        root: its folder.
+        options: what the config says of it; for label maps, ``LabelMapOptions``.
+        path: of the file to judge; "" for those below the root.
+    """
+    found = next(((file, tool) for file in ([path] if path else _files(root)) if (tool := _tool_of(file))), None)
+    if not found:
+        return ""
+    file, tool = found
+    how = (tool.label_maps or f"{tool.objects}{_DRAW}") if isinstance(options, LabelMapOptions) else tool.objects
+    yaml = next((name for name in _names(root) if name.lower().endswith((".yaml", ".yml"))), "")
+    if "{yaml}" in how and not yaml:
+        yaml, how = "data.yaml", f"write {{root}}/data.yaml with the keys train, val and names; {how}"
+    how = how.replace("{root}", root).replace("{yaml}", yaml)
+    return escaped(f"{os.path.relpath(file, root)} is {tool.title}, a format that is not read: {how}")
+
+
+def _names(root: str) -> list[str]:
+    try:
+        return sorted(os.listdir(root))
+    except OSError:
+        return []
+
+
+def _files(root: str) -> list[str]:
+    """Returns some files of each ending that a tool's files have, those of the upper folders first."""
+    paths = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
+    endings = {ending for row in TOOLS for ending in row.endings}
+    found: dict[str, list[str]] = {ending: [] for ending in sorted(endings)}
+    for path in islice(paths, _MOST_LOOKED_AT):
+        alike = found.get(os.path.splitext(path)[1].lower())
+        if alike is not None and len(alike) < _MOST_READ:
+            alike.append(path)
+    return [path for alike in found.values() for path in alike]
