@@ -128,7 +128,10 @@ def test_label_maps_have_ways_of_their_own(tmp_path):
     write(tmp_path / "c/labels/train/a.txt", YOLO)
     save(tmp_path / "c/images/train/a.png", np.zeros((2, 2, 3), np.uint8))
     line = label_maps(tmp_path / "c")
-    assert f"no label maps in {tmp_path}/c/labels/train: a.txt is of YOLO, a format that is not read: draw the" in line
+    assert (
+        f"no label maps in {tmp_path}/c/labels/train (it holds 1 .txt): a.txt is of YOLO, a format that is not read: "
+        in line
+    )
 
 
 def test_a_yaml_file_is_taken(tmp_path):
