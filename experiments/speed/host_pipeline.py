@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pvt_jax.data.images import decode, decode_pil, limit_threads  # noqa: E402
+from pvt_jax.data.images import decode, limit_threads  # noqa: E402
 from pvt_jax.errors import UserError  # noqa: E402
 from pvt_jax.tasks.classification.transforms import EvalTransform, TrainTransform  # noqa: E402
 
@@ -53,7 +53,7 @@ def stages(image_size: tuple[int, int]) -> dict[str, Callable[[bytes, str, np.ra
         "decode": lambda data, name, rng: decode(data, name),
         "decode + crop + flip": lambda data, name, rng: crop(decode(data, name), rng),
         "decode + crop + flip + RandAugment": lambda data, name, rng: augment(decode(data, name), rng),
-        "evaluation: decode + resize + centre crop": lambda data, name, rng: evaluate(decode_pil(data, name)),
+        "evaluation: decode + resize + centre crop": lambda data, name, rng: evaluate(decode(data, name)),
     }
 
 

@@ -1,24 +1,59 @@
-"""Images on the host: from the bytes of a file to uint8 RGB [H, W, 3].
+"""Images on the host: from the bytes of a file to uint8 RGB [H, W, 3], the same for training, checks and evaluation.
 
-Training decodes with OpenCV, which is faster and gives Pillow's pixels; evaluation goes through Pillow alone, as the
-published accuracies did.
+A file is known by its content, not by its name. Whole 8-bit JPEG and PNG files go through OpenCV, which is faster than
+Pillow and gives its pixels; files with more than 8 bits go through OpenCV, too, as Pillow drops the lower ones; Pillow
+reads all others. Of several frames or pages the first is read.
+
+Transparency is dropped, and what it hid is seen, as by torchvision and OpenCV. An EXIF orientation is applied, as by
+browsers, label tools, OpenCV, mmcv and detectron2, but not by torchvision and TFDS, which published accuracies on
+ImageNet come from; ``data.exif_orientation=False`` does as these.
 """
 
 import io
-import zlib
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pvt_jax.errors import CorruptImageError
+from pvt_jax.data.containers import Header, JpegHeader, TiffHeader, is_whole_jpeg, png_pixels
+from pvt_jax.data.headers import image_header, open_image
+from pvt_jax.data.options import ReadingOptions
+from pvt_jax.data.values import DeepValues, Spread, deep_values
+from pvt_jax.errors import CorruptImageError, UserError
 
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_START_OF_SCAN = 0xDA
-# What may follow 0xFF once pixels have begun: a stuffed zero, fill, restarts; in a progressive file tables and scans.
-_PROGRESSIVE = 0xC2
-_EXPECTED_IN_SCAN = np.isin(np.arange(256), [0x00, 0xFF, *range(0xD0, 0xD8)])
-_EXPECTED_IN_SCANS = _EXPECTED_IN_SCAN | np.isin(np.arange(256), [0xC4, _START_OF_SCAN])
+# OpenCV's limit.
+_MOST_PIXELS = 1 << 30
+# Bits that OpenCV reads as they are, for each of TIFF's sample formats.
+_READ_BY_OPENCV = {1: (10, 12, 14, 16), 2: (8, 16, 32), 3: (32, 64)}
+# For each orientation: whether rows and columns are exchanged, and what is flipped then, so that an image is upright.
+_TURNS = {
+    2: (False, np.fliplr),
+    3: (False, lambda image: image[::-1, ::-1]),
+    4: (False, np.flipud),
+    5: (True, lambda image: image),
+    6: (True, np.fliplr),
+    7: (True, lambda image: image[::-1, ::-1]),
+    8: (True, np.flipud),
+}
+_INVERSE = {6: 8, 8: 6}
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is unusual in an image that can be decoded.
+
+    Attributes:
+        orientation: EXIF's, 1 for upright.
+        is_transparent: whether a pixel is.
+        has_frames: whether it has several frames or pages.
+        spread: of values of more than 8 bits.
+    """
+
+    orientation: int = 1
+    is_transparent: bool = False
+    has_frames: bool = False
+    spread: Spread | None = None
 
 
 def limit_threads() -> None:
@@ -26,93 +61,163 @@ def limit_threads() -> None:
     cv2.setNumThreads(0)
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
-    """The image in the bytes of a file, uint8 RGB [H, W, 3], for training.
+def decode(data: bytes, name: str, options: ReadingOptions | None = None) -> np.ndarray:
+    """The image in the bytes of a file, uint8 RGB [H, W, 3], contiguous.
 
-    The same pixels as ``decode_pil``: an EXIF orientation is not applied, transparency is dropped. JPEG and PNG files
-    that look whole go through OpenCV, and everything else is left to Pillow's verdict. Raises CorruptImageError: the
-    bytes are empty, truncated or no image; ``name``, a path or record, is for the message.
+    Messages say ``name``, a path or record.
+
+    Raises:
+        CorruptImageError: the bytes are empty, truncated, no image, or too large an image.
+        UserError: values of more than 8 bits whose range is neither known nor given.
     """
-    if _is_sound_jpeg(data) or _is_sound_png(data):
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error:
-            image = None
-        if image is not None:
-            return image
-    return np.array(decode_pil(data, name))
+    options = options or ReadingOptions()
+    header, image = _read(data, name)
+    if isinstance(image, DeepValues):
+        image = _eight_bits(image, options, name)
+    return np.ascontiguousarray(oriented(image, header, options.exif_orientation))
 
 
-def decode_pil(data: bytes, name: str) -> Image.Image:
-    """The image in the bytes of a file, RGB, for evaluation. Arguments and errors as of ``decode``."""
+def decoded(image: bytes | np.ndarray, name: str, options: ReadingOptions | None = None) -> np.ndarray:
+    """uint8 [h, w, 3] from the bytes of a file, or as it is; raises as ``decode``."""
+    return decode(image, name, options) if isinstance(image, bytes) else image
+
+
+def inspect(data: bytes, name: str) -> Traits:
+    """What is unusual in an image that ``decode`` reads, or would if it knew a range; raises CorruptImageError."""
+    header, image = _read(data, name)
+    return Traits(header.orientation, *_layers(data, header), image.spread() if isinstance(image, DeepValues) else None)
+
+
+def oriented(image: np.ndarray, header: Header, upright: bool = True) -> np.ndarray:
+    """A view of what Pillow or OpenCV read, [h, w] or [h, w, c], upright or as it is stored."""
+    orientation = header.orientation
+    if header.format == "TIFF":  # Both have turned it.
+        orientation = 1 if upright else _INVERSE.get(orientation, orientation)
+    elif not upright:
+        orientation = 1
+    if orientation == 1:
+        return image
+    exchanged, flipped = _TURNS[orientation]
+    return flipped(image.swapaxes(0, 1) if exchanged else image)
+
+
+def pillow_image(data: bytes, header: Header) -> Image.Image:
+    """Pillow's image of a file, not decoded yet. It raises whatever the bytes provoke."""
     if not data:
-        raise _corrupt(name, "it is empty")
+        raise ValueError("it is empty")
+    if header.format == "PNG":
+        # Text of over a million characters is refused by Pillow, and of no use here.
+        data = png_pixels(data) or data
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-        return to_rgb(image)
+        return open_image(io.BytesIO(data), header.format)
     except UnidentifiedImageError as error:
-        raise _corrupt(name, "no image format is recognised") from error
+        raise ValueError("no image format is recognised") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What to say of an error of Pillow."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _read(data: bytes, name: str) -> tuple[Header, np.ndarray | DeepValues]:
+    """Returns the header of an image, and its pixels as Pillow or OpenCV read them, uint8 RGB [h, w, 3] or deeper."""
+    header = image_header(data)
+    height, width = header.stored
+    try:
+        if height * width > _MOST_PIXELS:
+            raise ValueError(
+                f"{height:,} × {width:,} pixels are over the limit of {_MOST_PIXELS:,}: divide or resize it"
+            )
+        by_opencv = _read_by_opencv(data, header)
+        return header, by_opencv if by_opencv is not None else _read_by_pillow(data, header)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plug-ins raise whatever the bytes provoke.
-        raise _corrupt(name, " ".join(str(error).split()) or type(error).__name__) from error
+        raise CorruptImageError(
+            f"{name}: cannot be decoded ({reason_of(error)}); remove or replace the file, or pass "
+            f"--config.data.on_corrupt=skip"
+        ) from error
 
 
-def decoded(image: bytes | np.ndarray, name: str) -> np.ndarray:
-    """uint8 [h, w, 3] from the bytes of a file, or as it is; raises CorruptImageError."""
-    return decode(image, name) if isinstance(image, bytes) else image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB without transparency; an RGB image is returned as it is."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16"):  # Pillow would clip at 255; the high byte is what 16-bit RGB files get.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # The same colours, without Pillow's warning.
-    return image.convert("RGB")
-
-
-def _is_sound_jpeg(data: bytes) -> bool:
-    """Whether a JPEG has an end, no marker that does not belong, 8 bits, one or three channels. It may still fail.
+def _read_by_opencv(data: bytes, header: Header) -> np.ndarray | DeepValues | None:
+    """Returns the pixels of what OpenCV is left; None for other files, those that look damaged, and where it fails.
 
     OpenCV takes files that Pillow refuses (some of its versions even truncated ones) and converts CMYK its own way.
     """
-    if not (data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9")):
-        return False
-    position, marker, channels, expected = 2, 0, 0, _EXPECTED_IN_SCAN
-    while marker != _START_OF_SCAN:
-        header = data[position : position + 10]
-        if len(header) < 10 or header[0] != 0xFF:
-            return False
-        marker = header[1]
-        if marker in _START_OF_FRAME:
-            channels = header[9] if header[4] == 8 else 0
-            expected = _EXPECTED_IN_SCANS if marker == _PROGRESSIVE else _EXPECTED_IN_SCAN
-        position += 2 + int.from_bytes(header[2:4], "big")
-    scans = np.frombuffer(data, np.uint8)[position:-2]
-    follows = scans[np.flatnonzero(scans[:-1] == 0xFF) + 1]
-    return channels in (1, 3) and bool(expected[follows].all())
+    is_deep = header.bits > 8
+    if isinstance(header, JpegHeader):
+        is_readable = not is_deep and header.mode in ("L", "RGB") and is_whole_jpeg(data, header)
+    elif isinstance(header, TiffHeader):
+        is_deep |= header.sample_format != 1
+        is_readable = is_deep and header.photometric <= 2 and header.end <= len(data)
+        is_readable &= header.bits in _READ_BY_OPENCV.get(header.sample_format, ())
+    else:
+        pixels = png_pixels(data) if header.format == "PNG" else None
+        is_readable, data = pixels is not None, pixels or b""
+    if not is_readable:
+        return None
+    flags = cv2.IMREAD_UNCHANGED if is_deep else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+    if image is None or not is_deep:
+        return image
+    # Blue comes first, opacity last, and a grey image has one channel or none.
+    image = image if image.ndim == 2 else image[..., 2::-1] if image.shape[2] >= 3 else image[..., 0]
+    if header.bits in (10, 12, 14):
+        image = np.asarray(image, np.uint16) >> 16 - header.bits
+    return deep_values(image, header.bits, isinstance(header, TiffHeader) and not header.photometric)
 
 
-def _is_sound_png(data: bytes) -> bool:
-    """Whether a PNG has all its chunks to the end, each with the right checksum."""
-    if not data.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
-        return False
-    view, position = memoryview(data), 8
-    while position + 12 <= len(data):
-        end = position + 8 + int.from_bytes(view[position : position + 4], "big")
-        if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            return False
-        if view[position + 4 : position + 8] == b"IEND":
-            return True
-        position = end + 4
-    return False
+def _read_by_pillow(data: bytes, header: Header) -> np.ndarray | DeepValues:
+    image = pillow_image(data, header)
+    image.load()
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # It scales these to 16 bits.
+        return deep_values(np.asarray(image).astype(np.uint16))
+    if image.mode in ("I", "F"):
+        return deep_values(np.asarray(image))
+    if header.bits > 8 and getattr(header, "photometric", 0) <= 2:
+        raise ValueError(
+            f"it is damaged, or has its {header.bits} bits in an unusual order"
+        )  # Pillow drops half of them.
+    return np.array(to_rgb(image))
 
 
-def _corrupt(name: str, reason: str) -> CorruptImageError:
-    return CorruptImageError(
-        f"{name}: cannot be decoded ({reason}); remove or replace the file, or pass --config.data.on_corrupt=skip"
-    )
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB without transparency, of an image of 8 bits or less; an RGB image is returned as it is."""
+    if image.mode == "RGB":
+        return image
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # The same colours, without Pillow's warning.
+    if image.mode in ("RGBa", "La"):
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}[image.mode])  # Colours were multiplied with opacity.
+    return image.convert("RGB")
+
+
+def _eight_bits(image: DeepValues, options: ReadingOptions, name: str) -> np.ndarray:
+    """Returns uint8 [h, w, 3]; raises UserError where the range of the values is not known."""
+    try:
+        steps = image.to_bytes(options.value_range)
+    except ValueError as error:
+        spread = image.spread()
+        raise UserError(
+            f"{name} has {spread.kind}, {spread.lowest:,} … {spread.highest:,}, and nothing says which values are "
+            f"black and white: set --config.data.value_range='({spread.lowest},{spread.highest})'"
+        ) from error
+    return steps if steps.ndim == 3 else np.repeat(steps[..., None], 3, axis=2)
+
+
+def _layers(data: bytes, header: Header) -> tuple[bool, bool]:
+    """Returns whether a pixel is transparent, and whether there are several frames or pages."""
+    try:
+        image = pillow_image(data, header)
+        has_frames = getattr(image, "n_frames", 1) > 1 or 0 <= data.find(b"acTL") < data.find(b"IDAT")
+        if not image.has_transparency_data:
+            return False, has_frames
+        opacity = np.asarray(image.convert("RGBA").getchannel("A"))
+        return bool((opacity < 255).any()), has_frames
+    except MemoryError:
+        raise
+    except Exception:  # Pillow does not read all that OpenCV reads.
+        return False, False

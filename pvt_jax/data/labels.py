@@ -1,15 +1,15 @@
 """Label maps: from the values that a data set stores to class indices 0 … K-1, with 255 for ignored pixels."""
 
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from pvt_jax.data.headers import image_header
+from pvt_jax.data.images import oriented, pillow_image, reason_of
 from pvt_jax.data.options import IGNORE, Colour
 from pvt_jax.errors import CorruptImageError, UserError
 
@@ -67,25 +67,25 @@ class LabelEncoding:
                     f"for each, and after them those of pixels to ignore"
                 )
 
-    def decode(self, data: bytes | np.ndarray, name: str) -> np.ndarray:
+    def decode(self, data: bytes | np.ndarray, name: str, upright: bool = True) -> np.ndarray:
         """Classes uint8 [h, w], 255 where ignored, of an image file's bytes, or of an array of stored values.
 
-        Messages say ``name``, a path or record.
+        Messages say ``name``, a path or record. ``upright``: whether an EXIF orientation is applied.
 
         Raises:
             CorruptImageError: the bytes are no image.
             UserError: a value or colour that is no label of this data set, or a format that loses what was saved.
         """
-        stored, are_classes = self._read(data, name)
+        stored, are_classes = self._read(data, name, upright)
         if are_classes:
             return stored
         if unknown := self._unknown(_present(stored)):
             raise UserError(f"{name}: {self.describe(unknown)}")
         return cv2.LUT(stored, self._table[:256]) if stored.dtype == np.uint8 else self._table[stored]
 
-    def inspect(self, data: bytes | np.ndarray, name: str) -> "Contents":
+    def inspect(self, data: bytes | np.ndarray, name: str, upright: bool = True) -> "Contents":
         """The contents of a label map. Arguments and errors as of ``decode``, but unknown values are returned."""
-        stored, are_classes = self._read(data, name)
+        stored, are_classes = self._read(data, name, upright)
         values = _present(stored)
         height, width = stored.shape
         if are_classes:
@@ -121,9 +121,9 @@ class LabelEncoding:
     def _unknown(self, values: Sequence[int]) -> tuple[int, ...]:
         return tuple(value for value in values if not 0 <= value < _STORABLE or not self._known[value])
 
-    def _read(self, data: bytes | np.ndarray, name: str) -> tuple[np.ndarray, bool]:
+    def _read(self, data: bytes | np.ndarray, name: str, upright: bool) -> tuple[np.ndarray, bool]:
         """Returns stored values, integers [h, w], and False; or classes, uint8 [h, w], and True."""
-        stored, are_levels = (data, False) if isinstance(data, np.ndarray) else _stored_values(data, name)
+        stored, are_levels = (data, False) if isinstance(data, np.ndarray) else _stored_values(data, name, upright)
         by_level = are_levels and self._are_colours_grey and stored.dtype in (np.uint8, np.bool_)
         if stored.dtype == np.bool_:
             stored = stored * np.uint8(255 if by_level else 1)
@@ -253,10 +253,11 @@ def _present(stored: np.ndarray) -> tuple[int, ...]:
     return tuple(np.unique(stored).tolist())
 
 
-def _stored_values(data: bytes, name: str) -> tuple[np.ndarray, bool]:
+def _stored_values(data: bytes, name: str, upright: bool) -> tuple[np.ndarray, bool]:
     """Returns palette indices, grey levels or colours of a file, and whether they are not indices."""
+    header = image_header(data)
     try:
-        image = Image.open(io.BytesIO(data))
+        image = pillow_image(data, header)
         if image.format not in _LOSSLESS and image.info.get("compression") not in _LOSSLESS_IN_TIFF:
             raise UserError(
                 f"{name} is a {image.format} image, whose compression may change labels: save label maps as PNG"
@@ -267,21 +268,11 @@ def _stored_values(data: bytes, name: str) -> tuple[np.ndarray, bool]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # Pillow's plug-ins raise whatever the bytes provoke.
-        reason = " ".join(str(error).split()) if data else "it is empty"
-        if data and isinstance(error, UnidentifiedImageError):
-            reason = "no image format is recognised"
         raise CorruptImageError(
-            f"{name}: the label map cannot be decoded ({reason}); repair it, remove it together with its image, or "
-            f"pass --config.data.on_corrupt=skip"
+            f"{name}: the label map cannot be decoded ({reason_of(error)}); repair it, remove it together with its "
+            f"image, or pass --config.data.on_corrupt=skip"
         ) from error
-    bits = _grey_bits(data)
     # Pillow stretches 2 and 4 bits to 0…255.
-    if bits in (2, 4):
-        stored = stored // np.uint8(255 // (2**bits - 1))
-    return stored, image.mode != "P" or image.format == "GIF"
-
-
-def _grey_bits(data: bytes) -> int:
-    """Bits of a pixel of a grey PNG, from its first chunk, IHDR; 0 for any other file."""
-    is_grey_png = data.startswith(b"\x89PNG\r\n\x1a\n") and data[25:26] == b"\0"
-    return data[24] if is_grey_png else 0
+    if image.mode == "L" and header.bits in (2, 4):
+        stored = stored // np.uint8(255 // (2**header.bits - 1))
+    return np.ascontiguousarray(oriented(stored, header, upright)), image.mode != "P" or image.format == "GIF"

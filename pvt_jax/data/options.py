@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pvt_jax.errors import UserError
 from pvt_jax.fields import Options, key
 
 Colour = tuple[int, int, int]
@@ -10,7 +11,32 @@ IGNORE = 255
 
 
 @dataclass(frozen=True)
-class DataOptions(Options):
+class ReadingOptions(Options):
+    """What an image file does not say of its pixels."""
+
+    value_range: tuple[float, float] = key(
+        (0, 0),
+        "(black, white) of images with more than 8 bits a sample, as (0, 1023): these values become 0 and 255, those "
+        "beyond too. (0, 0) for all that the bits can hold, and for 0 … 1 of floats.",
+    )
+    exif_orientation: bool = key(
+        True,
+        "Turn images and label maps as their EXIF orientation says. False reads them as stored, for labels that were "
+        "made so.",
+    )
+
+    def validate(self) -> None:
+        """Black is below white."""
+        super().validate()
+        black, white = self.value_range
+        if black >= white and (black, white) != (0, 0):
+            raise UserError(
+                f"data.value_range is ({black:g}, {white:g}): give (black, white) with black below white, or (0, 0)"
+            )
+
+
+@dataclass(frozen=True)
+class DataOptions(ReadingOptions):
     """Where the images come from, and how they are read."""
 
     source: str = key(

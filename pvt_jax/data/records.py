@@ -26,6 +26,7 @@ class Request:
         root: the folder of the data set. tfds: its data_dir, "" for the default of TFDS.
         train_split, eval_split: what the data set calls the two splits, such as "train[:90%]"; "" for the usual names.
         options: what else the config says of the data, see ``options.py``.
+        upright: whether EXIF orientations are applied, and sizes are those of upright images.
     """
 
     split: Split
@@ -34,6 +35,7 @@ class Request:
     train_split: str = ""
     eval_split: str = ""
     options: Any = None
+    upright: bool = True
 
     @property
     def split_name(self) -> str:

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.data.headers import THREADS
+from pvt_jax.data.images import Traits, inspect
+from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.records import HasNotes
 from pvt_jax.data.text import plural
+from pvt_jax.data.traits import describe_layers, describe_orientations, describe_values
 from pvt_jax.errors import CorruptImageError, UserError
 from pvt_jax.tasks.images import check_source_array
 
@@ -36,7 +39,7 @@ class DataChecks:
 
     Args:
         num_classes: number of classes of the model.
-        decode: called with an encoded image and its name, for a sample of each split; raises CorruptImageError.
+        reading: how image files are read, as in training and evaluation; a sample of each split is read so.
         on_corrupt: "error" refuses a data set in which a file that is tried cannot be decoded, "skip" one in which
             none can.
         check: "all" or "sample"; what it covers is up to the task.
@@ -44,20 +47,21 @@ class DataChecks:
         progress: called with a line now and then, when it takes long.
     """
 
-    # What the closing line calls the records.
+    # What the closing line calls the records, and what has to fit to upright images.
     records = "images"
+    labels = ""
 
     def __init__(
         self,
         num_classes: int,
         *,
-        decode: Callable[[bytes, str], object],
+        reading: ReadingOptions | None = None,
         on_corrupt: str = "error",
         check: str = "all",
         probes: int = 32,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        self.num_classes, self.check, self._decode = num_classes, check, decode
+        self.num_classes, self.check, self.reading = num_classes, check, reading or ReadingOptions()
         self._on_corrupt, self._probes, self._progress = on_corrupt, probes, progress
 
     def validate(self, train: Any, evaluation: Any) -> str:
@@ -118,6 +122,11 @@ class DataChecks:
         """Returns the records whose images look broken, and notes; raises UserError."""
         return set(), []
 
+    def check_orientations(self, source: Any, probed: Sequence[int]) -> list[str]:
+        """Returns a note where images have an EXIF orientation, by default among the ``probed`` ones."""
+        turned = sum(orientation > 1 for orientation in probed)
+        return describe_orientations(turned, len(probed), self.labels, self.reading.exif_orientation)
+
     def image(self, source: Any, index: int) -> bytes | np.ndarray:
         """Returns the image of a record."""
         return source[index]["image"]
@@ -151,9 +160,10 @@ class DataChecks:
         suspects, found = self.check_before_decoding(split, source, probes)
         notes = [*(source.notes() if isinstance(source, HasNotes) else ()), *found]
         tried = sorted({*probes, *suspects})
-        errors = [error for _, error in self.each(lambda index: self._probe(source, index), tried, split, "images")]
+        found = [result for _, result in self.each(lambda index: self._probe(source, index), tried, split, "images")]
+        errors = [result for result in found if isinstance(result, CorruptImageError)]
         others, more = self.check_rest(split, source, probes)
-        attempts = [Attempt("images", len(tried), [error for error in errors if error]), *others]
+        attempts = [Attempt("images", len(tried), errors), *others]
         for attempt in attempts:
             if attempt.count and len(attempt.errors) == attempt.count:
                 raise UserError(
@@ -169,15 +179,20 @@ class DataChecks:
                 f"--config.data.on_corrupt=skip; the first: {corrupt[0]}"
             ) from corrupt[0]
         skipped = [f"{len(corrupt):,} {what} cannot be decoded and are skipped"] * bool(corrupt)
-        return [*notes, *more, *skipped]
+        traits = [result for result in found if isinstance(result, Traits)]
+        odd = [
+            *describe_values(split, traits, len(tried), self.reading.value_range),
+            *describe_layers(traits, len(tried)),
+            *self.check_orientations(source, [trait.orientation for trait in traits]),
+        ]
+        return [*notes, *more, *odd, *skipped]
 
-    def _probe(self, source: Any, index: int) -> CorruptImageError | None:
+    def _probe(self, source: Any, index: int) -> Traits | CorruptImageError:
         image, name = self.image(source, index), source.name(index)
         if not isinstance(image, bytes):
             check_source_array(image, name)
-            return None
+            return Traits()
         try:
-            self._decode(image, name)
+            return inspect(image, name)
         except CorruptImageError as error:
             return error
-        return None

@@ -13,7 +13,6 @@ from flax import linen as nn
 from pvt_jax.data import buckets, pipeline
 from pvt_jax.data.description import DataDescription, SplitDescription
 from pvt_jax.data.formats import FORMATS, Format, open_source
-from pvt_jax.data.images import decode
 from pvt_jax.data.records import Request, Split
 from pvt_jax.errors import UserError
 from pvt_jax.heads import HEADS
@@ -98,7 +97,7 @@ class Task(abc.ABC, Generic[Config]):
         ``say`` takes lines on how far it is. The task's ``DataChecks`` say what is checked.
         """
         classes, data = self._config.model.num_classes, self._config.data
-        checks = self._checks(classes, decode=decode, on_corrupt=data.on_corrupt, check=data.check, progress=say)
+        checks = self._checks(classes, reading=data, on_corrupt=data.on_corrupt, check=data.check, progress=say)
         return checks.validate(self.train_source, self.eval_source)
 
     def describe_data(self) -> DataDescription:
@@ -233,7 +232,15 @@ class Task(abc.ABC, Generic[Config]):
 
     def _open(self, split: Split) -> Any:
         data = self._config.data
-        request = Request(split, data.name, data.root, data.train_split, data.eval_split, self._data_options)
+        request = Request(
+            split,
+            data.name,
+            data.root,
+            data.train_split,
+            data.eval_split,
+            self._data_options,
+            upright=data.exif_orientation,
+        )
         return open_source(self._record_kind, data.source, request, self._formats)
 
     @property

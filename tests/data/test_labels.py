@@ -88,7 +88,7 @@ class TestDecode:
         assert decoded.dtype == np.uint8 and decoded.tolist() == [expected]
         assert found.classes == set(expected) - {IGNORE}
 
-    @pytest.mark.parametrize("form", ["PNG", "BMP"])
+    @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF"])
     def test_palette_gives_indices_never_colours(self, form):
         assert LabelEncoding(4).decode(file(palette_image(SMALL), form), "a").tolist() == SMALL.tolist()
 

@@ -15,7 +15,7 @@ from pvt_jax.data.formats.class_names import VOC_CLASSES
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
 from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_split, find_layout, no_layout, split_names
 from pvt_jax.data.formats.pairs import Side, find_pairs
-from pvt_jax.data.headers import image_sizes
+from pvt_jax.data.headers import Oriented, oriented_sizes
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request, SegmentationRecord
 from pvt_jax.data.text import escaped
@@ -43,6 +43,7 @@ class LabelFolderSource:
         pairs: the path of each image and of its label map.
         labels: their classes.
         notes: what is known of the folders.
+        upright: whether ``sizes`` are those of upright images.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class LabelFolderSource:
         label_folder: str,
         pairs: Sequence[tuple[str, str]],
         labels: LabelSet,
+        upright: bool = True,
         notes: Sequence[str] = (),
     ) -> None:
         self._root, self._image_folder, self._label_folder = root, image_folder, label_folder
         self._pairs, self._notes = tuple(pairs), tuple(notes)
-        self._sizes: np.ndarray | None = None
+        self._upright, self._measured = upright, None
         self.class_names, self.palette, self.encoding = labels.class_names, labels.palette, labels.encoding
 
     def __len__(self) -> int:
@@ -82,9 +84,15 @@ class LabelFolderSource:
         return self._notes
 
     def sizes(self) -> np.ndarray:
-        if self._sizes is None:
-            self._sizes = image_sizes(len(self), lambda index: self._paths(index)[0])
-        return self._sizes
+        return self._measure().sizes
+
+    def orientations(self) -> np.ndarray:
+        return self._measure().orientations
+
+    def _measure(self) -> Oriented:
+        if self._measured is None:
+            self._measured = oriented_sizes(len(self), lambda index: self._paths(index)[0], self._upright)
+        return self._measured
 
     def __str__(self) -> str:
         return escaped(self._root)
@@ -109,7 +117,13 @@ def open_label_folder(request: Request) -> LabelFolderSource:
     is_voc = os.path.basename(found[1]).startswith("SegmentationClass") and options.num_classes == len(VOC_CLASSES)
     labels = find_labels(options, root, known_as="Pascal VOC", names=VOC_CLASSES if is_voc else ())
     return open_pairs(
-        root, found, labels, options.image_suffix, options.label_suffix, notes=about_split(found, request)
+        root,
+        found,
+        labels,
+        request.upright,
+        options.image_suffix,
+        options.label_suffix,
+        notes=about_split(found, request),
     )
 
 
@@ -117,6 +131,7 @@ def open_pairs(
     root: str,
     found: Found,
     labels: LabelSet,
+    upright: bool,
     image_suffix: str = "",
     label_suffix: str = "",
     *,
@@ -137,7 +152,7 @@ def open_pairs(
             f"{escaped(lossy[0])}, which changes labels: save label maps as PNG"
         )
     notes = [*notes, *others] if tell else notes
-    return LabelFolderSource(root, image_folder, label_folder, pairs, labels, notes)
+    return LabelFolderSource(root, image_folder, label_folder, pairs, labels, upright, notes)
 
 
 def _find(root: str, request: Request) -> Found:

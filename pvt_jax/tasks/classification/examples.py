@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pvt_jax.data.images import decode_pil, decoded
+from pvt_jax.data.images import decoded
+from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.pipeline import Batch
 from pvt_jax.tasks.classification.source import ClassificationSource
 from pvt_jax.tasks.classification.transforms import EvalTransform, TrainTransform
@@ -15,24 +16,24 @@ class ClassificationTraining:
     """``image`` uint8 [h, w, 3] and ``label`` int32."""
 
     transform: TrainTransform
+    reading: ReadingOptions = ReadingOptions()
 
     def __call__(self, source: ClassificationSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
         record = source[index]
-        image = decoded(record["image"], source.name(index))
+        image = decoded(record["image"], source.name(index), self.reading)
         return {"image": self.transform(image, rng), "label": np.int32(record["label"])}
 
 
 @dataclass(frozen=True)
 class ClassificationEvaluation:
-    """``image`` uint8 [h, w, 3] and ``label`` int32; decoded by Pillow."""
+    """``image`` uint8 [h, w, 3] and ``label`` int32."""
 
     transform: EvalTransform
+    reading: ReadingOptions = ReadingOptions()
 
     def __call__(self, source: ClassificationSource, index: int, kind: int, /) -> Batch:
         record = source[index]
-        image = record["image"]
-        if isinstance(image, bytes):
-            image = decode_pil(image, source.name(index))
+        image = decoded(record["image"], source.name(index), self.reading)
         return {"image": self.transform(image), "label": np.int32(record["label"])}
 
     def blank(self, kind: int, /) -> Batch:

@@ -81,8 +81,8 @@ class Classification(Task[ClassificationConfig]):
 
     @property
     def _train_example(self) -> pipeline.TrainExample:
-        return examples.ClassificationTraining(self._train_transform)
+        return examples.ClassificationTraining(self._train_transform, self._config.data)
 
     @property
     def _eval_example(self) -> pipeline.EvalExample:
-        return examples.ClassificationEvaluation(self._eval_transform)
+        return examples.ClassificationEvaluation(self._eval_transform, self._config.data)

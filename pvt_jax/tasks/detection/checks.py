@@ -7,6 +7,7 @@ import numpy as np
 
 from pvt_jax.data.headers import image_header
 from pvt_jax.data.text import escaped_name, listed, plural
+from pvt_jax.data.traits import describe_orientations, way_to_turn
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.checks import Attempts, DataChecks, Suspects
 from pvt_jax.tasks.detection.source import DetectionSource, HasFiles
@@ -24,6 +25,7 @@ class DetectionChecks(DataChecks):
     """
 
     records = "images with objects"
+    labels = "boxes"
 
     def __init__(self, num_classes: int, *, needs_masks: bool, **settings: Any) -> None:
         super().__init__(num_classes, **settings)
@@ -54,6 +56,10 @@ class DetectionChecks(DataChecks):
         both = len(paths[0] & paths[1])
         return [f"{plural(both, 'image')} of the evaluation are trained on, too"] * bool(both)
 
+    def check_orientations(self, source: DetectionSource, probed: Sequence[int]) -> list[str]:
+        # With the sizes of files they were looked at, too.
+        return [] if isinstance(source, HasFiles) else super().check_orientations(source, probed)
+
     def _check_sizes(self, split: str, source: DetectionSource, chosen: Sequence[int]) -> tuple[set[int], list[str]]:
         """Compares the sizes of files with those of the annotations.
 
@@ -61,31 +67,29 @@ class DetectionChecks(DataChecks):
         """
         if not isinstance(source, HasFiles):
             return set(), []
-        sizes, no_images, wrong, oriented = source.sizes(), set(), [], 0
-        for index, (header, _, orientation) in self.each(
-            lambda index: image_header(source.path(index)), chosen, split, "image sizes"
-        ):
-            oriented += orientation > 1
-            if not all(header):
+        sizes, no_images, wrong, turned = source.sizes(), set(), [], 0
+        upright = self.reading.exif_orientation
+        for index, header in self.each(lambda index: image_header(source.path(index)), chosen, split, "image sizes"):
+            turned += header.orientation > 1
+            if not all(header.stored):
                 no_images.add(index)
-            elif header != tuple(sizes[index].tolist()):
-                wrong.append((index, header, orientation))
+            elif header.size(upright) != tuple(sizes[index].tolist()):
+                wrong.append((index, header))
         if wrong:
-            index, (height, width), orientation = wrong[0]
-            noted_height, noted_width = sizes[index].tolist()
-            turned = (height, width) == (noted_width, noted_height)
+            index, header = wrong[0]
+            (height, width), (noted_height, noted_width) = header.size(upright), sizes[index].tolist()
             way_out = "annotate these files, or correct the annotations"
-            if turned and orientation > 1:
-                way_out = "turn them as their EXIF orientation says and save them so, such as with mogrify -auto-orient"
-            elif turned:
+            if header.size(not upright) == (noted_height, noted_width):
+                way_out = way_to_turn("annotations", upright)
+            elif (height, width) == (noted_width, noted_height):
                 way_out = "exchange height and width in the annotations, or annotate these files"
             raise UserError(
                 f"{len(wrong):,} of {len(chosen):,} {split} images have another size than their annotations say, the "
                 f"first is {source.name(index)}, {height}×{width} and not {noted_height}×{noted_width} (height × "
                 f"width): {way_out}"
             )
-        what = f"{oriented:,} image{'s have' if oriented != 1 else ' has'} an EXIF orientation, which is not applied"
-        return no_images, [f"{what}: boxes must be those of the image as it is stored"] * bool(oriented)
+        tried = None if len(chosen) == len(source) else len(chosen)
+        return no_images, describe_orientations(turned, tried, self.labels, upright)
 
 
 def _check_have_masks(split: str, source: DetectionSource) -> None:

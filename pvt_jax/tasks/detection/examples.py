@@ -7,6 +7,7 @@ import numpy as np
 
 from pvt_jax.data.images import decoded
 from pvt_jax.data.objects import Objects
+from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.pipeline import Batch
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.detection.source import DetectionSource
@@ -24,6 +25,7 @@ class DetectionTraining:
       short_sides: int [kinds]: of each kind.
       long_side: limit of the longer side.
       places: objects per image, after padding.
+      reading: how the files are read.
     """
 
     transform: DetectionTrainTransform
@@ -31,9 +33,10 @@ class DetectionTraining:
     short_sides: np.ndarray
     long_side: int
     places: int
+    reading: ReadingOptions = ReadingOptions()
 
     def __call__(self, source: DetectionSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
-        image, objects = image_and_objects(source, index)
+        image, objects = image_and_objects(source, index, self.reading)
         height, width = self.shapes[kind].tolist()
         return self.transform(
             image,
@@ -56,9 +59,10 @@ class DetectionEvaluation:
 
     transform: DetectionEvalTransform
     shapes: np.ndarray
+    reading: ReadingOptions = ReadingOptions()
 
     def __call__(self, source: DetectionSource, index: int, kind: int, /) -> Batch:
-        image, _ = image_and_objects(source, index)
+        image, _ = image_and_objects(source, index, self.reading)
         arrays = self.blank(kind)
         place(arrays, "image", "size", self.transform(image))
         arrays["original_size"] = np.array(image.shape[:2], np.int32)
@@ -71,7 +75,9 @@ class DetectionEvaluation:
         return {"image": np.zeros((height, width, 3), np.uint8), "size": size, "original_size": size}
 
 
-def image_and_objects(source: DetectionSource, index: int) -> tuple[np.ndarray, Objects]:
+def image_and_objects(
+    source: DetectionSource, index: int, reading: ReadingOptions | None = None
+) -> tuple[np.ndarray, Objects]:
     """A record's image, uint8 [h, w, 3], and objects.
 
     Raises:
@@ -79,7 +85,7 @@ def image_and_objects(source: DetectionSource, index: int) -> tuple[np.ndarray, 
       UserError: its size differs from the annotated one, so that boxes and padded shapes would not fit.
     """
     image, objects = source[index]
-    image = decoded(image, source.name(index))
+    image = decoded(image, source.name(index), reading)
     height, width = source.sizes()[index].tolist()
     if image.shape[:2] != (height, width):
         raise UserError(

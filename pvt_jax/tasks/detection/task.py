@@ -12,7 +12,6 @@ import numpy as np
 from pvt_jax.data import buckets, pipeline
 from pvt_jax.data.description import DataDescription
 from pvt_jax.data.formats import OBJECTS
-from pvt_jax.data.images import decoded
 from pvt_jax.heads.detection_model import MULTIPLE, DetectionModel
 from pvt_jax.ops.boxes import clip_boxes
 from pvt_jax.tasks.detection import examples, grouping
@@ -61,8 +60,7 @@ class Detection(Task[DetectionConfig]):
     def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
         """The objects and what was detected, side by side."""
         source = self.eval_source
-        image, objects = source[record]
-        image = decoded(image, source.name(record))
+        image, objects = examples.image_and_objects(source, record, self._config.data)
         height, width = image.shape[:2]
         found = {name: values[prediction["valid"]] for name, values in prediction.items()}
         masks = truth_masks = None
@@ -156,11 +154,12 @@ class Detection(Task[DetectionConfig]):
             short_sides=self._kinds.short_sides,
             long_side=self._config.detection.long_side,
             places=most,
+            reading=self._config.data,
         )
 
     @property
     def _eval_example(self) -> pipeline.EvalExample:
-        return examples.DetectionEvaluation(self._eval_transform, self._buckets.shapes)
+        return examples.DetectionEvaluation(self._eval_transform, self._buckets.shapes, self._config.data)
 
     @property
     def _data_options(self) -> DetectionOptions:

@@ -8,9 +8,10 @@ import numpy as np
 from pvt_jax.data.headers import image_header
 from pvt_jax.data.labels import IGNORE, Contents, worst
 from pvt_jax.data.text import listed
+from pvt_jax.data.traits import describe_orientations, way_to_turn
 from pvt_jax.errors import CorruptImageError, UserError
 from pvt_jax.tasks.checks import Attempt, Attempts, DataChecks, Suspects
-from pvt_jax.tasks.segmentation.source import ReadsLabels, SegmentationSource
+from pvt_jax.tasks.segmentation.source import HasOrientations, ReadsLabels, SegmentationSource
 
 # Modes of images that cannot be told from their headers to be label maps; "" is of no image.
 _SUSPICIOUS = ("", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -24,6 +25,7 @@ class SegmentationChecks(DataChecks):
     """
 
     records = "images with label maps"
+    labels = "label maps"
 
     def check_classes(self, train: Sequence[str], evaluation: Sequence[str]) -> None:
         super().check_classes(train, evaluation)
@@ -35,13 +37,19 @@ class SegmentationChecks(DataChecks):
     def check_before_decoding(self, split: str, source: SegmentationSource, probes: list[int]) -> Suspects:
         return set(np.flatnonzero(~source.sizes().all(axis=1)).tolist()), []
 
+    def check_orientations(self, source: SegmentationSource, probed: Sequence[int]) -> list[str]:
+        if not isinstance(source, HasOrientations):
+            return super().check_orientations(source, probed)
+        turned = int((source.orientations() > 1).sum())
+        return describe_orientations(turned, None, self.labels, self.reading.exif_orientation)
+
     def check_rest(self, split: str, source: SegmentationSource, probes: list[int]) -> Attempts:
-        count, sizes, findings = len(source), source.sizes(), _Findings(split, source)
+        count, sizes, findings = len(source), source.sizes(), _Findings(split, source, self.reading.exif_orientation)
         chosen = range(count) if self.check == "all" else probes
         read = range(count) if isinstance(source, ReadsLabels) else chosen
 
         def inspect(index: int) -> Contents | tuple[int, int] | UserError:
-            return _inspect(source, index, index in chosen)
+            return _inspect(source, index, index in chosen, self.reading.exif_orientation)
 
         for index, found in self.each(inspect, read, split, "label maps"):
             findings.add(index, (int(sizes[index, 0]), int(sizes[index, 1])), found)
@@ -59,6 +67,7 @@ class _Findings:
 
     split: str
     source: SegmentationSource
+    upright: bool
     read: int = 0
     corrupt: list[CorruptImageError] = field(default_factory=list)
     refused: list[UserError] = field(default_factory=list)
@@ -97,10 +106,9 @@ class _Findings:
         if self.mismatched:
             index, (height, width) = self.mismatched[0]
             image_height, image_width = sizes[index].tolist()
-            turned = (height, width) == (image_width, image_height)
-            way_out = (
-                "turn the image as its EXIF orientation says, and save it so" if turned else "pair the right files"
-            )
+            way_out = "pair the right files"
+            if (height, width) == (image_width, image_height):
+                way_out = self._way_to_turn(index)
             raise UserError(
                 f"{len(self.mismatched):,} of {len(source):,} {split} label maps have another size than their images, "
                 f"such as {source.label_name(index)}, {height}×{width}, and {source.name(index)}, "
@@ -126,11 +134,18 @@ class _Findings:
                 f"are black and white masks, set --config.segmentation.palette='((0,0,0),(255,255,255))'"
             )
 
+    def _way_to_turn(self, index: int) -> str:
+        """What to do where an image lies on its side, and its label map does not."""
+        known = self.source.orientations() if isinstance(self.source, HasOrientations) else None
+        if known is not None and known[index] > 4:
+            return way_to_turn("label maps", self.upright)
+        return "turn the one that lies on its side"
+
     def _ways_by_palette(self) -> str:
         """What to do where as many levels of grey as there are classes stand for them, as 0, 127 and 255; or ""."""
         levels, first = sorted(self.values), self.unknown[min(self.unknown)]
         label_map = self.source[first]["label_map"]
-        is_grey = isinstance(label_map, bytes) and image_header(label_map)[1] == "L"
+        is_grey = isinstance(label_map, bytes) and image_header(label_map).mode == "L"
         in_a_row = levels[-1] - levels[0] < len(levels)
         if in_a_row or not is_grey or len(levels) != self.source.encoding.num_classes:
             return ""
@@ -138,14 +153,16 @@ class _Findings:
         return f"; if these levels of grey are the classes, --config.segmentation.palette='{palette}'"
 
 
-def _inspect(source: SegmentationSource, index: int, whole: bool) -> Contents | tuple[int, int] | UserError:
+def _inspect(
+    source: SegmentationSource, index: int, whole: bool, upright: bool
+) -> Contents | tuple[int, int] | UserError:
     """Returns what is in a label map; where ``whole`` is False its size, unless its header looks wrong."""
     data = source.label_map(index) if isinstance(source, ReadsLabels) else source[index]["label_map"]
     if not whole and isinstance(data, bytes):
-        size, mode, _ = image_header(data)
-        if mode not in _SUSPICIOUS:
-            return size
+        header = image_header(data)
+        if header.mode not in _SUSPICIOUS:
+            return header.size(upright)
     try:
-        return source.encoding.inspect(data, source.label_name(index))
+        return source.encoding.inspect(data, source.label_name(index), upright)
     except UserError as error:
         return error

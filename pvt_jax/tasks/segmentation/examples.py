@@ -6,6 +6,7 @@ import numpy as np
 
 from pvt_jax.data.images import decoded
 from pvt_jax.data.labels import IGNORE
+from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.pipeline import Batch
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.images import place
@@ -18,9 +19,10 @@ class SegmentationTraining:
     """``image`` uint8 [h, w, 3], ``label_map`` uint8 [h, w] and ``size`` int32 [2], (height, width) without padding."""
 
     transform: SegmentationTrainTransform
+    reading: ReadingOptions = ReadingOptions()
 
     def __call__(self, source: SegmentationSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
-        image, label_map, size = self.transform(*image_and_label_map(source, index), rng)
+        image, label_map, size = self.transform(*image_and_label_map(source, index, self.reading), rng)
         return {"image": image, "label_map": label_map, "size": size}
 
 
@@ -35,9 +37,10 @@ class SegmentationEvaluation:
 
     views: tuple[SegmentationEvalTransform, ...]
     shapes: np.ndarray
+    reading: ReadingOptions = ReadingOptions()
 
     def __call__(self, source: SegmentationSource, index: int, kind: int, /) -> Batch:
-        image, label_map = image_and_label_map(source, index)
+        image, label_map = image_and_label_map(source, index, self.reading)
         arrays = self.blank(kind)
         place(arrays, "label_map", "label_size", label_map)
         for i, view in enumerate(self.views):
@@ -53,16 +56,18 @@ class SegmentationEvaluation:
         return arrays
 
 
-def image_and_label_map(source: SegmentationSource, index: int) -> tuple[np.ndarray, np.ndarray]:
+def image_and_label_map(
+    source: SegmentationSource, index: int, reading: ReadingOptions | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """A record's image, uint8 [h, w, 3], and label map, uint8 [h, w].
 
     Raises:
       CorruptImageError: either cannot be decoded.
       UserError: a label is out of range, or the two differ in size.
     """
-    record = source[index]
-    label_map = source.encoding.decode(record["label_map"], source.label_name(index))
-    image = decoded(record["image"], source.name(index))
+    record, reading = source[index], reading or ReadingOptions()
+    label_map = source.encoding.decode(record["label_map"], source.label_name(index), reading.exif_orientation)
+    image = decoded(record["image"], source.name(index), reading)
     if image.shape[:2] != label_map.shape:
         sizes = ("×".join(map(str, array.shape[:2])) for array in (label_map, image))
         raise UserError(

@@ -34,6 +34,15 @@ class SegmentationSource(Source, Protocol):
 
 
 @runtime_checkable
+class HasOrientations(Protocol):
+    """A source of files that may have EXIF orientations."""
+
+    def orientations(self) -> np.ndarray:
+        """EXIF orientation of every image, int8 [n]; 1 is upright."""
+        ...
+
+
+@runtime_checkable
 class ReadsLabels(Protocol):
     """A source that can read a label map without its image."""
 

@@ -61,7 +61,7 @@ class Segmentation(Task[SegmentationConfig]):
     def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
         """The image, its truth and the prediction side by side."""
         source = self.eval_source
-        image, truth = examples.image_and_label_map(source, record)
+        image, truth = examples.image_and_label_map(source, record, self._config.data)
         predicted = prediction["label_map"][: truth.shape[0], : truth.shape[1]]
         return f"{record:06d}", side_by_side(image, truth, predicted, source.palette, source.class_names)
 
@@ -126,11 +126,11 @@ class Segmentation(Task[SegmentationConfig]):
 
     @property
     def _train_example(self) -> pipeline.TrainExample:
-        return examples.SegmentationTraining(self._train_transform)
+        return examples.SegmentationTraining(self._train_transform, self._config.data)
 
     @property
     def _eval_example(self) -> pipeline.EvalExample:
-        return examples.SegmentationEvaluation(self._views, self._buckets.shapes)
+        return examples.SegmentationEvaluation(self._views, self._buckets.shapes, self._config.data)
 
     @property
     def _data_options(self) -> SegmentationOptions:

@@ -194,7 +194,7 @@ class TestClasses:
         assert message(opened, tmp_path).endswith(expected) and message(opened, tmp_path, "eval").endswith(expected)
 
     def test_one_class_of_any_source(self):
-        checks = ClassificationChecks(1, decode=decode)
+        checks = ClassificationChecks(1)
         assert "has one class, 'cat', and one class alone" in message(checks.check_classes, ["cat"], ["cat"])
 
     def test_folders_of_another_task(self, tmp_path):

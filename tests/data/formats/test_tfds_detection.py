@@ -88,7 +88,7 @@ def test_as_coco(data_dir):
         np.testing.assert_allclose(one.objects(places[101]).boxes, [[0, 0, 51, 40]], atol=1e-4)
         assert len(one.objects(places[102])) == 0
         image, _ = one[places[101]]
-        assert image_header(image)[0] == (40, 51) == tuple(one.sizes()[places[101]].tolist())
+        assert image_header(image).size() == (40, 51) == tuple(one.sizes()[places[101]].tolist())
     assert source.name(0).startswith("toy_coco/train record ")
     assert by_id(opened(data_dir)).keys() == {100, 101}
     assert by_id(opened(data_dir, "eval")).keys() == {100}

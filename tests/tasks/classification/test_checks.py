@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pvt_jax.data.formats import LABELLED_IMAGES, open_source
-from pvt_jax.data.images import decode, decode_pil
+from pvt_jax.data.images import Traits
 from pvt_jax.data.records import ClassificationRecord, Request
 from pvt_jax.errors import UserError
+from pvt_jax.tasks import checks
 from pvt_jax.tasks.classification.checks import ClassificationChecks
 
 
@@ -57,23 +58,20 @@ def validate(train, evaluation, num_classes, **settings: Any) -> str:
 
 def message(train=FINE, evaluation=FINE, num_classes=3, **arguments) -> str:
     with pytest.raises(UserError) as caught:
-        validate(train, evaluation, num_classes, **{"decode": decode, **arguments})
+        validate(train, evaluation, num_classes, **arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("decoder", [decode, decode_pil])
-def test_summary(decoder):
+def test_summary():
     train = Source([0, 1] * 1500)
-    assert (
-        validate(train, FINE, 3, decode=decoder) == "3,000 training and 4 evaluation images of 3 classes, from memory"
-    )
+    assert validate(train, FINE, 3) == "3,000 training and 4 evaluation images of 3 classes, from memory"
 
 
 def test_summary_of_digits():
     train, held_out = (open_source(LABELLED_IMAGES, "digits", Request(split)) for split in ("train", "eval"))
     assert (
-        validate(train, held_out, 10, decode=decode)
+        validate(train, held_out, 10)
         == "1,438 training and 359 evaluation images of 10 classes, from scikit-learn's digits"
     )
 
@@ -119,7 +117,7 @@ def test_unlabelled_split():
 @given(st.lists(st.integers(-3, 6), min_size=1, max_size=20))
 def test_every_label_outside_is_found(labels):
     if all(0 <= label < 3 for label in labels):
-        validate(Source(labels), FINE, 3, decode=decode)
+        validate(Source(labels), FINE, 3)
     else:
         first = next(i for i, label in enumerate(labels) if not 0 <= label < 3)
         assert f"label {labels[first]} of memory record {first} is outside" in message(Source(labels))
@@ -130,7 +128,7 @@ def test_some_images_corrupt():
     line = message(train)
     assert "1 of 3 training images tried cannot be decoded" in line and "memory record 1" in line
     assert "on_corrupt" in line
-    assert validate(train, FINE, 3, decode=decode, on_corrupt="skip").startswith("3 training")
+    assert validate(train, FINE, 3, on_corrupt="skip").startswith("3 training")
 
 
 @pytest.mark.parametrize("on_corrupt", ["error", "skip"])
@@ -139,13 +137,10 @@ def test_all_images_corrupt(on_corrupt):
     assert "none of the 2 evaluation images tried can be decoded" in line and "memory record 0" in line
 
 
-def test_probes_are_spread_and_few():
+def test_probes_are_spread_and_few(monkeypatch):
     asked = []
-
-    def note(data, name):
-        asked.append(name)
-
-    validate(Source([0] * 1001), FINE, 3, probes=5, decode=note)
+    monkeypatch.setattr(checks, "inspect", lambda data, name: asked.append(name) or Traits())
+    validate(Source([0] * 1001), FINE, 3, probes=5)
     # In threads, each split by itself.
     assert sorted(asked[:5]) == sorted(f"memory record {index}" for index in (0, 250, 500, 750, 1000))
     assert len(asked) == 5 + 4
@@ -153,7 +148,7 @@ def test_probes_are_spread_and_few():
 
 def test_arrays_are_checked_not_decoded():
     good, grey, floats = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3))
-    validate(Source([0], images=[good]), FINE, 3, decode=decode)
+    validate(Source([0], images=[good]), FINE, 3)
     assert "memory record 0 is uint8 [4, 4]" in message(Source([0], images=[grey]))
     assert "float64 [4, 4, 3]" in message(Source([0], images=[floats]))
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
-from pvt_jax.data.images import decode, decode_pil, limit_threads
+from pvt_jax.data.images import decode, limit_threads
 from pvt_jax.errors import CorruptImageError, UserError
 from pvt_jax.tasks.classification.randaugment import RandAugment
 from pvt_jax.tasks.classification.transforms import EvalTransform, TrainTransform, sample_crop
@@ -72,15 +72,12 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_both_decoders_give_the_rgb_of_pillow(kind, recwarn):
-    expected = Image.open(io.BytesIO(FILES[kind]))
+def test_decoding_gives_the_rgb_of_pillow_upright(kind, recwarn):
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(FILES[kind])))
     expected = expected.convert("RGBA").convert("RGB") if kind.endswith("transparent") else expected.convert("RGB")
     image = decode(FILES[kind], kind)
-    assert image.dtype == np.uint8 and image.shape == (60, 83, 3) and image.flags["C_CONTIGUOUS"]
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.flags["C_CONTIGUOUS"]
     np.testing.assert_array_equal(image, np.asarray(expected))
-    from_pillow = decode_pil(FILES[kind], kind)
-    assert from_pillow.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(from_pillow), image)
     assert not recwarn.list
 
 
@@ -97,7 +94,6 @@ def test_sixteen_bits_keep_their_high_byte(kind, shape):
     expected = (image >> 8).astype(np.uint8)
     expected = expected[..., ::-1] if image.ndim == 3 else np.repeat(expected[..., None], 3, axis=2)
     np.testing.assert_array_equal(decode(data, "x"), expected)
-    np.testing.assert_array_equal(np.asarray(decode_pil(data, "x")), expected)
 
 
 def unreadable() -> dict[str, bytes]:
@@ -122,13 +118,12 @@ def unreadable() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", unreadable())
 def test_unreadable_files_are_one_line_with_the_way_out(kind, capfd):
-    for decoder in (decode, decode_pil):
-        with pytest.raises(CorruptImageError) as caught:
-            decoder(unreadable()[kind], "train/cat/0001.jpg")
-        message = str(caught.value)
-        assert message.startswith("train/cat/0001.jpg: cannot be decoded (")
-        assert "--config.data.on_corrupt=skip" in message
-        assert "\n" not in message and "BytesIO" not in message
+    with pytest.raises(CorruptImageError) as caught:
+        decode(unreadable()[kind], "train/cat/0001.jpg")
+    message = str(caught.value)
+    assert message.startswith("train/cat/0001.jpg: cannot be decoded (")
+    assert "--config.data.on_corrupt=skip" in message
+    assert "\n" not in message and "BytesIO" not in message
     assert capfd.readouterr().err == ""
 
 

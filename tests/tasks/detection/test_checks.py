@@ -12,8 +12,7 @@ from PIL import ExifTags, Image
 
 from pvt_jax.data.formats import OBJECTS, open_source
 from pvt_jax.data.formats.digits.objects import DigitObjectsSource
-from pvt_jax.data.images import decode
-from pvt_jax.data.options import ObjectOptions
+from pvt_jax.data.options import ObjectOptions, ReadingOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import checks
@@ -43,7 +42,7 @@ def validate(root: Path, needs_masks=True, outputs=10, source="coco", **rest: An
     train, held_out = (
         open_source(OBJECTS, source, Request(split, root=str(root), options=options)) for split in ("train", "eval")
     )
-    return DetectionChecks(outputs, needs_masks=needs_masks, decode=decode, **rest).validate(train, held_out)
+    return DetectionChecks(outputs, needs_masks=needs_masks, **rest).validate(train, held_out)
 
 
 def message(*arguments: Any, **rest: Any) -> str:
@@ -59,12 +58,12 @@ def change(root: Path, edit: Any, path: str = TRAIN) -> None:
     write_json(root / path, content)
 
 
-def turn(path: Path) -> None:
-    """Makes an image one that lies on its side, by EXIF."""
+def turn(path: Path, orientation: int = 6) -> None:
+    """Makes an image one that lies on its side, or otherwise, by EXIF."""
     image = Image.open(path)
     image.load()
     exif = image.getexif()
-    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Orientation] = orientation
     image.save(path, exif=exif)
 
 
@@ -84,7 +83,7 @@ def test_describes_a_sound_data_set(root, check):
 def test_digit_scenes_are_not_all_composed(monkeypatch):
     train, held_out = DigitObjectsSource("train"), DigitObjectsSource("eval")
     monkeypatch.setattr(DigitObjectsSource, "counts", None)
-    line = DetectionChecks(10, needs_masks=True, decode=decode).validate(train, held_out)
+    line = DetectionChecks(10, needs_masks=True).validate(train, held_out)
     assert line == (
         "32,768 training and 256 evaluation images with objects of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), from "
         "scenes of scikit-learn's digits over its photographs"
@@ -105,7 +104,7 @@ def test_keys():
         arguments: Any = {key: "maybe"}
         with pytest.raises(UserError, match=f"data.{key} is 'maybe', but it is either"):
             source = DigitObjectsSource("eval", count=1)
-            DetectionChecks(10, needs_masks=False, decode=decode, **arguments).validate(source, source)
+            DetectionChecks(10, needs_masks=False, **arguments).validate(source, source)
 
 
 class TestClasses:
@@ -192,21 +191,45 @@ class TestImages:
         save(root / "train2017/1.png", np.zeros((64, 40, 3), np.uint8))
         assert "1 of 32 training images have another size" in message(root, check="sample")
 
-    def test_that_lie_on_their_side(self, root):
-        path = root / "train2017/1.png"
-        save(path, np.zeros((64, 40, 3), np.uint8))
+    def make_landscape(self, root, height, width) -> Path:
+        """The first image, annotated as 40×64."""
+        save(root / "train2017/1.png", np.zeros((height, width, 3), np.uint8))
         change(root, lambda content: content["images"][0].update(height=40, width=64))
         change(root, lambda content: content["annotations"].clear() or content["annotations"].append(
             {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 1, 9, 9], "iscrowd": 0}))  # fmt: skip
+        return root / "train2017/1.png"
+
+    def test_that_lie_on_their_side(self, root):
+        path = self.make_landscape(root, 64, 40)
         assert "exchange height and width in the annotations" in message(root, needs_masks=False)
         turn(path)
-        assert "turn them as their EXIF orientation says and save them so" in message(root, needs_masks=False)
+        assert validate(root, needs_masks=False)
+        as_stored = ReadingOptions(exif_orientation=False)
+        line = message(root, needs_masks=False, reading=as_stored)
+        assert "the annotations fit the image turned upright" in line
+        assert line.endswith("if all do, set --config.data.exif_orientation=True")
 
-    def test_whose_orientation_is_not_applied(self, root):
+    def test_whose_annotations_are_of_the_stored_view(self, root):
+        path = self.make_landscape(root, 40, 64)
+        assert validate(root, needs_masks=False)
+        turn(path)
+        line = message(root, needs_masks=False)
+        assert "1 of 1 training images have another size than their annotations say" in line
+        assert line.endswith(
+            "64×40 and not 40×64 (height × width): the annotations fit the image as it is stored: if all do, set "
+            "--config.data.exif_orientation=False"
+        )
+        line = validate(root, needs_masks=False, reading=ReadingOptions(exif_orientation=False))
+        assert "1 image has an EXIF orientation, which is not applied: boxes must be those of the image as" in line
+
+    def test_whose_orientation_cannot_be_told_by_their_sizes(self, root):
         assert "EXIF" not in validate(root)
-        turn(root / "train2017/1.png")
-        assert "1 image has an EXIF orientation, which is not applied: boxes must be those of the im" in validate(root)
-        turn(root / "train2017/5.png")
+        turn(root / "train2017/1.png", 3)
+        assert (
+            "1 image has an EXIF orientation, which is applied: boxes must be those of the image turned upright, or "
+            "set data.exif_orientation=False"
+        ) in validate(root)
+        turn(root / "train2017/5.png", 2)
         assert "training: " in validate(root) and ", 2 images have an EXIF orientation" in validate(root)
 
     def test_listed_twice(self, root):
@@ -253,7 +276,7 @@ class TestImages:
 def test_a_source_without_images(root):
     source = DigitObjectsSource("train", count=0)
     with pytest.raises(UserError, match="the training data has no images"):
-        DetectionChecks(10, needs_masks=False, decode=decode).validate(source, source)
+        DetectionChecks(10, needs_masks=False).validate(source, source)
 
 
 def test_grey_images_are_decoded_like_others(root):

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from pvt_jax.data.formats import LABEL_MAPS, open_source
-from pvt_jax.data.images import decode
 from pvt_jax.data.labels import LabelEncoding
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request
@@ -52,7 +51,7 @@ def validate(root, num_classes=3, outputs=None, on_corrupt="error", check="all",
     )
     outputs = num_classes if outputs is None else outputs
     settings = {"on_corrupt": on_corrupt, "check": check, "progress": progress}
-    return SegmentationChecks(outputs, decode=decode, **settings).validate(train, held_out)
+    return SegmentationChecks(outputs, **settings).validate(train, held_out)
 
 
 def message(root, **arguments) -> str:
@@ -85,9 +84,9 @@ def test_notes(root):
 def test_options():
     source = Memory([np.zeros((4, 6), np.uint8)])
     with pytest.raises(UserError, match="data.check is 'some', but it is either 'all' or 'sample'"):
-        SegmentationChecks(3, decode=decode, check="some").validate(source, source)
+        SegmentationChecks(3, check="some").validate(source, source)
     with pytest.raises(UserError, match="data.on_corrupt is 'stop'"):
-        SegmentationChecks(3, decode=decode, on_corrupt="stop").validate(source, source)
+        SegmentationChecks(3, on_corrupt="stop").validate(source, source)
 
 
 def test_number_of_classes(root):
@@ -109,7 +108,7 @@ def test_sizes_of_all_pairs(root, check):
 def test_turned_images(root):
     save(root / "labels/val/b.png", grey(0).transpose(Image.Transpose.ROTATE_90))
     line = message(root)
-    assert "1 of 2 evaluation label maps" in line and "turn the image as its EXIF orientation says" in line
+    assert "1 of 2 evaluation label maps" in line and "turn the one that lies on its side" in line
 
 
 @CHECKS
@@ -293,13 +292,12 @@ class Memory:
 class TestArrays:
     def line(self, train, evaluation=None, **arguments) -> str:
         with pytest.raises(UserError) as caught:
-            settings = {"decode": decode, **arguments}
-            SegmentationChecks(3, **settings).validate(train, train if evaluation is None else evaluation)
+            SegmentationChecks(3, **arguments).validate(train, train if evaluation is None else evaluation)
         return str(caught.value)
 
     def test_a_sample_makes_no_others(self):
         source = Memory([np.arange(24, dtype=np.uint8).reshape(4, 6) % 3] * 1000)
-        line = SegmentationChecks(3, decode=decode, check="sample").validate(source, source)
+        line = SegmentationChecks(3, check="sample").validate(source, source)
         assert line == "1,000 training and 1,000 evaluation images with label maps of 3 classes, from memory"
         assert len(source.read) == 32 and {0, 999} < source.read
 

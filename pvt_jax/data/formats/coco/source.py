@@ -113,7 +113,7 @@ def open_coco(request: Request) -> CocoSource:
         )
     check_classes(where, class_names, options.num_classes, options.class_names)
     folder, files = find_images(root, path, name, file.image_files, options.image_folder)
-    sizes = fill_in_sizes(file.image_sizes, lambda image: os.path.join(folder, files[image]))
+    sizes = fill_in_sizes(file.image_sizes, lambda image: os.path.join(folder, files[image]), request.upright)
     if options.with_masks:
         _check_run_lengths(file, sizes)
     _check_corners(file, sizes, files)

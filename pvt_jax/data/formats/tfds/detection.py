@@ -66,7 +66,7 @@ def open_tfds_detection(request: Request) -> TfdsDetectionSource:
     def read(number: int) -> tuple[Any, tuple[int, int], dict[str, np.ndarray]]:
         record = records.record(number)
         image_id = next((record[key] for key in _IMAGE_IDS if key in record), number)
-        return _plain(image_id), image_header(record[image])[0], record[objects]
+        return _plain(image_id), image_header(record[image]).size(request.upright), record[objects]
 
     with ThreadPoolExecutor(THREADS) as pool:
         image_ids, header, found = zip(*pool.map(read, range(len(records))), strict=True)

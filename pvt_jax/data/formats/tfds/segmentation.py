@@ -13,7 +13,7 @@ from pvt_jax.data.formats.tfds.records import (
     needed_name,
     open_builder,
 )
-from pvt_jax.data.headers import image_sizes
+from pvt_jax.data.headers import Oriented, oriented_sizes
 from pvt_jax.data.records import Request, SegmentationRecord
 from pvt_jax.data.text import did_you_mean
 from pvt_jax.errors import UserError
@@ -26,9 +26,11 @@ _LABEL_MAPS = ("annotation", "segmentation_label", "segmentation_mask", "label_m
 class TfdsSegmentationSource(TfdsRecords):
     """Images and label maps of one split, both encoded; ``image`` and ``label_map`` are the names of their features."""
 
-    def __init__(self, name: str, split: str, root: str | None, image: str, label_map: str, labels: LabelSet) -> None:
+    def __init__(
+        self, name: str, split: str, root: str | None, image: str, label_map: str, labels: LabelSet, upright: bool
+    ) -> None:
         self._image, self._label_map = image, label_map
-        self._sizes: np.ndarray | None = None
+        self._upright, self._measured = upright, None
         self.class_names, self.palette, self.encoding = labels.class_names, labels.palette, labels.encoding
         super().__init__(name, split, root, (image, label_map))
 
@@ -44,9 +46,15 @@ class TfdsSegmentationSource(TfdsRecords):
 
     def sizes(self) -> np.ndarray:
         """Height and width of every image; reads all records, whole, once."""
-        if self._sizes is None:
-            self._sizes = image_sizes(len(self), lambda index: self.record(index)[self._image])
-        return self._sizes
+        return self._measure().sizes
+
+    def orientations(self) -> np.ndarray:
+        return self._measure().orientations
+
+    def _measure(self) -> Oriented:
+        if self._measured is None:
+            self._measured = oriented_sizes(len(self), lambda index: self.record(index)[self._image], self._upright)
+        return self._measured
 
 
 def open_tfds_segmentation(request: Request) -> TfdsSegmentationSource:
@@ -67,7 +75,7 @@ def open_tfds_segmentation(request: Request) -> TfdsSegmentationSource:
     else:
         labels = find_labels(options, reduce_zero_label=builder.name == "scene_parse150")
     chosen = chosen_split(builder, request)
-    return TfdsSegmentationSource(name, chosen, data_dir, image, label_map, labels)
+    return TfdsSegmentationSource(name, chosen, data_dir, image, label_map, labels, request.upright)
 
 
 def _feature(data_set: str, features: list[str], chosen: str, usual: tuple[str, ...], key: str) -> str:

@@ -69,7 +69,8 @@ def open_voc(request: Request) -> FilesSource:
     class_names, known_as = _find_classes(root, found, request)
     check_classes(known_as, class_names, options.num_classes, options.class_names)
     labels = _labels(found, class_names, known_as, bool(options.class_names))
-    sizes = fill_in_sizes(found.sizes, lambda image: os.path.join(found.image_folder, found.image_files[image]))
+    paths = [os.path.join(found.image_folder, file) for file in found.image_files]
+    sizes = fill_in_sizes(found.sizes, paths.__getitem__, request.upright)
     numbers = np.flatnonzero(labels >= 0)
     raw = RawObjects(
         owners=found.owners,
