@@ -300,7 +300,8 @@ def test_every_command_is_checked():
 @pytest.mark.parametrize("arguments", commands("pvt_jax.main"), ids=" ".join)
 def test_commands_name_real_configs_and_keys(arguments, tmp_path, monkeypatch):
     for half in ("train", "val"):
-        (tmp_path / half / "cat").mkdir(parents=True)
+        for name in ("cat", "dog"):
+            (tmp_path / half / name).mkdir(parents=True)
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     boxes = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "train.json").write_text(json.dumps(boxes))

@@ -123,8 +123,10 @@ class Unread:
         """Adds what another counted."""
         self.counts.update(other.counts)
 
-    def note(self, read: int, folder: str) -> list[str]:
-        """Returns a note on a folder of which so many images are ``read``; none if that is all."""
+    def note(self, read: int, folder: str, but: Sequence[str] = ()) -> list[str]:
+        """Returns a note on a folder of which so many images are ``read``; none if all others end in one of ``but``."""
+        for ending in but:
+            self.counts.pop(f".{ending}", None)
         count = self.counts.total()
         return [escaped(f"{count:,} of {read + count:,} files in {folder} are not read: {self}")] * bool(count)
 

@@ -69,6 +69,17 @@ class HasNotes(Protocol):
         ...
 
 
+@runtime_checkable
+class HasFiles(Protocol):
+    """A source whose images are files."""
+
+    def __len__(self) -> int: ...
+
+    def path(self, index: int, /) -> str:
+        """Returns the path of an image as the system takes it."""
+        ...
+
+
 class ClassificationRecord(TypedDict):
     """One example; ``label`` indexes the source's ``class_names``."""
 

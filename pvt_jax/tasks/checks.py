@@ -11,7 +11,8 @@ import numpy as np
 from pvt_jax.data.headers import THREADS
 from pvt_jax.data.images import Traits, inspect
 from pvt_jax.data.options import ReadingOptions
-from pvt_jax.data.records import HasNotes
+from pvt_jax.data.overlap import shared_images
+from pvt_jax.data.records import HasFiles, HasNotes
 from pvt_jax.data.text import plural
 from pvt_jax.data.traits import describe_layers, describe_orientations, describe_values
 from pvt_jax.errors import CorruptImageError, UserError
@@ -137,7 +138,9 @@ class DataChecks:
 
     def compare(self, train: Any, evaluation: Any) -> list[str]:
         """Returns notes on both splits together."""
-        return []
+        if not (isinstance(train, HasFiles) and isinstance(evaluation, HasFiles)):
+            return []
+        return shared_images(train, evaluation)
 
     # What a task calls.
 

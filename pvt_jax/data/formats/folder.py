@@ -12,9 +12,10 @@ import numpy as np
 
 from pvt_jax.data.file_kinds import Unread
 from pvt_jax.data.files import choose_images, find_root, list_folder, read_file, scan_images
-from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_split, find_layout, no_layout, split_names
+from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_place, find_layout, no_layout, split_names
 from pvt_jax.data.headers import THREADS
 from pvt_jax.data.records import ClassificationRecord, Request
+from pvt_jax.data.spellings import composed
 from pvt_jax.data.text import did_you_mean, escaped, listed, plural
 from pvt_jax.errors import UserError
 
@@ -42,6 +43,7 @@ class FolderSource:
 
     Paths are kept as one byte string with the end of each, about 40 bytes an image, so that the 1.3 million of ImageNet
     are cheap to hold and to send to workers. Files with a known ending are neither opened nor measured while scanning.
+    Accents in names of folders may be encoded in another way than in ``class_names``.
 
     Args:
         root: what ``str`` returns.
@@ -53,11 +55,11 @@ class FolderSource:
     """
 
     def __init__(self, root: str, folder: str, class_names: Sequence[str], notes: Sequence[str] = ()) -> None:
-        listing = list_folder(folder)
-        present = set(listing.folders)
-        classes = [label for label, name in enumerate(class_names) if name in present]
+        present = {composed(name): name for name in list_folder(folder).folders}
+        classes = [label for label, name in enumerate(class_names) if composed(name) in present]
+        self._folders = tuple(present.get(composed(name), "") for name in class_names)
         with ThreadPoolExecutor(THREADS) as pool:
-            scanned = list(pool.map(_scan_class, [os.path.join(folder, class_names[label]) for label in classes]))
+            scanned = list(pool.map(_scan_class, [os.path.join(folder, self._folders[label]) for label in classes]))
         counts = [len(one.lengths) for one in scanned]
         unread = _unread_beside(folder)
         for one in scanned:
@@ -97,7 +99,11 @@ class FolderSource:
             raise IndexError(f"record {index} of {len(self)} in {self._folder}")
         start = int(self._ends[index - 1]) if index else 0
         path = os.fsdecode(self._paths[start : int(self._ends[index])])
-        return os.path.join(self._folder, self.class_names[self._labels[index]], path)
+        return os.path.join(self._folder, self._folders[self._labels[index]], path)
+
+    def path(self, index: int) -> str:
+        """Returns the same, as the system takes it."""
+        return self.name(index)
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know of the folders: files that are not read, and classes that look odd."""
@@ -130,19 +136,17 @@ def open_folder(request: Request) -> FolderSource:
     request = replace(request, root=root)
     training, class_names = _training(request)
     if request.split == "train":
-        return FolderSource(root, training[0], class_names)
+        return FolderSource(root, training[0], class_names, about_place(Tree(root), training, request))
     found = _find(request)
-    if unknown := sorted(set(_class_folders(found[0])) - set(class_names)):
+    known = set(map(composed, class_names))
+    if unknown := sorted(name for name in _class_folders(found[0]) if composed(name) not in known):
         raise UserError(
             escaped(
                 f"{found[0]} has {plural(len(unknown), 'class folder')} that {os.path.basename(training[0])} has not: "
                 f"{listed(unknown)}{did_you_mean(unknown[0], class_names)}; both must name the same classes"
             )
         )
-    notes = about_split(found, request)
-    if os.path.samefile(found[0], training[0]):
-        notes.append(f"{escaped(found[0])} is the folder of the training data, too")
-    return FolderSource(root, found[0], class_names, notes)
+    return FolderSource(root, found[0], class_names, about_place(Tree(root), found, request))
 
 
 def list_classes(request: Request) -> tuple[str, ...]:
@@ -217,6 +221,12 @@ def _class_folders(folder: str) -> list[str]:
                 f"{os.path.join(folder, '<class>', '*.jpg')}"
             )
         )
+    alike: dict[str, str] = {}
+    for name in sorted(listing.folders):
+        if (other := alike.setdefault(composed(name), name)) != name:
+            raise UserError(
+                escaped(f"{folder} has two class folders {other} whose accents are encoded differently: join them")
+            )
     return listing.folders
 
 

@@ -13,7 +13,7 @@ from pvt_jax.data.file_kinds import LOSSY, ending_of
 from pvt_jax.data.files import find_root, read_file
 from pvt_jax.data.formats.class_names import VOC_CLASSES
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
-from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_split, find_layout, no_layout, split_names
+from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_place, find_layout, no_layout, split_names
 from pvt_jax.data.formats.pairs import Side, find_pairs
 from pvt_jax.data.headers import Oriented, oriented_sizes
 from pvt_jax.data.options import LabelMapOptions
@@ -75,6 +75,10 @@ class LabelFolderSource:
         """Returns the path of the image of record ``index``."""
         return escaped(self._paths(index)[0])
 
+    def path(self, index: int) -> str:
+        """Returns the path of that image as the system takes it."""
+        return self._paths(index)[0]
+
     def label_name(self, index: int) -> str:
         """Returns the path of its label map."""
         return escaped(self._paths(index)[1])
@@ -116,15 +120,8 @@ def open_label_folder(request: Request) -> LabelFolderSource:
     found = _find(root, request)
     is_voc = os.path.basename(found[1]).startswith("SegmentationClass") and options.num_classes == len(VOC_CLASSES)
     labels = find_labels(options, root, known_as="Pascal VOC", names=VOC_CLASSES if is_voc else ())
-    return open_pairs(
-        root,
-        found,
-        labels,
-        request.upright,
-        options.image_suffix,
-        options.label_suffix,
-        notes=about_split(found, request),
-    )
+    notes, suffixes = about_place(Tree(root), found, request), (options.image_suffix, options.label_suffix)
+    return open_pairs(root, found, labels, request.upright, *suffixes, notes=notes)
 
 
 def open_pairs(

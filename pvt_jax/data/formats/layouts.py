@@ -30,6 +30,8 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
 }
 # What is taken for lack of anything else.
 _LAST = "test"
+# What may be listed beside its parts.
+_BOTH = "trainval"
 # Folders whose own folders are tried, too, where a data set may have been unpacked: listing many takes time.
 _MOST_OPENED = 50
 
@@ -47,6 +49,19 @@ def names_in_turn(names: Sequence[str]) -> list[tuple[str, ...]]:
     """Returns the names of a split in groups; where nothing has a name of the first one, the next is tried."""
     first, last = ([name for name in names if (name == _LAST) == is_last] for is_last in (False, True))
     return [tuple(some) for some in (first, last) if some]
+
+
+def about_place(tree: "Tree", found: "Found", request: Request) -> list[str]:
+    """Returns notes as ``about_split``, or on the same layout under another name of the split, which is not read."""
+    if request.split_name or found.split in (_LAST, _BOTH):
+        return about_split(found.split, request)
+    others = [
+        repr(name)
+        for name in SPLIT_NAMES[request.split]
+        if name not in (found.split, _LAST, _BOTH)
+        and any(places != found.places for places in found.layout.places(tree, name, any_case=True))
+    ]
+    return [f"'{found.split}' is used, and {listed(others)} beside it is not"] * bool(others)
 
 
 class Layout:
@@ -154,9 +169,9 @@ def find_layout(
     return None
 
 
-def about_split(found: Found, request: Request) -> list[str]:
+def about_split(split: str, request: Request) -> list[str]:
     """Returns a note where data for testing is evaluated on for lack of any for validation; else none."""
-    if request.split_name or found.split != _LAST or request.split != "eval":
+    if request.split_name or split != _LAST or request.split != "eval":
         return []
     return [f"'{_LAST}' is used, as there is no {' or '.join(SPLIT_NAMES['eval'][1:-1])}"]
 
@@ -193,6 +208,9 @@ def no_layout(
         if os.path.basename(path).lower() not in itertools.chain(*SPLIT_NAMES.values())
         and find_layout(Tree(path), roots or layouts, names)
     ]
+    above = os.path.dirname(tree.root)
+    if not nested and os.path.basename(tree.root).lower() in itertools.chain(*SPLIT_NAMES.values()):
+        nested = [above] * bool(find_layout(Tree(above), roots or layouts, names))
     if len(nested) == 1:
         way_out = f"did you mean --config.data.root={nested[0]}?"
     elif request.split == "train":

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.data.headers import image_header
-from pvt_jax.data.text import escaped_name, listed, plural
+from pvt_jax.data.records import HasFiles
+from pvt_jax.data.text import escaped_name, listed
 from pvt_jax.data.traits import describe_orientations, way_to_turn
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.checks import Attempts, DataChecks, Suspects
-from pvt_jax.tasks.detection.source import DetectionSource, HasFiles
+from pvt_jax.tasks.detection.source import DetectionSource
 
 # Classes that are listed by name.
 _NAMED = 10
@@ -48,13 +49,6 @@ class DetectionChecks(DataChecks):
         if not any(len(source.objects(index)) for index in probes) and not source.counts().any():
             raise UserError(f"no {split} image has an object ({source}): annotate some, or choose another split")
         return [], _check_masks(split, source, probes) if self._needs_masks else []
-
-    def compare(self, train: DetectionSource, evaluation: DetectionSource) -> list[str]:
-        if not (isinstance(train, HasFiles) and isinstance(evaluation, HasFiles)):
-            return []
-        paths = [{source.path(index) for index in range(len(source))} for source in (train, evaluation)]
-        both = len(paths[0] & paths[1])
-        return [f"{plural(both, 'image')} of the evaluation are trained on, too"] * bool(both)
 
     def check_orientations(self, source: DetectionSource, probed: Sequence[int]) -> list[str]:
         # With the sizes of files they were looked at, too.

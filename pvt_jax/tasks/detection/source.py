@@ -71,12 +71,3 @@ class HasAnnotations(Protocol):
         Boxes are not clipped, and none is left out, so that the evaluation is that of pycocotools on the file.
         """
         ...
-
-
-@runtime_checkable
-class HasFiles(Protocol):
-    """A source whose images are files."""
-
-    def path(self, index: int, /) -> str:
-        """Returns the path of an image as the system takes it."""
-        ...

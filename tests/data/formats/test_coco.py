@@ -123,7 +123,7 @@ class TestLayouts:
 
     def test_a_half_s_own_folder(self, tmp_path):
         write_coco(tmp_path, "roboflow", count=2)
-        assert f"did you mean the folder above, {tmp_path}?" in message(tmp_path / "train")
+        assert f"did you mean --config.data.root={tmp_path}?" in message(tmp_path / "train")
         shutil.rmtree(tmp_path / "valid")
         line = message(tmp_path, "eval")
         assert "it holds train/; put some of the images aside for it, or set detection.annotations" in line

@@ -1,6 +1,7 @@
 """What folders hold beside the images that are meant: what is read, what is not and is told, and what is refused."""
 
 import io
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -12,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pvt_jax.data.formats import LABEL_MAPS, LABELLED_IMAGES, open_source
+from pvt_jax.data.formats import LABEL_MAPS, LABELLED_IMAGES, OBJECTS, open_source
 from pvt_jax.data.images import decode
-from pvt_jax.data.options import LabelMapOptions
+from pvt_jax.data.options import LabelMapOptions, ObjectOptions
+from pvt_jax.data.overlap import shared_images
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.classification.checks import ClassificationChecks
@@ -234,7 +236,73 @@ class TestSplits:
         assert opened(tmp_path, "eval").notes() == expected
         assert opened(tmp_path, "eval", eval_split="test").notes() == ()
 
-    def test_training_data_as_evaluation_data_is_told(self, tmp_path):
-        write(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
-        (tmp_path / "val").symlink_to(tmp_path / "train")
-        assert opened(tmp_path, "eval").notes() == (f"{tmp_path}/val is the folder of the training data, too",)
+    def test_two_names_of_a_split_are_told(self, tmp_path):
+        write(tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "Training", "val", "valid") for name in "ab"))
+        assert opened(tmp_path).notes() == ("'train' is used, and 'training' beside it is not",)
+        assert opened(tmp_path, "eval").notes() == ("'val' is used, and 'valid' beside it is not",)
+        assert opened(tmp_path, "eval", eval_split="val").notes() == ()
+
+    def test_the_folder_of_a_split_is_given(self, tmp_path):
+        write(tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "val") for name in "ab"))
+        assert f"did you mean --config.data.root={tmp_path}?" in message(opened, tmp_path / "train")
+
+    def test_accents_of_another_system(self, tmp_path):
+        write(tmp_path, "train/caf\u00e9/1.jpg", "train/bar/1.jpg", "val/cafe\u0301/2.jpg")
+        source = opened(tmp_path, "eval")
+        assert source.class_names == ("bar", "caf\u00e9") and source[0] == {"image": FILES["JPEG"], "label": 1}
+        write(tmp_path, "train/cafe\u0301/1.jpg")
+        assert "whose accents are encoded differently: join them" in message(opened, tmp_path)
+
+
+class TestOverlap:
+    def test_copies_and_links_and_lists(self, tmp_path):
+        write(tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "val") for name in "ab"))
+        write(tmp_path, "val/a/1.jpg", data=FILES["PNG"])
+        write(tmp_path, "val/b/2.jpg")
+        (note,) = shared_images(opened(tmp_path), opened(tmp_path, "eval"))
+        assert note == (
+            f"1 of 3 images of the evaluation that were compared are trained on, too, such as {tmp_path}/val/b/1.jpg, "
+            f"which is {tmp_path}/train/b/1.jpg"
+        )
+        write(tmp_path, "train/b/1.jpg", data=FILES["GIF"])
+        assert shared_images(opened(tmp_path), opened(tmp_path, "eval")) == []
+        (tmp_path / "valid").symlink_to(tmp_path / "train")
+        (note,) = shared_images(opened(tmp_path), opened(tmp_path, "eval", eval_split="valid"))
+        assert note.startswith("2 of 2 images")
+
+    def test_lists_that_name_an_image_twice(self, tmp_path):
+        for stem in "12":
+            write(tmp_path, f"images/{stem}.png", f"labels/{stem}.png", data=FILES["PNG"])
+        write(tmp_path, "train.txt", data=b"1\n2\n")
+        write(tmp_path, "val.txt", data=b"2\n")
+        shared = shared_images(segmented(tmp_path), segmented(tmp_path, "eval"))
+        assert shared == ["1 image of the evaluation are trained on, too"]
+
+
+class TestObjects:
+    """Folders of images with annotations of objects."""
+
+    def coco(self, root: Path, split: str, count: int = 1) -> Any:
+        annotations = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 3, 2], "area": 6, "iscrowd": 0}]
+        images = [{"id": 1, "file_name": "1.jpg", "width": 4, "height": 3}]
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
+        write(root, f"{split}/1.jpg")
+        write(root, f"{split}/_annotations.coco.json", data=json.dumps(content).encode())
+
+    def opened(self, root: Path, split: Any = "train") -> Any:
+        return open_source(OBJECTS, "coco", Request(split, root=str(root), options=ObjectOptions(num_classes=1)))
+
+    def test_one_class_is_enough_and_others_files_are_told(self, tmp_path):
+        self.coco(tmp_path, "train")
+        assert len(self.opened(tmp_path).notes()) == 1
+        write(tmp_path, "train/2.jpg", "train/3.heic")
+        assert self.opened(tmp_path).notes()[1:] == (
+            f"1 image in {tmp_path}/train not listed in {tmp_path}/train/_annotations.coco.json left out",
+            f"1 of 3 files in {tmp_path}/train are not read: 1 .heic (convert them to JPEG or PNG)",
+        )
+
+    def test_validation_in_another_spelling_comes_before_test(self, tmp_path):
+        self.coco(tmp_path, "test")
+        assert "'test' is used" in str(self.opened(tmp_path, "eval").notes())
+        self.coco(tmp_path, "Valid")
+        assert "Valid" in self.opened(tmp_path, "eval").name(0)

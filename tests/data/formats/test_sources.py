@@ -178,7 +178,11 @@ class TestFolder:
     def test_missing_halves_show_the_layout(self, root):
         line = message(source="folder", root=str(root / "train"))
         assert f"no training images in {root / 'train'}: looked for {{split}}, with train2017 or train or" in line
-        assert "it holds cat, dog" in line and f"put images into {root}/train/train/<class>/*.jpg" in line
+        assert "it holds cat, dog" in line and f"did you mean --config.data.root={root}?" in line
+        (root / "train").rename(root / "photos")
+        line = message(source="folder", root=str(root))
+        assert "it holds photos, val" in line and f"put images into {root}/train/<class>/*.jpg" in line
+        (root / "photos").rename(root / "train")
         shutil.rmtree(root / "val")
         line = message(source="folder", split="eval", root=str(root))
         assert "no evaluation images" in line and "val or valid or validation or test for {split}" in line

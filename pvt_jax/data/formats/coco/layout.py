@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from pvt_jax.data.files import names_in
-from pvt_jax.data.formats.layouts import Layout, NoLayoutError, Tree, find_layout, no_layout, split_names
+from pvt_jax.data.formats.layouts import Layout, NoLayoutError, Tree, find_layout, names_in_turn, no_layout, split_names
 from pvt_jax.data.records import Request, Split
 from pvt_jax.data.spellings import Disk
 from pvt_jax.data.text import escaped, escaped_name, listed
@@ -54,15 +54,18 @@ def find_annotations(root: str, request: Request) -> tuple[str, str]:
             f"detection.annotations '{pattern}' has no {{split}}: write {{split}} where data.train_split and "
             f"data.eval_split go, such as 'annotations/{{split}}.json'"
         )
-    tree, names = Tree(root), split_names(request)
+    tree, alike = Tree(root), []
     layouts = (Layout(pattern, as_named=True),) if pattern else _ANNOTATIONS
-    if found := find_layout(tree, layouts, names, lambda found: os.path.isfile(found[0]), cases=(False,)):
-        return found[0], found.split
-    alike = [] if pattern else _with_the_word(tree, names)
-    if len(alike) == 1:
-        return alike[0]
-    if not alike and not pattern and (found := find_layout(tree, layouts, names, cases=(True,))):
-        return found[0], found.split
+    for names in names_in_turn(split_names(request)):
+        if found := find_layout(tree, layouts, names, lambda found: os.path.isfile(found[0]), cases=(False,)):
+            return found[0], found.split
+        alike = [] if pattern else _with_the_word(tree, names)
+        if len(alike) == 1:
+            return alike[0]
+        if alike:
+            break
+        if not pattern and (found := find_layout(tree, layouts, names, cases=(True,))):
+            return found[0], found.split
     raise _no_annotations(tree, request, layouts, [os.path.relpath(path, root) for path, _ in alike])
 
 

@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.files import find_root
+from pvt_jax.data.files import find_root, scan_images
 from pvt_jax.data.formats.class_names import check_classes, choose_classes
 from pvt_jax.data.formats.coco.json_file import CocoFile, read_annotations, read_coco
 from pvt_jax.data.formats.coco.layout import find_annotations, find_images
 from pvt_jax.data.formats.coco.masks import plain_mask
+from pvt_jax.data.formats.layouts import about_split
 from pvt_jax.data.formats.object_table import FilesSource, RawObjects, select, tabulate
 from pvt_jax.data.headers import fill_in_sizes
 from pvt_jax.data.objects import Mask, Objects
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
-from pvt_jax.data.text import escaped, escaped_name, listed
+from pvt_jax.data.text import escaped, escaped_name, listed, plural
 from pvt_jax.errors import UserError
 
 
@@ -123,7 +124,8 @@ def open_coco(request: Request) -> CocoSource:
         return _describe(file, int(numbers[number]), sizes, files)
 
     table = tabulate(raw, sizes, first, where)
-    table, images = select(table, where, request, _notes(file, category_ids, raw))
+    notes = about_split(name, request) + _notes(file, category_ids, raw) + _on_files(root, folder, name, files, where)
+    table, images = select(table, where, request, notes)
     places = numbers[table.places]
     chosen, image_ids = [files[image] for image in images], [file.image_ids[image] for image in images]
     described = root, table, class_names, category_ids, image_ids
@@ -181,6 +183,16 @@ def _describe(file: CocoFile, number: int, sizes: np.ndarray, files: Sequence[st
     height, width = sizes[file.owners[number]]
     image = f"{files[file.owners[number]]}, {width}×{height} (width × height)"
     return f"annotation {file.ids[number]}, bbox [{box}] (x, y, width, height) in {image}"
+
+
+def _on_files(root: str, folder: str, split: str, files: Sequence[str], where: str) -> list[str]:
+    """Returns notes on what else is in a folder of the split's own."""
+    if split not in os.path.relpath(folder, root).split(os.sep):
+        return []
+    found = scan_images(folder)
+    unlisted = len(set(found.paths) - set(map(os.path.normpath, files)))
+    notes = [f"{plural(unlisted, 'image')} in {escaped(folder)} not listed in {where} left out"] * bool(unlisted)
+    return [*notes, *found.unread.note(len(found.paths), folder, but=("json", "txt", "xml"))]
 
 
 def _notes(file: CocoFile, category_ids: Sequence[int], raw: RawObjects) -> list[str]:

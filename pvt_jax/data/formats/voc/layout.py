@@ -7,12 +7,22 @@ and those of Label Studio ({split}/Annotations) and FiftyOne ({split}/labels).
 A stem may be a path, s/x of Annotations/s/x.xml, as CVAT exports it.
 """
 
+import itertools
 import os
 from collections.abc import Collection, Sequence
 
 from pvt_jax.data.file_kinds import EXTENSIONS, UNREAD
 from pvt_jax.data.files import scan
-from pvt_jax.data.formats.layouts import Found, Layout, NoLayoutError, Tree, find_layout, no_layout, split_names
+from pvt_jax.data.formats.layouts import (
+    Found,
+    Layout,
+    NoLayoutError,
+    Tree,
+    find_layout,
+    names_in_turn,
+    no_layout,
+    split_names,
+)
 from pvt_jax.data.formats.split_lists import SplitList
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
@@ -53,8 +63,8 @@ def find_folders(root: str, request: Request) -> tuple[Found, bool]:
         return not is_whole and bool(with_extension(scan(found[0], nested), ("xml",)))
 
     # XML files in folders below come last: they may be a copy, or another layout.
-    for nested in (False, True):
-        found = find_layout(tree, layouts, split_names(request), lambda found, nested=nested: has_xml(found, nested))
+    for names, nested in itertools.product(names_in_turn(split_names(request)), (False, True)):
+        found = find_layout(tree, layouts, names, lambda found, nested=nested: has_xml(found, nested))
         if found:
             return found, nested or len(found.places) > 2
     raise _not_found(tree, request, layouts)

@@ -14,6 +14,7 @@ import numpy as np
 from pvt_jax.data.file_kinds import UNREAD, ending_of, stem_of
 from pvt_jax.data.files import choose_images, find_root, read_file, scan
 from pvt_jax.data.formats.class_names import VOC_CLASSES, check_classes, names_file, read_names
+from pvt_jax.data.formats.layouts import about_split
 from pvt_jax.data.formats.object_table import FilesSource, RawObjects, select, tabulate
 from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.formats.voc.layout import find_folders, read_lists, with_extension
@@ -183,8 +184,10 @@ def _read(root: str, request: Request) -> _Annotations:
                     problems.add(what, way_out, f"{xml_files[stem]}, of image '{image}'")
     problems.check()
     unlabelled = set() if has_lists else images.by_stem.keys() - xml_files.keys() - set(map(_stem, image_files))
-    notes = [f"{len(unlabelled):,} images have no XML file and are left out"] * bool(unlabelled)
+    notes = about_split(folders.split, request)
+    notes += [f"{len(unlabelled):,} images have no XML file and are left out"] * bool(unlabelled)
     notes += [f"{repeated:,} lines of the list name an image again and are left out"] * bool(repeated)
+    notes += images.others.note(len(images.files), image_folder, but=("json", "txt", "xml"))
     if doubles:
         notes.append(
             f"{len(doubles):,} images are left out, such as {escaped(doubles[0])}: others have the same stem, and the "
@@ -210,7 +213,8 @@ class _Images:
 
     def __init__(self, folder: str, paths: Sequence[str]) -> None:
         self.folder = folder
-        self.files = frozenset(choose_images(folder, paths).paths)
+        found, self.others = choose_images(folder, paths)
+        self.files = frozenset(found)
         self.by_stem: dict[str, list[str]] = {}
         for path in sorted(self.files):
             self.by_stem.setdefault(_stem(path), []).append(path)
