@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
     if flags.destination.suffix == ".safetensors":
         _write_file(flags.destination, variables, settings)
     else:
-        _write_folder(flags.destination, variables, settings)
+        _write_folder(flags.destination, variables, settings, flags.source)
     print(f"wrote {flags.destination}: {_described(settings)}")
     return 0
 
@@ -215,10 +215,11 @@ def _write_file(place: Path, variables: Any, settings: dict[str, Any]) -> None:
     write_safetensors(place, to_state_dict(variables), described)
 
 
-def _write_folder(place: Path, variables: Any, settings: dict[str, Any]) -> None:
+def _write_folder(place: Path, variables: Any, settings: dict[str, Any], source: Path) -> None:
     import logging
 
     from pvt_jax.heads import HEADS
+    from pvt_jax.training import workdir
     from pvt_jax.training.store import CheckpointStore
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs pages of traceback for what it then raises.
@@ -232,6 +233,9 @@ def _write_folder(place: Path, variables: Any, settings: dict[str, Any]) -> None
             config |= {"task": HEADS[head].model.task, "head": {"name": head, **of_head}}
         text = json.dumps(config, indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
+        data = workdir.data_of_weights(source)
+        if data and data.task == config["task"] and len(data.class_names) == settings["num_classes"]:
+            (folder / workdir.DATA).write_text(data.to_json(), encoding="utf-8")
 
 
 @contextlib.contextmanager

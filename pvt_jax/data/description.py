@@ -93,5 +93,11 @@ def difference_of_records(before: DataDescription, now: DataDescription) -> str:
     return ", ".join(f"{old:,} → {new:,} {word}" for word, old, new in pairs if old != new)
 
 
+def difference_of_colours(before: DataDescription, now: DataDescription) -> str:
+    """How the colours of the classes changed, in words; "" if they did not. The classes are the same."""
+    pairs = zip(now.class_names, before.palette or (), now.palette or (), strict=False)
+    return listed([f"'{escaped_name(name)}' was {old} and is {new}" for name, old, new in pairs if old != new], 2)
+
+
 def _listed(names: Sequence[str], most: int = 8) -> str:
     return listed([escaped_name(name) for name in names], most)

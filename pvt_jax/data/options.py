@@ -81,8 +81,9 @@ class LabelMapOptions(Options):
         "",
         "Folder of the images below data.root, with {split} in place of the split's name; empty for known layouts. For "
         "tfds the name of the feature.",
+        path=True,
     )
-    label_folder: str = key("", "Folder of the label maps, likewise.")
+    label_folder: str = key("", "Folder of the label maps, likewise.", path=True)
     image_suffix: str = key("", "End of images' stems, as _leftImg8bit, beyond what each shares with its label map.")
     label_suffix: str = key("", "End of the label maps' stems, likewise.")
 
@@ -102,7 +103,8 @@ class ObjectOptions(Options):
         "",
         "COCO JSON, or folder of XML files, below data.root, with {split} in place of the split's name; empty for "
         "known layouts.",
+        path=True,
     )
-    image_folder: str = key("", "Folder of the images, likewise.")
+    image_folder: str = key("", "Folder of the images, likewise.", path=True)
     with_masks: bool = False
     keep_empty: bool = key(True, "Train on images without objects, too.")

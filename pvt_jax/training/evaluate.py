@@ -74,6 +74,8 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
     workdir.check(directory, config, only=_COMPARED)
     past = workdir.past(directory)
     run = build(options, training=False, resumes=True, past=past, say=say)
+    for line in past.changed_data(run.description) if past else ():
+        say(line)
     store = run.open_store(directory, read_only=True)
     try:
         wanted = step if isinstance(step, int) else None

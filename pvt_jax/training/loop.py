@@ -52,7 +52,7 @@ def train(config: Config, directory: Path | str, *, extend: bool = False, quiet:
         with WorkdirLock(directory, _silent if quiet else say) as lock:
             return _train(config, directory, lock, extend, quiet)
     except RuntimeError as error:
-        if threading.main_thread().is_alive():
+        if threading.main_thread().is_alive() or "shutdown" not in str(error):
             raise
         raise UserError(
             "the main thread has ended, after which Python starts no more threads: let it wait for the thread that "

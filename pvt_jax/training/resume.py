@@ -5,7 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pvt_jax.data.description import DataDescription, difference_of_classes, difference_of_records
+from pvt_jax.data.description import (
+    DataDescription,
+    difference_of_classes,
+    difference_of_colours,
+    difference_of_records,
+)
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.training.lengths import Lengths, schedule_of
@@ -44,11 +49,15 @@ class Past:
 
     def changes(self, config: TaskConfig, lengths: Lengths, data: DataDescription, step: int) -> list[str]:
         """Lines on what has changed for a run that goes on after ``step``: its data, its length and learning rate."""
-        return [line for line in (self._changed_data(data), self._changed_length(config, lengths, data, step)) if line]
+        length = self._changed_length(config, lengths, data, step)
+        return [*self.changed_data(data), *([length] if length else [])]
 
-    def _changed_data(self, now: DataDescription) -> str:
-        changed = difference_of_records(self.data, now) if self.data else ""
-        return f"the data has changed since this run last started: {changed}" * bool(changed)
+    def changed_data(self, now: DataDescription) -> list[str]:
+        """Lines on what has changed in the data, its classes aside."""
+        if self.data is None:
+            return []
+        changed = [difference_of_records(self.data, now), difference_of_colours(self.data, now)]
+        return [f"the data has changed since this run last started: {what}" for what in changed if what]
 
     def _changed_length(self, config: TaskConfig, now: Lengths, data: DataDescription, step: int) -> str:
         before = self._lengths(config, data.train.records)

@@ -76,8 +76,7 @@ def past(workdir: Path) -> Past | None:
 def read_data(workdir: Path) -> DataDescription | None:
     """The classes and the data of the run in ``workdir``, from its ``data.json``.
 
-    None for the run of an older version, which has no such file, and for a folder that ``convert`` wrote. Raises
-    UserError: the file is damaged.
+    None for the run of an older version, which has no such file. Raises UserError: the file is damaged.
     """
     path = workdir / DATA
     try:
@@ -93,7 +92,7 @@ def read_data(workdir: Path) -> DataDescription | None:
         ) from error
 
 
-def data_of_weights(checkpoint: str) -> DataDescription | None:
+def data_of_weights(checkpoint: str | Path) -> DataDescription | None:
     """``read_data`` of the workdir whose weights ``init.checkpoint`` names, by itself, its checkpoints or a step."""
     path = Path(checkpoint)
     folders = {
