@@ -52,6 +52,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--image_size", type=int, nargs=2, metavar=("H", "W"), help="default: that of SRC; another resizes tables"
     )
     parser.add_argument("--ema", action="store_true", help="load the moving average of a run's parameters")
+    parser.add_argument(
+        "--entry", default="", metavar="KEY", help="of a file with several sets of weights, such as model_ema"
+    )
     for flag, what in (("missing", "parameters that SRC may lack"), ("unexpected", "tensors of SRC to leave out")):
         parser.add_argument(
             f"--allow_{flag}", nargs="+", action="extend", default=[], metavar="PATTERN", help=f"{what}, like 'head/*'"
@@ -83,7 +86,7 @@ def run(arguments: Sequence[str]) -> int:
     from pvt_jax.models import create_model
     from pvt_jax.weights import load
 
-    source = load.read_checkpoint(flags.source, ema=flags.ema)
+    source = load.read_checkpoint(flags.source, ema=flags.ema, entry=flags.entry)
     settings = _model_settings(flags, source)
     try:
         json.dumps(settings)  # As they are written in the end.

@@ -175,6 +175,7 @@ def read_initial(config: TaskConfig, task: Task) -> Initial:
         options.checkpoint,
         task.model,
         ema=options.ema,
+        entry=options.entry,
         allow_missing=options.allow_missing,
         allow_unexpected=options.allow_unexpected,
         key=jax.random.key(config.seed),

@@ -55,6 +55,11 @@ class InitOptions(Options):
         path=True,
     )
     ema: bool = key(False, "Take the moving average of the parameters where the checkpoint has one.")
+    entry: str = key(
+        "",
+        "Of a file with several sets of weights the one to take, as model_ema or student; empty for the usual one.",
+        free=True,
+    )
     allow_missing: tuple[str, ...] = key(
         (),
         "Patterns, as ('head/*',), of parameters that may stay random. A classifier for another number of classes and "

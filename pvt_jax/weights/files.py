@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,11 +15,10 @@ import safetensors
 import safetensors.numpy
 
 from pvt_jax.errors import UserError
+from pvt_jax.weights.entries import Weights, choose, under
 from pvt_jax.weights.torch_file import PICKLE_MAGIC, ZIP_MAGIC, damaged, open_file, read_torch_file, wrong_file
 from pvt_jax.weights.torch_pickle import one_line
 
-# Where training scripts put the weights, the first that is there is taken.
-_WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module")
 # What a folder of the Hugging Face hub holds, the first that is there is taken.
 _IN_FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _DTYPES: dict[str, np.dtype] = {
@@ -31,35 +31,34 @@ _DTYPES: dict[str, np.dtype] = {
 }
 
 
-def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+def read_state_dict(path: Path, entry: str = "") -> dict[str, np.ndarray]:
+    """The tensors of ``read_weights`` alone."""
+    return read_weights(path, entry).tensors
+
+
+def read_weights(path: Path, entry: str = "") -> Weights:
     """The tensors of a weight file by name, with their own types; scalars such as num_batches_tracked are 0-d arrays.
 
-    The content decides, not the name of the file: a zip file or older stream of ``torch.save``, or safetensors. A
-    folder stands for its ``model.safetensors`` or ``pytorch_model.bin``, or the parts that their index names. A file of
-    a training run is unwrapped: of ``model``, ``state_dict``, ``model_state_dict``, ``model_state`` and ``module`` the
-    first that holds a dictionary is taken (a moving average, ``model_ema``, never is). What is no tensor is left out.
+    The content decides, not the name of the file: a zip file or older stream of ``torch.save``, safetensors, or the
+    index of a file in parts. A folder stands for its ``model.safetensors`` or ``pytorch_model.bin``, or the parts that
+    their index names; the folder of a model in the cache of the Hugging Face hub for its snapshot. Of a file of a
+    training run the weights are taken as ``entries.choose`` says. What is no tensor is left out.
 
     Raises:
       UserError: it cannot be read, or there are no tensors in it.
     """
     if path.is_dir():
-        return _read_folder(path)
-    if _kind(path) == "safetensors":
-        return _read_safetensors(path)
-    tree = read_torch_file(path)
-    for _ in range(len(_WRAPPERS)):
-        inner = [tree[key] for key in _WRAPPERS if isinstance(tree, dict) and isinstance(tree.get(key), dict)]
-        tree = inner[0] if inner else tree
-    tensors = tree.items() if isinstance(tree, dict) else ()
-    tensors = {key: value for key, value in tensors if isinstance(key, str) and isinstance(value, np.ndarray)}
-    if not tensors:
-        found = "no dictionary"
-        if isinstance(tree, dict):
-            found = f"only {one_line(', '.join(key for key in tree if isinstance(key, str))) or 'an empty dictionary'}"
-        raise UserError(
-            f"{path} holds no named tensors ({found}): save the weights with torch.save(model.state_dict(), …)"
-        )
-    return tensors
+        path = _in_folder(path)
+    kind = _kind(path)
+    if kind == "index":
+        weights = Weights(_read_parts(path))
+    elif kind == "safetensors":
+        _refuse_part(path)
+        weights = Weights(_read_safetensors(path))
+    else:
+        _refuse_part(path)
+        return choose(read_torch_file(path), path, entry)
+    return weights._replace(tensors=under(weights.tensors, entry, path)) if entry else weights
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -100,10 +99,12 @@ def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[
 
 
 def _kind(path: Path) -> str:
-    """``safetensors`` or ``torch`` by the first bytes of a file."""
+    """``safetensors``, ``torch`` by the first bytes of a file, or ``index`` (of parts) by its name."""
     with open_file(path) as file:
         head = file.read(16)
         size = file.seek(0, os.SEEK_END)
+    if path.name.endswith(".index.json"):
+        return "index"
     # Eight bytes of length, then that much of JSON; first, because a length may begin as a pickle does. A file that was
     # cut in the middle is still of this kind.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**27:
@@ -137,31 +138,70 @@ def _safetensors_errors(path: Path) -> Iterator[None]:
         raise damaged(path, str(error)) from error
 
 
-def _read_folder(folder: Path) -> dict[str, np.ndarray]:
-    found = [folder / name for name in _IN_FOLDER if (folder / name).is_file()]
-    if not found:
-        raise UserError(f"no weights in {folder}: it has neither {' nor '.join(_IN_FOLDER[::2])}; give the file itself")
-    if found[0].suffix != ".json":
-        return read_state_dict(found[0])
+def model_folder(folder: Path) -> Path:
+    """Where the files of a model are: ``folder``, or in a hub's cache the snapshot that its main branch names.
+
+    Raises:
+      UserError: it is a cache of several models, or of several snapshots without a main branch.
+    """
+    snapshots = folder if folder.name == "snapshots" else folder / "snapshots"
+    if not folder.name.startswith("models--") and not (snapshots.is_dir() and (snapshots.parent / "refs").is_dir()):
+        if models := sorted(entry.name for entry in folder.glob("models--*") if entry.is_dir()):
+            shown = f"{', '.join(map(one_line, models[:3]))}{f' and {len(models) - 3} more' * (len(models) > 3)}"
+            raise UserError(f"{folder} is a cache of {len(models)} models: give the folder of one ({shown})")
+        return folder
+    found = sorted(entry for entry in snapshots.iterdir() if entry.is_dir()) if snapshots.is_dir() else []
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        main = (snapshots.parent / "refs" / "main").read_text(encoding="utf-8").strip()
+        found = [entry for entry in found if entry.name == main] or found
+    if len(found) != 1:
+        names = f" ({', '.join(entry.name for entry in found[:3])})" if found else ""
+        raise UserError(f"{folder} has {len(found)} snapshots and no main one{names}: give the folder of one")
+    return found[0]
+
+
+def _in_folder(folder: Path) -> Path:
+    folder = model_folder(folder)
+    for name in _IN_FOLDER:
+        if (folder / name).is_file():
+            return folder / name
+        if (folder / name).is_symlink():
+            raise UserError(f"{folder / name} is a link to a file that is not there: download the model again")
+    raise UserError(f"no weights in {folder}: it has neither {' nor '.join(_IN_FOLDER[::2])}; give the file itself")
+
+
+def _refuse_part(path: Path) -> None:
+    if (found := re.search(r"-(\d{5})-of-(\d{5})\.", path.name)) and int(found[2]) > 1:
+        number, count = int(found[1]), int(found[2])
+        raise UserError(
+            f"{path} is part {number} of {count}: give the folder of all parts, {path.parent}, or the index"
+        )
+
+
+def _read_parts(index: Path) -> dict[str, np.ndarray]:
+    folder = index.parent
     try:
-        places = dict(json.loads(found[0].read_text(encoding="utf-8"))["weight_map"])
+        places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
         parts = sorted(set(places.values()))
         # An index that names files elsewhere is no index of this folder.
         if not parts or any(part != Path(part).name for part in parts):
             raise ValueError("it names no files of this folder")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise damaged(found[0], str(error)) from error
+        raise damaged(index, str(error)) from error
     # Looked up in the listing: a name of thousands of characters cannot even be asked for.
     present = {entry.name for entry in folder.iterdir()}
     missing = [part for part in parts if part not in present]
     if missing:
         lacking = one_line(missing[0])
-        raise UserError(f"{folder} lacks {lacking}, which {found[0].name} names: download all of its parts")
+        raise UserError(f"{folder} lacks {lacking}, which {index.name} names: download all of its parts")
     tensors: dict[str, np.ndarray] = {}
     for part in parts:
-        tensors.update(read_state_dict(folder / part))
+        path = folder / part
+        tensors |= (
+            _read_safetensors(path) if _kind(path) == "safetensors" else choose(read_torch_file(path), path).tensors
+        )
     lost = sorted(places.keys() - tensors.keys())
     if lost:
         lacking = one_line(lost[0])
-        raise UserError(f"{folder} lacks {lacking}, which {found[0].name} names: download all of its parts again")
+        raise UserError(f"{folder} lacks {lacking}, which {index.name} names: download all of its parts again")
     return tensors

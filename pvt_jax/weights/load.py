@@ -4,7 +4,7 @@ import difflib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 
 from pvt_jax.errors import UserError
 from pvt_jax.weights import names
-from pvt_jax.weights.files import read_metadata, read_state_dict
+from pvt_jax.weights.files import model_folder, read_metadata, read_weights
 from pvt_jax.weights.known import KNOWN, fetch_known
 from pvt_jax.weights.merge import merge
 from pvt_jax.weights.report import LoadReport
@@ -41,6 +41,7 @@ class Source:
       model: arguments of ``create_model`` from the config.json of a run or the table of known weights, with ``head``
         and ``head_settings`` if there is a head; empty if there are none.
       image_size: (height, width) of the images that its position tables are for; None if it does not say.
+      notes: lines on what else a file holds.
     """
 
     tensors: dict[str, np.ndarray]
@@ -48,6 +49,7 @@ class Source:
     native: bool
     model: dict[str, Any]
     image_size: tuple[int, int] | None
+    notes: tuple[str, ...] = ()
 
 
 def load_variables(
@@ -55,6 +57,7 @@ def load_variables(
     model: nn.Module,
     *,
     ema: bool = False,
+    entry: str = "",
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
     key: jax.Array | None = None,
@@ -68,10 +71,11 @@ def load_variables(
     Args:
       path: a workdir, its ``checkpoints`` folder (of both the newest step is taken), or the folder of one step; a
         ``.pth`` or ``.safetensors`` file with the names of the reference, timm, torchvision, mmsegmentation,
-        mmdetection or Hugging Face; a Hugging Face folder; or a name of ``pvt_jax.weights.known.KNOWN``, which is
-        downloaded.
+        mmdetection or Hugging Face, below any prefix; the index of a file in parts; a Hugging Face folder, or that of a
+        model in its cache; or a name of ``pvt_jax.weights.known.KNOWN``, which is downloaded.
       model: as made by ``pvt_jax.create_model``.
       ema: load the moving average of the parameters instead, which only a run has.
+      entry: of a file with several sets of weights the one to take, as ``model_ema``; see ``weights.entries.choose``.
       allow_missing: patterns (``head/*``) of parameters that may be missing; those are newly initialised.
       allow_unexpected: patterns of saved tensors that may stay unused.
       key: for what is initialised; ``jax.random.key(0)`` if not given.
@@ -83,7 +87,7 @@ def load_variables(
       UserError: there is no checkpoint, it cannot be read, or it does not hold this model.
     """
     variables, report = read_variables(
-        path, model, ema=ema, allow_missing=allow_missing, allow_unexpected=allow_unexpected, key=key
+        path, model, ema=ema, entry=entry, allow_missing=allow_missing, allow_unexpected=allow_unexpected, key=key
     )
     # Warnings show without any logging set-up; nobody should miss that parameters are random.
     log.log(logging.INFO if report.plain else logging.WARNING, report.summary())
@@ -91,19 +95,22 @@ def load_variables(
 
 
 def read_variables(
-    path: str | Path, model: nn.Module, *, ema: bool = False, **options: Any
+    path: str | Path, model: nn.Module, *, ema: bool = False, entry: str = "", **options: Any
 ) -> tuple[dict[str, Any], LoadReport]:
     """As ``load_variables``, with the report instead of a line in the log."""
-    return match_to_model(read_checkpoint(path, ema=ema), model, **options)
+    return match_to_model(read_checkpoint(path, ema=ema, entry=entry), model, **options)
 
 
-def read_checkpoint(path: str | Path, *, ema: bool = False) -> Source:
+def read_checkpoint(path: str | Path, *, ema: bool = False, entry: str = "") -> Source:
     """Read what ``path`` names (see ``load_variables``), whatever the model."""
     place, settings = expanded(path), {}
     if str(path) in KNOWN and not place.exists():
         known = KNOWN[str(path)]
         place, settings = fetch_known(str(path)), {"name": known.model, **({"head": known.head} if known.head else {})}
+    place = model_folder(place) if place.is_dir() else place
     if place.is_dir() and not any(any(place.glob(pattern)) for pattern in _FOLDER_FILES):
+        if entry:
+            raise UserError(f"{place} is of a run, which has no entries: leave entry out, or for the average set ema")
         return _open_orbax(_step_folder(place), ema)
     if not place.exists():
         near = ", ".join(difflib.get_close_matches(str(path), KNOWN, 3, 0.6))
@@ -112,12 +119,17 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Source:
             f"folder, or a known name{f', such as {near}' if near else ''}"
         )
     if ema:
-        raise UserError(f"{place} has no moving average: only checkpoints of runs do, so leave ema out")
+        raise UserError(
+            f"{place} has no moving average: only checkpoints of runs do, so leave ema out, or name "
+            "the one of a file with init.entry (--entry of a command), as model_ema"
+        )
     if place.is_dir():
         stated: Any = _read_json(place / "config.json").get("image_size")
     else:
         stated = _parse_json(read_metadata(place).get("image_size", ""))
-    return Source(read_state_dict(place), str(place), False, settings, _pair(stated))
+    weights = read_weights(place, entry)
+    described = f"{place}, {entry}" if entry else str(place)
+    return Source(weights.tensors, described, False, settings, _pair(stated), weights.notes)
 
 
 def match_to_model(
@@ -148,6 +160,7 @@ def match_to_model(
         allow_missing=allow_missing,
         allow_unexpected=allow_unexpected,
     )
+    report = replace(report, notes=source.notes)
     wanted = names.flatten(expected)
     rest = set(wanted) - set(leaves)
     fresh: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 import re
 import string
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,8 +10,8 @@ from typing import Any, NamedTuple
 from pvt_jax.heads.foreign import FOREIGN_HEADS
 from pvt_jax.weight_names import Dialect, Naming, Part, Rows, Split
 
-# Prefixes of nn.DataParallel, detectors and segmenters, trainers, and the mm* self-supervised methods.
-_WRAPPERS = ("module.", "backbone.", "model.", "encoder.")
+# Prefixes that are tried, those of most names first: copies of a model, and whatever else is in a file.
+_MOST_PREFIXES = 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def best_readings(names: Collection[str], wanted: Collection[str], naming: Namin
 
 def readings(names: Collection[str], naming: Naming) -> Iterator[Reading]:
     """Every way to read a file's names as those of a backbone, neck or head, the plainest first."""
-    for prefix in _prefixes(names):
+    for prefix in _prefixes(names, naming):
         inside = [name for name in names if name.startswith(prefix)]
         outside = tuple(name for name in names if not name.startswith(prefix))
         for dialect in (Dialect("reference"), *naming.dialects):
@@ -63,12 +64,12 @@ def readings(names: Collection[str], naming: Naming) -> Iterator[Reading]:
 
 
 # Modules of detectors and segmenters beside the backbone, except auxiliary heads, which only training uses.
-_DENSE = re.compile(r"(?:(?:module|model)\.)*(neck|(?!auxiliary_)\w+_head)\.")
+_DENSE = re.compile(r"(?:^|\.)(neck|(?!auxiliary_)\w+_head)\.")
 
 
 def dense_part(name: str) -> str | None:
     """The neck or head of a detector or segmenter that a file's tensor belongs to; None if it belongs to neither."""
-    found = _DENSE.match(name)
+    found = _DENSE.search(name)
     return found[1] if found else None
 
 
@@ -76,7 +77,7 @@ def foreign_head(names: Iterable[str]) -> str | None:
     """Whose head a file has that no model here has, in words; None if it has no such head."""
     names = tuple(names)
     for start, words in FOREIGN_HEADS.items():
-        if any((module := _DENSE.match(name)) and name[module.start(1) :].startswith(start) for name in names):
+        if any((module := _DENSE.search(name)) and name[module.start(1) :].startswith(start) for name in names):
             return words
     return None
 
@@ -94,7 +95,7 @@ def _read(dialect: Dialect, prefix: str, inside: Iterable[str], outside: tuple[s
     rows: dict[str, Rows] = {}
     ignored = list(outside)
     for name in inside:
-        bare = name.removeprefix(prefix).removeprefix(dialect.model_prefix)
+        bare = _without_wrappers(name.removeprefix(prefix)).removeprefix(dialect.model_prefix)
         if dialect.others and bare.startswith(dialect.others):
             ignored.append(name)
             continue
@@ -111,6 +112,11 @@ def _read(dialect: Dialect, prefix: str, inside: Iterable[str], outside: tuple[s
         tuple(ignored),
         rows,
     )
+
+
+def _without_wrappers(name: str) -> str:
+    """A name without the modules that PyTorch puts between others: ``_orig_mod``, ``_fsdp_wrapped_module`` …"""
+    return ".".join(word for word in name.split(".") if not word.startswith("_")) if "_" in name else name
 
 
 def _targets(name: str, dialect: Dialect) -> tuple[_Target, ...]:
@@ -143,9 +149,33 @@ def _is_number(word: str) -> bool:
     return word.isascii() and word.isdigit() and len(word) < 6
 
 
-def _prefixes(names: Collection[str]) -> list[str]:
-    found = [""]
-    for prefix in found:  # Grows during the loop: wrappers hold wrappers.
-        longer = (prefix + wrapper for wrapper in _WRAPPERS if prefix.count(".") < 3)
-        found += [new for new in longer if any(name.startswith(new) for name in names)]
-    return found
+def _prefixes(names: Collection[str], naming: Naming) -> list[str]:
+    """Every beginning of names after which one of the dialects may follow, the shortest first; "" is always there.
+
+    Trainers and users put modules into attributes of any name, and those into others.
+    """
+    starts = _first_words(naming)
+    found: Counter[str] = Counter()
+    for name in names:
+        words = name.split(".")
+        for place, word in enumerate(words):
+            if place and _general(word) in starts:
+                found[".".join(words[:place]) + "."] += 1
+    kept = [prefix for prefix, _ in found.most_common(_MOST_PREFIXES)]
+    return ["", *sorted(kept, key=lambda prefix: prefix.count("."))]
+
+
+def _first_words(naming: Naming) -> set[str]:
+    """The first words of what the reference and the dialects call tensors, without the numbers at their ends."""
+    rows = {row.name.partition(".")[0] for row in naming.rows}
+    others = {
+        name.partition(".")[0]
+        for dialect in naming.dialects
+        for name in (*dialect.places, dialect.model_prefix)
+        if name
+    }
+    return {_general(re.sub(r"\\\d", "0", word)) for word in rows | others}
+
+
+def _general(word: str) -> str:
+    return re.sub(r"\d+$", "#", word)

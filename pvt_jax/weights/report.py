@@ -35,6 +35,7 @@ class LoadReport:
         both are known.
       class_axis: axis of the classes in the first of ``replaced``.
       converted: dtypes other than float32 that numbers were converted from, each with its number of tensors.
+      notes: on what else the source holds.
     """
 
     source: str
@@ -50,6 +51,7 @@ class LoadReport:
     classes: tuple[int, int] | None = None
     class_axis: int = -1
     converted: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -77,7 +79,7 @@ class LoadReport:
         if self.ignored:
             modules = Counter(_module(name) for name in self.ignored)
             parts.append(f"of other modules, unused: {few([f'{name} ({n})' for name, n in modules.items()])}")
-        return f"{self.source} ({self.dialect}): {'; '.join(parts)}"
+        return f"{self.source} ({self.dialect}): {'; '.join([*parts, *self.notes])}"
 
     def _new_classifier(self) -> str:
         (_, old, new), axis = self.replaced[0], self.class_axis

@@ -26,10 +26,11 @@ def read_torch_file(path: Path) -> Any:
 
     Storages, sizes, strides and offsets are respected: tensors that share a storage share memory here too. bfloat16 and
     float8 come as the types of ml_dtypes. Ordered dictionaries come as ``dict``, ``torch.Size`` as ``tuple``; what else
-    training scripts save beside the weights (``argparse.Namespace``, NumPy scalars, counters …) as inert ``Opaque``.
+    training scripts save beside the weights (settings, dates, NumPy scalars, objects of any package) as inert
+    ``Opaque``. Entries of dictionaries whose key is a tuple or an object are left out.
 
     Raises:
-      UserError: it is no such file, it is damaged, or it holds something other than tensors, which is named.
+      UserError: it is no such file, it is damaged, or it names functions of the standard library.
     """
     with open_file(path) as file:
         head = file.read(16)

@@ -2,16 +2,19 @@
 
 A pickle is a program for a small stack machine, and Python's own unpickler calls whatever that program names. The
 machine here knows only the opcodes that ``torch.save`` writes, and builds only tensors, containers and inert records:
-no name of the file is ever imported, looked up or called. Nor can a small file make it take much memory or time: what
-it builds is bounded by the file's length.
+no name of the file is ever imported, looked up or called. What training leaves beside the tensors, objects of whatever
+packages, becomes a record of its name and arguments. Names of the standard library other than plain data are refused,
+although they would do nothing here: whoever wrote them meant to run code. Nor can a small file make it take much memory
+or time: what it builds is bounded by the file's length.
 """
 
 import math
 import pickle
 import pickletools
 import struct
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +36,20 @@ class UnsupportedError(Exception):
 
 @dataclass(eq=False, slots=True)
 class Opaque:
-    """An object of a checkpoint other than a tensor: its class by name, and what it was built from. It is inert."""
+    """An object of a checkpoint other than a tensor: its class by name, and what it was built from. It is inert.
+
+    ``entries`` are those that it has as a dictionary.
+    """
 
     name: str
     arguments: tuple[Any, ...]
     state: Any = None
+    entries: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Name:
-    """An allowed name in a pickle: of a class, or of a type such as torch.float16."""
+    """A name in a pickle, of a class, a function, or a type such as torch.float16. Nothing is behind it."""
 
     name: str
 
@@ -105,6 +112,14 @@ def _rebuild_parameter(data: Any, *_: Any) -> np.ndarray:
     return data
 
 
+def _rebuild_from_type(function: Any, kind: Any, arguments: Any, *rest: Any) -> Any:
+    """A tensor with attributes, or of a class of its own, which is made as any other; else a record."""
+    rebuild = _CALLS.get(function.name) if isinstance(function, Name) else None
+    if rebuild is None or rebuild is _rebuild_from_type or not isinstance(arguments, tuple):
+        return Opaque(getattr(kind, "name", "a tensor of an unknown kind"), (arguments, *rest))
+    return rebuild(*arguments)
+
+
 def _size(numbers: Any = ()) -> tuple[Any, ...]:
     if not isinstance(numbers, tuple | list):
         raise ValueError("a size that is no list")
@@ -134,6 +149,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
 }
 _STORAGES: dict[str, np.dtype] = {
     f"{module}.{name}Storage": np.dtype(dtype)
@@ -152,25 +169,57 @@ _DTYPES: dict[str, np.dtype] = {
         *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
     )
 }
-# What published training checkpoints hold beside tensors. Each becomes an Opaque, whatever it is called with.
-_OPAQUE = {
-    *("argparse.Namespace", "collections.Counter", "_codecs.encode", "torch.device"),
-    *("numpy.dtype", "numpy.ndarray"),
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    *("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"),
+# Of the standard library, what is data. Each becomes an Opaque, whatever it is called with.
+_PLAIN = {
+    *("argparse.Namespace", "collections.Counter", "collections.deque", "collections.UserDict", "_codecs.encode"),
+    *("decimal.Decimal", "fractions.Fraction", "functools.partial", "types.SimpleNamespace", "uuid.UUID"),
+    *("time.struct_time", "zoneinfo.ZoneInfo", "zoneinfo.ZoneInfo._unpickle", "_io.BytesIO", "_io.StringIO"),
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone", "tzinfo")),
+    *(
+        f"{copy}.{name}"
+        for copy in ("copyreg", "copy_reg")
+        for name in ("_reconstructor", "__newobj__", "__newobj_ex__")
+    ),
     *(f"pathlib.{pure}{kind}Path" for pure in ("", "Pure") for kind in ("", "Posix", "Windows")),
+    *(f"pathlib._local.{pure}{kind}Path" for pure in ("", "Pure") for kind in ("", "Posix", "Windows")),
+    *("typing.Any", "typing.Dict", "typing.List", "typing.Optional", "typing.Tuple", "typing.Union"),
     *(
         f"{module}.{name}"
         for module in ("builtins", "__builtin__")
-        for name in ("bool", "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "range", "set")
+        for name in (
+            *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range"),
+            *("set", "slice", "str", "tuple"),
+        )
     ),
-    *("builtins.slice", "__builtin__.slice"),
 }
-_NAMES = _CALLS.keys() | _STORAGES.keys() | _DTYPES.keys() | _OPAQUE
+_STANDARD = sys.stdlib_module_names | {"__builtin__", "copy_reg", "commands", "nt", "os", "posix"}
+# Modules by whose names, deeper in those of a package, code is reached.
+_REACHED = {
+    "os",
+    "sys",
+    "subprocess",
+    "posix",
+    "nt",
+    "shutil",
+    "builtins",
+    "__builtin__",
+    "importlib",
+    "ctypes",
+    "socket",
+}
+
+
+def _is_refused(full: str) -> bool:
+    first, *rest = full.split(".")
+    if full in _CALLS or full in _PLAIN:
+        return False
+    return first in _STANDARD or any(part in _REACHED for part in rest)
 
 
 def _set(target: dict[Any, Any], key: Any, value: Any) -> None:
-    # Only plain keys: hashing a tuple nested a million deep overflows the stack of the interpreter.
+    # Hashing a tuple nested a million deep overflows the stack of the interpreter. No tensor of a model has such a key.
+    if isinstance(key, tuple | Opaque | Name | np.ndarray):
+        return
     if type(key) not in (str, int, float, bool, bytes, type(None)):
         raise ValueError(f"a dictionary with a key of type {type(key).__name__}")
     # Nor the longest numbers: unlike text, they are hashed again each time.
@@ -252,10 +301,10 @@ class Machine:
         if type(module) is not str or type(name) is not str:
             raise ValueError("a name that is no text")
         full = f"{module}.{name}"
-        if full not in _NAMES:
+        if _is_refused(full):
             raise UserError(
-                f"refused to load {one_line(full)} from {self.path}: a weight file holds tensors only. Save it again "
-                "with torch.save(model.state_dict(), …) or as .safetensors"
+                f"refused to load {one_line(full)} from {self.path}: a weight file runs no code. Save it again with "
+                "torch.save(model.state_dict(), …) or as .safetensors"
             )
         self.push(Name(full))
 
@@ -265,7 +314,7 @@ class Machine:
 
     def call(self) -> None:
         arguments, function = self.pop(), self.pop()
-        if not isinstance(function, Name) or not isinstance(arguments, tuple):
+        if not isinstance(function, Name | Opaque) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no function")
         # Calls copy their lists: a long one that is passed again and again would take memory without end.
         self._copied += len(arguments) + sum(len(item) for item in arguments if isinstance(item, list | tuple))
@@ -273,10 +322,16 @@ class Machine:
             raise ValueError("calls with more arguments than the file can hold")
         if function.name in _CALLS:
             self.push(_CALLS[function.name](*arguments))
-        elif function.name in _OPAQUE:
-            self.push(Opaque(function.name, arguments))
-        else:
+        elif function.name in _STORAGES or function.name in _DTYPES:
             raise ValueError(f"a call of {function.name}")
+        else:
+            self.push(Opaque(function.name, arguments))
+
+    def call_with_keywords(self) -> None:
+        keywords = self.pop()
+        self.call()
+        if not isinstance(keywords, dict) or not isinstance(self._stack[-1], Opaque):
+            raise ValueError("keywords for something that takes none")
 
     def build(self) -> None:
         state, target = self.pop(), self._stack[-1]
@@ -296,12 +351,21 @@ class Machine:
         target = self._stack[-1]
         if not isinstance(target, dict | Opaque) or len(items) % 2:
             raise ValueError(f"entries for a {type(target).__name__}")
-        if isinstance(target, dict):
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                _set(target, key, value)
+        entries = target.entries if isinstance(target, Opaque) else target
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            _set(entries, key, value)
 
     def persistent(self) -> None:
         identity = self.pop()
+        # The oldest layout keeps the source of a module's class beside its name.
+        if (
+            isinstance(identity, tuple)
+            and len(identity) == 4
+            and identity[0] == "module"
+            and isinstance(identity[1], Name)
+        ):
+            self.push(identity[1])
+            return
         if self._storage is None or not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
             raise ValueError("something is stored beside the pickle that is no tensor")
         kind, key, _, count, *view = identity[1:]
@@ -370,6 +434,7 @@ _OPERATIONS: dict[bytes, Callable[[Machine], Any]] = {
     pickle.STACK_GLOBAL: lambda m: m.name_on_stack(),
     pickle.REDUCE: lambda m: m.call(),
     pickle.NEWOBJ: lambda m: m.call(),
+    pickle.NEWOBJ_EX: lambda m: m.call_with_keywords(),
     pickle.BUILD: lambda m: m.build(),
     pickle.BINPERSID: lambda m: m.persistent(),
 }
