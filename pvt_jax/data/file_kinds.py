@@ -33,14 +33,14 @@ LOSSY = frozenset(ending for name in ("JPEG", "WEBP", "JPEG2000", "AVIF") for en
 # What to do about files of other kinds that may hold pictures: (way out, endings).
 _WAYS_OUT = (
     (
-        "convert them to {formats}",
+        "convert to {formats}",
         "avif heic heif hif jxl jxr wdp raw dng cr2 cr3 crw nef nrw arw sr2 srf srw orf rw2 raf pef 3fr iiq x3f mrw "
         "psd psb xcf kra ai eps ps svg svgz pdf exr hdr tga ico icns dds ktx djvu dcm dicom nii fits jps mpo pcx xpm",
     ),
-    ("extract their frames", "mp4 m4v mov avi mkv webm mpg mpeg wmv flv 3gp mts m2ts"),
-    ("unpack them", "zip tar tgz gz bz2 xz 7z rar zst"),
+    ("extract frames", "mp4 m4v mov avi mkv webm mpg mpeg wmv flv 3gp mts m2ts"),
+    ("unpack", "zip tar tgz gz bz2 xz 7z rar zst"),
     (
-        "save their images as files",
+        "save images as files",
         "npy npz mat h5 hdf5 pt pth pkl pickle tfrecord tfrecords parquet arrow mdb array_record",
     ),
 )
@@ -98,14 +98,14 @@ class Unread:
         return bool(self.counts)
 
     def add(self, what: str, count: int = 1) -> None:
-        """Counts more of a kind, in words."""
+        """Counts more of a kind, in words that may hold {formats}, and {s} for the ending of a plural."""
         if count:
             self.counts[what] += count
 
     def add_left_out(self, broken: Sequence[str], hidden: Sequence[str]) -> None:
         """Counts what is in a folder beside files and folders, see ``files.Listing``."""
-        self.add("broken links", len(broken))
-        self.add("hidden (rename them without the dot)", len(hidden))
+        self.add("broken link{s}", len(broken))
+        self.add("hidden (rename without the dot)", len(hidden))
 
     def add_file(self, name: str) -> None:
         """Counts a file that is no image that can be read."""
@@ -132,5 +132,5 @@ class Unread:
 
     def __str__(self) -> str:
         """The kinds, the most frequent first."""
-        kinds = [f"{count:,} {what}" for what, count in sorted(self.counts.items(), key=lambda one: (-one[1], one[0]))]
-        return listed(kinds).replace("{formats}", self.formats)
+        kinds = sorted(self.counts.items(), key=lambda one: (-one[1], one[0]))
+        return listed([f"{count:,} {what.format(formats=self.formats, s='s' * (count != 1))}" for what, count in kinds])

@@ -27,9 +27,9 @@ def shared_images(train: HasFiles, evaluation: HasFiles) -> list[str]:
     for index in range(len(train)):
         path = train.path(index)
         same += path in known
-        for key in _keys(path):
-            if len(found := alike.get(key, [])) < _MOST_OTHERS and key in alike:
-                found.append(path)
+        if os.path.basename(path) in alike:
+            for found in (alike[key] for key in _keys(path) if key in alike):
+                found += [path] * (len(found) < _MOST_OTHERS)
     if same:
         return [f"{plural(same, 'image')} of the evaluation are trained on, too"]
 

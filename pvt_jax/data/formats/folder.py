@@ -180,7 +180,9 @@ def _one_class(found: Found, name: str, request: Request) -> UserError:
     inside = os.path.join(found[0], name)
     while len(below := list_folder(inside).folders) == 1:
         inside = os.path.join(inside, below[0])
-    problem = f"{found[0]} has one class folder, {name}, and one class alone leaves nothing to learn"
+    beside = _unread_beside(found[0])
+    holds = f" (beside it {beside})" * bool(beside)
+    problem = f"{found[0]} has one class folder, {name}{holds}, and one class alone leaves nothing to learn"
     if not below:
         return UserError(escaped(f"{problem}: put images of other classes into folders beside it"))
     deeper = os.path.relpath(inside, found[0])
@@ -208,8 +210,8 @@ def _class_folders(folder: str) -> list[str]:
     if links := sorted(name for name in listing.broken if "." not in name):
         raise UserError(
             escaped(
-                f"{len(links)} in {folder} are broken links, {listed(links)}: if these are classes, put their folders "
-                f"back; if not, remove the links"
+                f"{folder} has {plural(len(links), 'broken link')}, {listed(links)}: if these are classes, put their "
+                f"folders back; if not, remove the links"
             )
         )
     if not listing.folders:
@@ -234,7 +236,7 @@ def _unread_beside(folder: str) -> Unread:
     """Counts what is beside the class folders, where nothing is read."""
     listing = list_folder(folder)
     images, unread = choose_images(folder, listing.files)
-    unread.add("images in no class folder", len(images))
+    unread.add("image{s} in no class folder", len(images))
     unread.add_left_out(listing.broken, listing.hidden)
     return unread
 

@@ -101,27 +101,27 @@ class TestFiles:
         start, _, kinds = note.partition(": ")
         assert start == f"8 of 10 files in {tmp_path / 'train'} are not read"
         assert sorted(kinds.split(", ")) == [
-            "1 .mov (extract their frames)",
-            "1 .tar (unpack them)",
-            "1 broken links",
-            "1 hidden (rename them without the dot)",
-            "1 images in no class folder",
+            "1 .mov (extract frames)",
+            "1 .tar (unpack)",
+            "1 broken link",
+            "1 hidden (rename without the dot)",
+            "1 image in no class folder",
             "1 without an ending (no image inside)",
-            "2 .heic (convert them to JPEG or PNG)",
+            "2 .heic (convert to JPEG or PNG)",
         ]
 
     def test_folders_without_images_say_what_they_hold(self, tmp_path):
         write(tmp_path, "train/n01.tar", "train/n02.tar")
         line = message(opened, tmp_path)
-        assert "no class folders" in line and "it holds 2 .tar (unpack them); put the images" in line
+        assert "no class folders" in line and "it holds 2 .tar (unpack); put the images" in line
         write(tmp_path, "train/a/1.jpg", "train/b/1.dng", "train/b/2.dng")
         line = message(opened, tmp_path)
-        assert "1 of 2 class folders" in line and "b (they hold 2 .dng (convert them to JPEG or PNG))" in line
+        assert "1 of 2 class folders" in line and "b (they hold 2 .dng (convert to JPEG or PNG))" in line
 
     def test_broken_links_to_classes(self, tmp_path):
         write(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
         (tmp_path / "train/c").symlink_to(tmp_path / "nowhere")
-        assert "1 in" in (line := message(opened, tmp_path)) and "are broken links, c: if these are classes" in line
+        assert f"{tmp_path}/train has 1 broken link, c: if these are classes" in message(opened, tmp_path)
 
     def test_known_endings_are_not_opened(self, tmp_path, monkeypatch):
         write(tmp_path, "train/a/1.jpg", "train/a/1.txt", "train/a/1.heic", "train/b/1.jpg", data=b"no image")
@@ -148,17 +148,17 @@ class TestLabelMaps:
         write(tmp_path, "images/train/1.jpg", "labels/train/1.heic", "labels/train/2.npy")
         line = message(segmented, tmp_path)
         assert line == (
-            f"no label maps in {tmp_path}/labels/train (it holds 1 .heic (convert them to PNG), 1 .npy (save their "
+            f"no label maps in {tmp_path}/labels/train (it holds 1 .heic (convert to PNG), 1 .npy (save "
             f"images as files)): put them there, as PNG files"
         )
         write(tmp_path, "labels/train/3.png", "images/train/3.jpg", data=FILES["PNG"])
         line = message(segmented, tmp_path)
-        assert "1 of 2 images" in line and "(which also holds 1 .heic (convert them to PNG), 1 .npy" in line
+        assert "1 of 2 images" in line and "(which also holds 1 .heic (convert to PNG), 1 .npy" in line
         (tmp_path / "images/train/1.jpg").rename(tmp_path / "images/train/1.cr2")
         assert segmented(tmp_path).notes() == (
-            f"1 of 2 files in {tmp_path}/images/train are not read: 1 .cr2 (convert them to JPEG or PNG)",
-            f"2 of 3 files in {tmp_path}/labels/train are not read: 1 .heic (convert them to PNG), "
-            f"1 .npy (save their images as files)",
+            f"1 of 2 files in {tmp_path}/images/train are not read: 1 .cr2 (convert to JPEG or PNG)",
+            f"2 of 3 files in {tmp_path}/labels/train are not read: 1 .heic (convert to PNG), "
+            f"1 .npy (save images as files)",
         )
 
     def test_left_out_by_suffix(self, tmp_path):
@@ -189,6 +189,10 @@ class TestClasses:
         splits = {name.removeprefix("data."): value for name, value in flags.items()}
         assert names(opened(root, **splits)) == [f"train/{deeper}/cat/1.jpg", f"train/{deeper}/dog/1.jpg"]
         assert names(opened(root, "eval", **splits)) == [f"{place}/cat/2.jpg", f"{place}/dog/2.jpg"]
+
+    def test_one_class_beside_archives(self, tmp_path):
+        write(tmp_path, "train/cat/1.jpg", "train/dog.tar")
+        assert "one class folder, cat (beside it 1 .tar (unpack)), and one class alone" in message(opened, tmp_path)
 
     def test_one_class_alone(self, tmp_path):
         write(tmp_path, "train/cat/1.jpg", "val/cat/1.jpg")
@@ -298,7 +302,7 @@ class TestObjects:
         write(tmp_path, "train/2.jpg", "train/3.heic")
         assert self.opened(tmp_path).notes()[1:] == (
             f"1 image in {tmp_path}/train not listed in {tmp_path}/train/_annotations.coco.json left out",
-            f"1 of 3 files in {tmp_path}/train are not read: 1 .heic (convert them to JPEG or PNG)",
+            f"1 of 3 files in {tmp_path}/train are not read: 1 .heic (convert to JPEG or PNG)",
         )
 
     def test_validation_in_another_spelling_comes_before_test(self, tmp_path):

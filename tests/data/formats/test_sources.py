@@ -224,7 +224,7 @@ class TestFolder:
         for name in ("emu", "fox"):
             write(root / "train" / name / "picture.HEIC")
         line = message(source="folder", root=str(root))
-        assert "2 of 4 class folders" in line and "emu, fox (they hold 2 .heic (convert them to JPEG or PNG));" in line
+        assert "2 of 4 class folders" in line and "emu, fox (they hold 2 .heic (convert to JPEG or PNG));" in line
         (root / "val" / "cat").mkdir()
         assert "1 of 2 class folders" in message(source="folder", split="eval", root=str(root))
 

@@ -218,7 +218,7 @@ class TestRefused:
         path.write_bytes(path.read_bytes().replace(b"0.jpg", named.encode()))
         assert message(root) == (
             f"{root / 'train'}: 1 XML files are of images in {root / 'train'} whose format is not read, the first is "
-            f"0.xml, of image '0.{ending}': convert them to JPEG or PNG"
+            f"0.xml, of image '0.{ending}': convert to JPEG or PNG"
         )
 
     @pytest.mark.parametrize("ending", [".jfif", ".TIF", ""])
