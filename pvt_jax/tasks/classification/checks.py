@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pvt_jax.data.text import escaped_name
+from pvt_jax.data.text import escaped_name, listed
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.checks import Attempts, DataChecks, Suspects
 from pvt_jax.tasks.classification.source import ClassificationSource
@@ -22,9 +22,12 @@ class ClassificationChecks(DataChecks):
             )
 
     def check_before_decoding(self, split: str, source: ClassificationSource, probes: list[int]) -> Suspects:
-        if source.labels is not None:
-            _check_labels(split, source, range(len(source)), np.asarray(source.labels))
-        return set(), []
+        if source.labels is None:
+            return set(), []
+        labels, count = np.asarray(source.labels), len(source.class_names)
+        _check_labels(split, source, range(len(source)), labels)
+        absent = [escaped_name(source.class_names[label]) for label in np.setdiff1d(np.arange(count), labels).tolist()]
+        return set(), [f"no image of {len(absent):,} of the {count:,} classes, {listed(absent)}"] * bool(absent)
 
     def check_rest(self, split: str, source: ClassificationSource, probes: list[int]) -> Attempts:
         if source.labels is None:

@@ -64,8 +64,13 @@ def message(train=FINE, evaluation=FINE, num_classes=3, **arguments) -> str:
 
 
 def test_summary():
-    train = Source([0, 1] * 1500)
+    train = Source([0, 1, 2] * 1000)
     assert validate(train, FINE, 3) == "3,000 training and 4 evaluation images of 3 classes, from memory"
+
+
+def test_classes_without_images_are_told():
+    summary = validate(Source([0, 1, 2]), Source([1, 1]), 3)
+    assert summary.endswith("from memory; evaluation: no image of 2 of the 3 classes, a, c")
 
 
 def test_summary_of_digits():
