@@ -23,7 +23,7 @@ _FORMATS = {
     "TIFF": ("tif", "tiff"),
     "PPM": ("ppm", "pgm", "pbm", "pnm"),
     "JPEG2000": ("jp2", "j2k", "jpx", "jpf"),
-    **({"AVIF": ("avif",)} if features.check("avif") else {}),
+    **({"AVIF": ("avif",)} if "avif" in features.modules and features.check("avif") else {}),
 }
 FORMATS = tuple(_FORMATS)
 EXTENSIONS = frozenset(ending for endings in _FORMATS.values() for ending in endings)

@@ -16,6 +16,7 @@ _IGNORED = frozenset(
     ("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
     + ("Thumbs.db", "desktop.ini", "Icon\r")
 )
+# Of hidden folders those that nobody means as a class.
 _HIDDEN_FOLDERS = frozenset(
     (".AppleDouble", ".Spotlight-V100", ".Trash", ".Trash-1000", ".Trashes", ".cache", ".dvc", ".fseventsd", ".git")
     + (".idea", ".ipynb_checkpoints", ".snapshot", ".thumbnails", ".vscode")
@@ -64,7 +65,7 @@ def list_folder(folder: str) -> Listing:
                     # macOS keeps what it knows of x.jpg in ._x.jpg on other disks.
                     if name not in _HIDDEN_FOLDERS if is_folder else ending_of(name) in EXTENSIONS and name[1] != "_":
                         listing.hidden.append(name)
-                elif name in _IGNORED:
+                elif is_ignored(name):
                     continue
                 elif entry.is_dir():
                     listing.folders.append(name)
@@ -77,6 +78,11 @@ def list_folder(folder: str) -> Listing:
             f"cannot list the folder {escaped(folder)} ({error.strerror}): check its permissions"
         ) from error
     return listing
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder is hidden, or left behind by a system or a tool."""
+    return name.startswith(".") or name in _IGNORED
 
 
 def names_in(folder: str) -> list[str]:

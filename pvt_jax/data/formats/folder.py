@@ -21,6 +21,8 @@ from pvt_jax.errors import UserError
 
 _ROOT = ("folder", "train/<class>/*.jpg and val/<class>/*.jpg")
 _LAYOUTS = (Layout("{split}"),)
+# Folders within each other in which classes are looked for.
+_DEEPEST = 8
 # Folders that hold the images, and the labels, of other tasks.
 _IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "data"))
 _LABEL_FOLDERS = frozenset(("labels", "masks", "annotations", "segmentationclass", "segmentationclasspng"))
@@ -177,9 +179,10 @@ def _training(request: Request) -> tuple[Found, list[str]]:
 
 def _one_class(found: Found, name: str, request: Request) -> UserError:
     """Returns the error for a data set of one class, which may be one folder too many above the classes."""
-    inside = os.path.join(found[0], name)
-    while len(below := list_folder(inside).folders) == 1:
-        inside = os.path.join(inside, below[0])
+    inside, depth = os.path.join(found[0], name), 1
+    # Links may form a cycle.
+    while len(below := list_folder(inside).folders) == 1 and depth < _DEEPEST:
+        inside, depth = os.path.join(inside, below[0]), depth + 1
     beside = _unread_beside(found[0])
     holds = f" (beside it {beside})" * bool(beside)
     problem = f"{found[0]} has one class folder, {name}{holds}, and one class alone leaves nothing to learn"
@@ -191,7 +194,10 @@ def _one_class(found: Found, name: str, request: Request) -> UserError:
         keys += [("eval", evaluation)] * os.path.isdir(os.path.join(evaluation[0], deeper))
     flags = [f"--config.data.{key}_split={shlex.quote(os.path.join(place.split, deeper))}" for key, place in keys]
     return UserError(
-        escaped(f"{problem}: if the classes are {listed(sorted(below))} in {inside}, add {' '.join(flags)}")
+        escaped(
+            f"{problem}: if the classes are {listed(sorted(below))} in {inside}, add {' '.join(flags)}; if not, put "
+            f"images of other classes into folders beside it"
+        )
     )
 
 

@@ -1,10 +1,11 @@
 """Which format a folder has, and which classes. Configs read it before a model is made."""
 
 import os
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from pvt_jax.data.files import find_root
+from pvt_jax.data.files import find_root, is_ignored
 from pvt_jax.data.formats import FORMATS, Format, load
 from pvt_jax.data.formats.layouts import NoLayoutError
 from pvt_jax.data.formats.tools import known_tool
@@ -56,7 +57,14 @@ def recognise_folder(
 
 def _candidates(root: str, annotations: str, known: dict[str, Format]) -> list[str]:
     """Returns the formats whose files are in a folder; only the one whose extension ``annotations`` has, if any."""
-    names = (name for _, _, files in os.walk(root) for name in files)
+    names = (name for name in _files_below(root) if not is_ignored(name))
     extensions = {os.path.splitext(name)[1].lower() for name in islice(names, _MOST_LOOKED_AT)}
     found = [name for name, row in known.items() if row.extension in extensions]
     return [name for name in found if annotations.lower().endswith(known[name].extension)] or found
+
+
+def _files_below(root: str) -> Iterator[str]:
+    """Yields the names of the files in a folder and below it; folders that cannot be listed are passed over."""
+    for _, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not is_ignored(name)]
+        yield from files

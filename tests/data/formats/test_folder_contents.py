@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pvt_jax.data.file_kinds import FORMATS
 from pvt_jax.data.formats import LABEL_MAPS, LABELLED_IMAGES, OBJECTS, open_source
+from pvt_jax.data.formats.recognise import recognise_folder
 from pvt_jax.data.images import decode
 from pvt_jax.data.options import LabelMapOptions, ObjectOptions
 from pvt_jax.data.overlap import shared_images
@@ -28,7 +30,7 @@ def encoded(form: str, value: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-FILES = {form: encoded(form, 7) for form in ("JPEG", "PNG", "BMP", "GIF", "TIFF", "PPM", "WEBP")}
+FILES = {form: encoded(form, 7) for form in FORMATS}
 
 
 def write(root: Path, *paths: str, data: bytes = FILES["JPEG"]) -> None:
@@ -183,7 +185,8 @@ class TestClasses:
         line = message(opened, root)
         assert f"has one class folder, {between[0]}, and one class alone" in line and "classes are cat, dog in" in line
         flags = dict(
-            part.split("=") for part in line.replace("'", "").partition(", add --config.")[2].split(" --config.")
+            part.split("=")
+            for part in line.replace("'", "").partition(", add --config.")[2].partition(";")[0].split(" --config.")
         )
         assert flags == {"data.train_split": f"train/{deeper}", **({"data.eval_split": place} if both else {})}
         splits = {name.removeprefix("data."): value for name, value in flags.items()}
@@ -193,6 +196,11 @@ class TestClasses:
     def test_one_class_beside_archives(self, tmp_path):
         write(tmp_path, "train/cat/1.jpg", "train/dog.tar")
         assert "one class folder, cat (beside it 1 .tar (unpack)), and one class alone" in message(opened, tmp_path)
+
+    def test_a_link_to_itself(self, tmp_path):
+        write(tmp_path, "train/cat/1.jpg")
+        (tmp_path / "train/cat/up").symlink_to(tmp_path / "train/cat")
+        assert "one class alone leaves nothing to learn" in message(opened, tmp_path)
 
     def test_one_class_alone(self, tmp_path):
         write(tmp_path, "train/cat/1.jpg", "val/cat/1.jpg")
@@ -304,6 +312,14 @@ class TestObjects:
             f"1 image in {tmp_path}/train not listed in {tmp_path}/train/_annotations.coco.json left out",
             f"1 of 3 files in {tmp_path}/train are not read: 1 .heic (convert to JPEG or PNG)",
         )
+
+    def test_what_a_system_left_behind_is_no_annotation(self, tmp_path):
+        self.coco(tmp_path, "train")
+        write(tmp_path, "__MACOSX/train/1.xml", "train/._1.xml", ".git/2.xml")
+        assert recognise_folder(OBJECTS, str(tmp_path), options=ObjectOptions()) == ("coco", ("cat",))
+        (tmp_path / "train/_annotations.coco.json").unlink()
+        with pytest.raises(UserError, match="has no annotations in"):
+            recognise_folder(OBJECTS, str(tmp_path), options=ObjectOptions())
 
     def test_validation_in_another_spelling_comes_before_test(self, tmp_path):
         self.coco(tmp_path, "test")
