@@ -34,7 +34,9 @@ class Past:
         """Raises UserError unless the data still has the classes of the run, in their order."""
         if self.data and (what := difference_of_classes(self.data.class_names, now.class_names)):
             way_out = "Give the data of that run, or another --workdir"
-            if len(self.data.class_names) == len(now.class_names) and {*self.data.class_names} != {*now.class_names}:
+            old, new = self.data.class_names, now.class_names
+            # A name at another label says that labels have moved: then removing the file would hide it.
+            if len(old) == len(new) and not any(name in new and new.index(name) != k for k, name in enumerate(old)):
                 way_out += f"; if each label still means what it did, remove {self.workdir / 'data.json'}"
             raise UserError(f"the data has other classes than the run in {self.workdir}: {what}. {way_out}")
 

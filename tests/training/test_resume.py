@@ -84,6 +84,9 @@ def test_other_classes_are_refused_to_train_and_to_evaluate(run):
             "more), the data has 10 (0, 1, 2, 3, 4, 5, 6, 7 and 2 more); the same in another order; label 8 was '9' "
             "and is '8', label 9 was '8' and is '9'. Give the data of that run, or another --workdir"
         )
+    rename(run, ["zero", "0", *DIGITS[2:]])
+    with pytest.raises(UserError, match="Give the data of that run, or another --workdir$"):
+        loop.train(config_of(), run)
     rename(run, [*DIGITS[:9], "nine"])
     with pytest.raises(UserError, match=f"if each label still means what it did, remove {run}/data.json$"):
         loop.train(config_of(), run)
