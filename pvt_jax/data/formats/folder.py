@@ -82,7 +82,7 @@ class FolderSource:
         self._labels = np.repeat(np.asarray(classes, np.int32), counts)
         self._paths = b"".join(one.paths for one in scanned)
         self._ends = np.cumsum(np.concatenate([one.lengths for one in scanned]), dtype=np.int64)
-        self._notes = (*notes, *unread.note(len(self), folder), *self._on_classes(classes, scanned))
+        self._notes = (*notes, *unread.note(len(self), folder), *self._on_depth(classes, scanned))
 
     @property
     def labels(self) -> np.ndarray:
@@ -108,25 +108,23 @@ class FolderSource:
         return self.name(index)
 
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of the folders: files that are not read, and classes that look odd."""
+        """What a person should know of the folders: files that are not read, and classes in further folders."""
         return self._notes
 
     def __str__(self) -> str:
         return escaped(self._root)
 
-    def _on_classes(self, classes: Sequence[int], scanned: Sequence[_Scanned]) -> list[str]:
-        """Returns notes on classes without images, and on those that may be groups of classes."""
-        notes = []
-        if absent := [name for label, name in enumerate(self.class_names) if label not in set(classes)]:
-            notes.append(escaped(f"no images of {len(absent)} of {len(self.class_names)} classes, {listed(absent)}"))
+    def _on_depth(self, classes: Sequence[int], scanned: Sequence[_Scanned]) -> list[str]:
+        """Returns a note on classes that may be groups of classes; none if there are none."""
         names = [self.class_names[label] for label in classes]
-        if below := [os.path.join(name, one.below) for name, one in zip(names, scanned, strict=True) if one.below]:
-            first = escaped(os.path.dirname(below[0]))
-            notes.append(
-                f"{len(below)} of {plural(len(classes), 'class folder')} have their images in further folders, such as "
-                f"{first}, which are no classes of their own"
-            )
-        return notes
+        below = [os.path.join(name, one.below) for name, one in zip(names, scanned, strict=True) if one.below]
+        if not below:
+            return []
+        first = escaped(os.path.dirname(below[0]))
+        return [
+            f"{len(below)} of {plural(len(classes), 'class folder')} have their images in further folders, such as "
+            f"{first}, which are no classes of their own"
+        ]
 
 
 def open_folder(request: Request) -> FolderSource:
