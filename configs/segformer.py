@@ -38,12 +38,14 @@ def get_config(arg: str = "") -> ConfigDict:
         "learning_rate": 6e-5,
         "base_batch_size": config.batch_size,
         "weight_decay": 0.01,
-        "decayed": "all_but_norms",
+        "decayed": "all_but_backbone_norms",
         "head_multiplier": 10.0,
         "schedule": "poly",
         "power": 1.0,
         "warmup_steps": 1500,
-        "warmup_learning_rate": 1e-6,
+        # MMSegmentation starts at a millionth of the rate, and counts the decay from the end of the warm-up on in its
+        # later versions; in its first, as here and in the paper, from the first step on.
+        "warmup_learning_rate": 6e-11,
         "final_learning_rate": 0.0,
     }
     return config

@@ -323,11 +323,12 @@ SEGFORMER = {
     "optimizer.base_batch_size": 16,
     "optimizer.learning_rate": 6e-5,
     "optimizer.weight_decay": 0.01,
-    "optimizer.decayed": "all_but_norms",
+    "optimizer.decayed": "all_but_backbone_norms",
     "optimizer.head_multiplier": 10.0,
     "optimizer.power": 1.0,
     "optimizer.warmup_steps": 1500,
-    "optimizer.warmup_learning_rate": 1e-6,
+    # LinearLR(start_factor=1e-6) on a rate of 6e-5.
+    "optimizer.warmup_learning_rate": 6e-11,
 }
 
 
@@ -508,7 +509,10 @@ def test_written_values_are_read_back(batch_size, rate, size, root):
         ("optimizer.frozen=stage1", "for a backbone whose norms are frozen, too: add --config.model.frozen_norm=True"),
         ("init.allow_missing=head/*", "init.allow_missing must be names, as ('a', 'b'), but is 'head/*'"),
         ("optimizer.schedule=linear", "optimizer.schedule must be one of cosine, poly, step, but is 'linear'"),
-        ("optimizer.decayed=none", "optimizer.decayed must be one of matrices, all_but_norms, all, but is 'none'"),
+        (
+            "optimizer.decayed=none",
+            "optimizer.decayed must be one of matrices, all_but_norms, all_but_backbone_norms, all, but is 'none'",
+        ),
         (
             "optimizer.warmup_steps=-1",
             "optimizer.warmup_steps must be a whole number of at least 0, or None, but is -1",

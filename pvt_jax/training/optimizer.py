@@ -82,8 +82,9 @@ def decay_mask(params: Tree, decayed: str = "matrices") -> Tree:
 
     ``decayed``: ``"matrices"`` as in the classifiers' recipes: not on 1-d parameters (biases, norms), the class token
     and class queries; PVT decays the position tables of its stages, the one table of a ViT or a Trans2Seg is not
-    decayed, as in DeiT (arXiv 2012.12877). ``"all_but_norms"`` as in SegFormer's (arXiv 2105.15203), ``"all"`` as in
-    Semantic FPN's.
+    decayed, as in DeiT (arXiv 2012.12877). ``"all_but_norms"`` as in mmdetection's recipes with AdamW;
+    ``"all_but_backbone_norms"`` as in MMSegmentation's SegFormer (arXiv 2105.15203), whose rule goes by names and
+    does not find the batch norm of the head; ``"all"`` as in Semantic FPN's.
     """
 
     def decays(path: tuple[Any, ...], leaf: Any) -> bool:
@@ -91,7 +92,10 @@ def decay_mask(params: Tree, decayed: str = "matrices") -> Tree:
         if decayed == "matrices":
             tokens = ("cls_token", "class_queries")
             return leaf.ndim > 1 and names[-1] not in tokens and names not in (["pos_embed"], ["head", "pos_embed"])
-        return decayed == "all" or not any("norm" in name for name in names)
+        in_head = component_of([part.key for part in path]) == "head"
+        if decayed == "all" or (decayed == "all_but_backbone_norms" and in_head):
+            return True
+        return not any("norm" in name for name in names)
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -56,9 +56,7 @@ class InitOptions(Options):
     )
     ema: bool = key(False, "Take the moving average of the parameters where the checkpoint has one.")
     entry: str = key(
-        "",
-        "Of a file with several sets of weights the one to take, as model_ema or student; empty for the usual one.",
-        free=True,
+        "", "Of a file with several sets of weights the one to take, as model_ema or student; empty for the usual one."
     )
     allow_missing: tuple[str, ...] = key(
         (),
@@ -80,8 +78,10 @@ class OptimizerOptions(Options):
     b2: float = key(0.999, "Decay of the second moment.", at_least=0, below=1)
     eps: float = key(1e-8, "Added to the root of the second moment.", above=0)
     weight_decay: float = key(0.05, "Decoupled weight decay.", at_least=0)
-    decayed: Literal["matrices", "all_but_norms", "all"] = key(
-        "matrices", "Parameters that decay; matrices leaves out biases, norms and class tokens."
+    decayed: Literal["matrices", "all_but_norms", "all_but_backbone_norms", "all"] = key(
+        "matrices",
+        "Parameters that decay; matrices leaves out biases, norms and class tokens, and all_but_backbone_norms decays "
+        "norms of the head.",
     )
     clip_norm: float = key(0.0, "Largest global norm of the gradient; 0 does not clip.", at_least=0)
     schedule: Literal["cosine", "poly", "step"] = key(

@@ -303,13 +303,14 @@ def test_what_decays_in_each_recipe():
     params = dense_tree(lambda *shape: np.zeros(shape))
     not_decayed = {
         mode: {name for name, decays in named(optimizers.decay_mask(params, mode)).items() if not decays}
-        for mode in ("matrices", "all_but_norms", "all")
+        for mode in ("matrices", "all_but_norms", "all_but_backbone_norms", "all")
     }
     block = "backbone.stage1.block0."
     norms = {f"{block}norm1.scale", f"{block}attn.sr_norm.bias", "head.norm.scale"}
     biases = {f"{block}attn.q.bias", "neck.output_p2.bias", "head.classifier.bias"}
     assert not_decayed["all"] == set()
     assert not_decayed["all_but_norms"] == norms
+    assert not_decayed["all_but_backbone_norms"] == norms - {"head.norm.scale"}
     assert not_decayed["matrices"] == norms | biases | {
         f"{part}.{name}"
         for part, name in (

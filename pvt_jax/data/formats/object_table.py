@@ -146,8 +146,9 @@ def select(
 ) -> tuple[ObjectTable, list[int]]:
     """Returns the table of the images to use, with more ``notes``, and their numbers.
 
-    They are all, or in training those with objects, unless the options keep empty ones. Raises UserError: no image has
-    an object.
+    They are all, or in training those with objects or crowd regions, unless the options keep empty ones: mmdetection's
+    filter counts every annotation of a class, too. It also counts boxes that were dropped here, and leaves out images
+    with a side of less than 32 pixels. Raises UserError: no image has an object.
     """
     counts, split = table.counts(), SPLIT_WORDS[request.split]
     if not counts.any():
@@ -159,9 +160,10 @@ def select(
                 f"{f' ({listed(table.notes)})' * bool(table.notes)}: annotate some, or choose another split"
             )
         )
-    is_kept = counts > 0 if request.split == "train" and not request.options.keep_empty else counts >= 0
-    images, objects = np.flatnonzero(is_kept).tolist(), np.repeat(is_kept, np.diff(table.ends))
-    ends = np.concatenate([[0], np.cumsum(np.diff(table.ends)[images])])
+    annotations = np.diff(table.ends)
+    is_kept = annotations > 0 if request.split == "train" and not request.options.keep_empty else annotations >= 0
+    images, objects = np.flatnonzero(is_kept).tolist(), np.repeat(is_kept, annotations)
+    ends = np.concatenate([[0], np.cumsum(annotations[images])])
     found = [*table.notes, *notes]
     if left_out := len(counts) - len(images):
         are = "s without objects are" if left_out != 1 else " without objects is"

@@ -211,6 +211,20 @@ class TestObjects:
             np.testing.assert_array_equal(train.objects(one).boxes, everything.objects(other).boxes)
             assert train.name(one) == everything.name(other) and len(train.image(one)) == len(everything.image(other))
 
+    def test_images_with_crowd_regions_only_are_kept(self, root):
+        """As mmdetection's filter does, which asks for annotations of any kind."""
+
+        def edit(content):
+            content["annotations"] = [r for r in content["annotations"] if r["image_id"] != 3]
+            for record in content["annotations"]:
+                record["iscrowd"] = int(record["image_id"] == 2)
+
+        change(root, edit)
+        train = opened(root)
+        assert [train.image_id(index) for index in range(len(train))] == [1, 2, 4, 5, 6]
+        assert train.counts()[1] == 0 and train.objects(1).crowd.all() and len(train.objects(1))
+        np.testing.assert_array_equal(train.objects(2).boxes, opened(root, keep_empty=True).objects(3).boxes)
+
     def test_boxes_at_the_border(self, root):
         def edit(content):
             first, *others = [row for row in content["annotations"] if row["image_id"] == 1]
