@@ -95,7 +95,7 @@ def _read(dialect: Dialect, prefix: str, inside: Iterable[str], outside: tuple[s
     rows: dict[str, Rows] = {}
     ignored = list(outside)
     for name in inside:
-        bare = _without_wrappers(name.removeprefix(prefix)).removeprefix(dialect.model_prefix)
+        bare = _plain(name.removeprefix(prefix)).removeprefix(dialect.model_prefix)
         if dialect.others and bare.startswith(dialect.others):
             ignored.append(name)
             continue
@@ -114,9 +114,15 @@ def _read(dialect: Dialect, prefix: str, inside: Iterable[str], outside: tuple[s
     )
 
 
-def _without_wrappers(name: str) -> str:
-    """A name without the modules that PyTorch puts between others: ``_orig_mod``, ``_fsdp_wrapped_module`` …"""
-    return ".".join(word for word in name.split(".") if not word.startswith("_")) if "_" in name else name
+def _plain(name: str) -> str:
+    """A name without the modules that PyTorch puts between others, ``_orig_mod``, ``_fsdp_wrapped_module`` and so on.
+
+    Nor does it begin with a number in a word: timm's feature extractors call ``stages.0`` ``stages_0``.
+    """
+    if "_" not in name:
+        return name
+    name = ".".join(word for word in name.split(".") if not word.startswith("_"))
+    return re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", name)
 
 
 def _targets(name: str, dialect: Dialect) -> tuple[_Target, ...]:
@@ -178,4 +184,4 @@ def _first_words(naming: Naming) -> set[str]:
 
 
 def _general(word: str) -> str:
-    return re.sub(r"\d+$", "#", word)
+    return re.sub(r"_?\d+$", "", word)

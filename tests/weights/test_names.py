@@ -112,6 +112,17 @@ def test_timm_names(family):
     assert_same_bits(names.to_state_dict(variables), tensors)
 
 
+@pytest.mark.parametrize("prefix", ["", "encoder.", "net.model."])
+def test_names_of_timm_s_feature_extractors(prefix):
+    """``features_only=True`` flattens ``stages``."""
+    tensors = state_dicts.weights(state_dicts.shapes("pvt_v2"))
+    flat = {key: re.sub(r"^stages\.", "stages_", to_timm(key)) for key in tensors}
+    assert "stages_0.blocks.1.mlp.dwconv.weight" in flat.values()
+    variables, report = load({prefix + flat[key]: x for key, x in tensors.items()}, state_dicts.toy("pvt_v2"))
+    assert report.dialect == "timm names" + f" under {prefix}" * bool(prefix) and report.plain
+    assert_same_bits(names.to_state_dict(variables), tensors)
+
+
 # Hugging Face: what the file holds → where it belongs, a few of each kind, by hand.
 _PVT_BLOCK = {
     "attention.self.query.bias": "attn/q/bias",
