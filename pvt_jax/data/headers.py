@@ -2,8 +2,9 @@
 
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -61,11 +62,16 @@ def oriented_sizes(count: int, file: Callable[[int], str | bytes], upright: bool
 
 def open_image(stream: BinaryIO, format: str = "") -> Image.Image:
     """Pillow's image of a stream, without the limit of pixels that a process has where the format is known."""
-    if format in _PLUGINS:
-        return _PLUGINS[format](stream)
+    with quiet():
+        return _PLUGINS[format](stream) if format in _PLUGINS else Image.open(stream)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings of large images, and of damage before it raises."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(stream)
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
 
 
 def _header(stream: BinaryIO) -> Header:

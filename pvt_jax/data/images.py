@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pvt_jax.data.containers import Header, JpegHeader, TiffHeader, is_whole_jpeg, png_pixels
-from pvt_jax.data.headers import image_header, open_image
+from pvt_jax.data.headers import image_header, open_image, quiet
 from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.values import DeepValues, Spread, deep_values
 from pvt_jax.errors import CorruptImageError, UserError
@@ -116,6 +116,8 @@ def pillow_image(data: bytes, header: Header) -> Image.Image:
 
 def reason_of(error: Exception) -> str:
     """What to say of an error of Pillow."""
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, Pillow's limit: divide or resize it"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -172,7 +174,8 @@ def _read_by_opencv(data: bytes, header: Header) -> np.ndarray | DeepValues | No
 
 def _read_by_pillow(data: bytes, header: Header) -> np.ndarray | DeepValues:
     image = pillow_image(data, header)
-    image.load()
+    with quiet():
+        image.load()
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # It scales these to 16 bits.
         return deep_values(np.asarray(image).astype(np.uint16))
     if image.mode in ("I", "F"):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pvt_jax.data.formats import LABELLED_IMAGES, open_source
 from pvt_jax.data.images import Traits
+from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.records import ClassificationRecord, Request
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import checks
@@ -160,3 +161,74 @@ def test_arrays_are_checked_not_decoded():
 
 def test_unknown_on_corrupt():
     assert "'error' or 'skip'" in message(on_corrupt="ignore")
+
+
+def stored(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def noted(*images: bytes, **reading: Any) -> str:
+    """What is noted of training images, among four."""
+    train = Source([0, 1, 2, 0], images=[*images, *[GOOD] * (4 - len(images))])
+    line = validate(train, FINE, 3, reading=ReadingOptions(**reading))
+    return line.removeprefix("4 training and 4 evaluation images of 3 classes, from memory").removeprefix(
+        "; training: "
+    )
+
+
+def tiff(values: Any, dtype: Any) -> bytes:
+    return stored(Image.fromarray(np.array([values], dtype)), "TIFF")
+
+
+def test_how_deep_values_are_read_is_told():
+    ten, full = tiff([4, 940], np.uint16), tiff([0, 65535], np.uint16)
+    assert noted(ten) == (
+        "1 of 4 probed images has 16 bits: their values 4 … 940 of 0 … 65,535 are read as 0 … 3 of 255: if 1,023 is "
+        "white, set --config.data.value_range='(0,1023)'"
+    )
+    assert noted(ten, full) == (
+        "2 of 4 probed images have 16 bits: their values 0 … 65,535 of 0 … 65,535 are read as 0 … 255 of 255 "
+        "(data.value_range)"
+    )
+    assert noted(ten, value_range=(0, 1023)) == (
+        "1 of 4 probed images has 16 bits: their values 4 … 940 of 0 … 1,023 are read as 1 … 235 of 255 "
+        "(data.value_range)"
+    )
+    assert "floats: their values 0.1 … 0.25 of 0 … 1 are read as 25 … 64 of 255: if 0.25 is white" in noted(
+        tiff([0.1, 0.25], np.float32)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "words"),
+    [
+        ([-1024, 3071], np.int32, "1 of 4 training images has signed 32 bits, -1,024 … 3,071"),
+        ([0, 255], np.float32, "1 of 4 training images has floats, 0.0 … 255.0"),
+        ([-1, 1], np.float32, "1 of 4 training images has floats, -1.0 … 1.0"),
+    ],
+)
+def test_a_range_that_cannot_be_known_is_asked_for(values, dtype, words):
+    line = message(Source([0] * 4, images=[tiff(values, dtype), GOOD, GOOD, GOOD]))
+    way_out = f"set --config.data.value_range='({values[0]},{values[1]})'"
+    assert line == f"{words}, and nothing says which values are black and white: {way_out}"
+    assert "of 255" in noted(tiff(values, dtype), value_range=values)
+
+
+def test_what_else_is_unusual_is_told():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = stored(Image.new("RGB", (4, 4)), "JPEG", exif=exif)
+    glass = stored(Image.new("RGBA", (4, 4), (9, 9, 9, 99)), "PNG")
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    moving = stored(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert noted(turned, glass, moving) == (
+        "1 of 4 probed images has transparent pixels: the colours beneath are read, "
+        "1 of 4 probed images has several frames or pages: the first is read, "
+        "1 of 4 probed images has an EXIF orientation, which is applied"
+    )
+    assert noted(turned, turned, exif_orientation=False) == (
+        "2 of 4 probed images have an EXIF orientation, which is not applied"
+    )
+    assert noted(stored(Image.new("RGBA", (4, 4), (9, 9, 9, 255)), "PNG")) == ""

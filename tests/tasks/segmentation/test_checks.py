@@ -9,7 +9,7 @@ from PIL import Image
 
 from pvt_jax.data.formats import LABEL_MAPS, open_source
 from pvt_jax.data.labels import LabelEncoding
-from pvt_jax.data.options import LabelMapOptions
+from pvt_jax.data.options import LabelMapOptions, ReadingOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import checks
@@ -43,14 +43,17 @@ def root(tmp_path):
     return tmp_path
 
 
-def validate(root, num_classes=3, outputs=None, on_corrupt="error", check="all", progress=None, **rest) -> str:
+def validate(
+    root, num_classes=3, outputs=None, on_corrupt="error", check="all", progress=None, reading=None, **rest
+) -> str:
     options = LabelMapOptions(num_classes=num_classes, **rest)
+    upright = reading is None or reading.exif_orientation
     train, held_out = (
-        open_source(LABEL_MAPS, "label_folder", Request(split, root=str(root), options=options))
+        open_source(LABEL_MAPS, "label_folder", Request(split, root=str(root), options=options, upright=upright))
         for split in ("train", "eval")
     )
     outputs = num_classes if outputs is None else outputs
-    settings = {"on_corrupt": on_corrupt, "check": check, "progress": progress}
+    settings = {"on_corrupt": on_corrupt, "check": check, "progress": progress, "reading": reading}
     return SegmentationChecks(outputs, **settings).validate(train, held_out)
 
 
@@ -109,6 +112,33 @@ def test_turned_images(root):
     save(root / "labels/val/b.png", grey(0).transpose(Image.Transpose.ROTATE_90))
     line = message(root)
     assert "1 of 2 evaluation label maps" in line and "turn the one that lies on its side" in line
+
+
+def turn(path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (6, 4)).save(path, exif=exif)
+
+
+def test_images_that_are_turned_by_exif(root):
+    turn(root / "images/val/b.jpg", 3)
+    line = validate(root)
+    assert line.endswith(
+        "; evaluation: 1 image has an EXIF orientation, which is applied: label maps must be those of the image turned "
+        "upright, or set data.exif_orientation=False"
+    )
+    turn(root / "images/val/b.jpg", 6)
+    line = message(root)
+    assert line.startswith("1 of 2 evaluation label maps have another size than their images, ")
+    assert "b.png, 4×6, and " in line and "b.jpg, 6×4 (height × width): the label maps fit the image as it is" in line
+    assert "if all do, set --config.data.exif_orientation=False" in line
+    assert "which is not applied: label maps must be those of the image as it is stored" in validate(
+        root, reading=ReadingOptions(exif_orientation=False)
+    )
+    save(root / "labels/val/b.png", grey(0, 1, 2).transpose(Image.Transpose.ROTATE_270))
+    assert ", which is applied" in validate(root)
+    line = message(root, reading=ReadingOptions(exif_orientation=False))
+    assert "the label maps fit the image turned upright" in line and "data.exif_orientation=True" in line
 
 
 @CHECKS
