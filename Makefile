@@ -21,6 +21,8 @@ WORKDIR ?= runs/digits
 # Compiled programs are kept from one test run to the next.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+# So is bytecode, which the processes that tests start would compile again and again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: train test lint docs lock clean
 
@@ -28,7 +30,7 @@ train: $(VENV)/runtime.stamp
 	$(VENV)/bin/python -m pvt_jax.main --config configs/digits.py --workdir $(WORKDIR)
 
 test: lint $(if $(ORACLES),$(VENV)/oracles.stamp)
-	$(VENV)/bin/python -m pytest -n 3 --dist worksteal --durations=15
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .

@@ -37,6 +37,30 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
+# Files that take longest, longest first: what is left at the end fills up all workers.
+LONGEST = (
+    "end_to_end",
+    "training/",
+    "test_worked_examples",
+    "test_docs",
+    "test_main",
+    "heads/",
+    "backbones/",
+    "tasks/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first. A file stays whole on one worker, so that its fixtures and programs are made once."""
+    tests = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(tests).as_posix()
+        return next((place for place, start in enumerate(LONGEST) if name.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_programs_of_other_modules():
     """Compiled programs go with the module that needed them: three workers that keep all of them fill the memory."""

@@ -131,9 +131,7 @@ def folder(tmp_path_factory):
         WITH_NNX,
         COMPARE,
     ]
-    # Compiling takes most of the time, and what is compiled runs twice.
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    run("".join(blocks), folder, PYTHONPATH=str(ROOT), XLA_FLAGS=quick, JAX_PLATFORMS="cpu")
+    run("".join(blocks), folder, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
     return folder
 
 

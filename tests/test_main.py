@@ -37,8 +37,8 @@ def images(tmp_path):
 
 
 def folder_flags(root, workdir, **overrides):
-    """Four steps of configs/folder.py, shrunk."""
-    options = {"model__image_size": "32", "batch_size": "8", "steps": "4", **overrides}
+    """Twenty steps of configs/folder.py, shrunk."""
+    options = {"model__image_size": "32", "batch_size": "8", "steps": "20", **overrides}
     return arguments(workdir, config=f"configs/folder.py:{root}", **options)
 
 
@@ -97,7 +97,7 @@ def test_a_corrupt_image_is_named_or_skipped_and_counted(capfd, tmp_path, images
     assert str(bad) in refused(capfd, folder_flags(images, tmp_path / "run"))
     flags = folder_flags(images, tmp_path / "run", data__on_corrupt="skip")
     assert main.main(flags) == 0
-    assert records(tmp_path / "run")[-1]["corrupt_images"] == 2, "four batches of 8 are two epochs of 16"
+    assert records(tmp_path / "run")[-1]["corrupt_images"] == 10, "twenty batches of 8 are ten epochs of 16"
 
 
 def test_an_image_that_breaks_while_training_loses_nothing(capfd, tmp_path, images):
@@ -106,7 +106,7 @@ def test_an_image_that_breaks_while_training_loses_nothing(capfd, tmp_path, imag
         for number in range(8, 80):
             pixels = np.random.default_rng([label, number]).integers(0, 255, (40, 40, 3), np.uint8)
             Image.fromarray(pixels).save(images / "train" / name / f"{number}.png")
-    flags = folder_flags(images, tmp_path / "run", steps="20")
+    flags = folder_flags(images, tmp_path / "run")
     bad = images / "train" / "cat" / "11.png"
     sound = bad.read_bytes()
     bad.write_bytes(sound[:100])
@@ -142,10 +142,14 @@ def test_distributed_flags_come_together(capfd, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The workdir of a finished run of two steps."""
+    """The workdir of a finished run of four steps, with checkpoints of the last three."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    assert main.main(arguments(workdir, steps="2")) == 0
+    assert main.main(finished_flags(workdir)) == 0
     return workdir
+
+
+def finished_flags(workdir, **overrides):
+    return arguments(workdir, steps="4", checkpoint__every_steps="1", checkpoint__keep="3", **overrides)
 
 
 @pytest.fixture
@@ -156,14 +160,14 @@ def run(finished, tmp_path):
 
 def test_a_finished_run_says_its_result_and_where_things_are(run, capfd):
     before = (run / "metrics.jsonl").read_text()
-    assert main.main(arguments(run, steps="2")) == 0
+    assert main.main(finished_flags(run)) == 0
     out = capfd.readouterr().out
-    assert out.startswith("done: step 2  loss ") and "top1" in out and str(run) in out and out.count("\n") == 1
+    assert out.startswith("done: step 4  loss ") and "top1" in out and str(run) in out and out.count("\n") == 1
     assert (run / "metrics.jsonl").read_text() == before, "nothing was trained, nothing is logged twice"
 
 
 def test_a_workdir_of_another_config(run, capfd):
-    line = refused(capfd, arguments(run, steps="2", optimizer__weight_decay="0.5", seed="3"))
+    line = refused(capfd, finished_flags(run, optimizer__weight_decay="0.5", seed="3"))
     assert "optimizer.weight_decay: 0.05 → 0.5" in line and "seed: 0 → 3" in line
     assert json.loads((run / "config.json").read_text())["seed"] == 0
 
@@ -172,30 +176,25 @@ def test_a_checkpoint_whose_shapes_do_not_match(run, capfd):
     config = json.loads((run / "config.json").read_text())
     config["model"]["dims"] = [16, 32, 80, 128]
     (run / "config.json").write_text(json.dumps(config))
-    line = refused(capfd, arguments(run, steps="2", model__dims="(16,32,80,128)"))
-    assert "checkpoints/2 does not fit this model" in line and "is (" in line and "here (" in line
-    assert (run / "checkpoints" / "2").is_dir()
+    line = refused(capfd, finished_flags(run, model__dims="(16,32,80,128)"))
+    assert "checkpoints/4 does not fit this model" in line and "is (" in line and "here (" in line
+    assert (run / "checkpoints" / "4").is_dir()
 
 
 def test_a_half_written_checkpoint_is_ignored_with_a_warning(run, capfd):
-    flags = arguments(run, steps="4", checkpoint__every_steps="1", checkpoint__keep="3")
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "steps": 4}))
-    assert main.main(flags) == 0
     shutil.rmtree(run / "checkpoints" / "4" / "params" / "d")
-    capfd.readouterr()
-    assert main.main(flags) == 0
+    assert main.main(finished_flags(run)) == 0
     err = capfd.readouterr().err
     assert "checkpoints/4 is damaged or half written and is ignored" in err and "resuming after step 3" in err
 
 
 def test_evaluation_of_a_saved_run(run, capfd):
     logged = records(run, "eval")[-1]
-    for step in ("latest", "best", "2"):
-        assert main.main([*arguments(run, steps="2"), "--mode=eval", f"--step={step}"]) == 0
+    for step in ("latest", "best", "4"):
+        assert main.main([*finished_flags(run), "--mode=eval", f"--step={step}"]) == 0
         assert f"top1 {logged['top1']:.4g}" in capfd.readouterr().out
-    assert "no checkpoint of step 7" in refused(capfd, [*arguments(run, steps="2"), "--mode=eval", "--step=7"])
-    assert "--step takes" in refused(capfd, [*arguments(run, steps="2"), "--mode=eval", "--step=first"])
+    assert "no checkpoint of step 7" in refused(capfd, [*finished_flags(run), "--mode=eval", "--step=7"])
+    assert "--step takes" in refused(capfd, [*finished_flags(run), "--mode=eval", "--step=first"])
 
 
 def test_evaluation_without_a_run(tmp_path, capfd):

@@ -1,5 +1,6 @@
 """Whole runs of a shrunk real config: killed and resumed to the bit, preempted, on many devices, on two processes."""
 
+import math
 import os
 import signal
 import socket
@@ -12,18 +13,19 @@ from orbax.checkpoint import v1 as ocp
 
 from pvt_jax import main
 from pvt_jax.tasks.classification.task import Classification
+from pvt_jax.training import plausible
 from tests.helpers.command import arguments, finish, records, run_here, start
 from tests.helpers.runs import assert_same_end, being_saved, final_state, kill_when, losses, saved_steps, wait_until
 
-STEPS = 24
+STEPS = 12
 
 
 def flags_of(workdir, **overrides):
-    """24 steps with everything random switched on, a checkpoint every other step, an evaluation in the middle."""
+    """12 steps with everything random switched on, a checkpoint every other step, an evaluation in the middle."""
     options = {
         "steps": str(STEPS),
         "checkpoint__every_steps": "2",
-        "evaluation__every_epochs": "0.3",
+        "evaluation__every_epochs": "0.15",
         "ema_decay": "0.9",
         "model__drop_path_rate": "0.2",
         "batch_transform__mixup_alpha": "0.8",
@@ -53,13 +55,12 @@ def test_the_run_learns(whole):
     assert evaluations[-1]["loss"] < evaluations[0]["loss"]
 
 
-def test_killed_three_times_and_resumed_to_the_bit(whole, tmp_path):
-    """Once between saves, once while a checkpoint is being written, once near the end."""
+def test_killed_twice_and_resumed_to_the_bit(whole, tmp_path):
+    """Once between saves, once while a checkpoint is being written."""
     workdir = tmp_path / "run"
     moments = (
-        lambda: (saved_steps(workdir) or [0])[-1] >= 4,
-        lambda: being_saved(workdir) and (saved_steps(workdir) or [0])[-1] >= 8,
-        lambda: (saved_steps(workdir) or [0])[-1] >= 18,
+        lambda: (saved_steps(workdir) or [0])[-1] >= 2,
+        lambda: being_saved(workdir) and (saved_steps(workdir) or [0])[-1] >= 4,
     )
     for moment in moments:
         kill_when(moment, start(flags_of(workdir)))
@@ -84,7 +85,7 @@ def test_preempted_saves_and_exits_143(whole, tmp_path):
 
 def test_preempted_in_the_last_evaluation_makes_up_for_it(tmp_path, monkeypatch):
     """The time left goes to saving; the same command then evaluates, and logs it once."""
-    flags = flags_of(tmp_path / "run", steps="2", evaluation__every_epochs="100")
+    flags = flags_of(tmp_path / "run", evaluation__every_epochs="100", checkpoint__every_steps="100")
     evaluation_batches = Classification.evaluation_batches
 
     def preempted(*arguments):
@@ -94,27 +95,27 @@ def test_preempted_in_the_last_evaluation_makes_up_for_it(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Classification, "evaluation_batches", preempted)
         assert main.main(flags) == 143
-    assert records(tmp_path / "run", "eval") == [] and saved_steps(tmp_path / "run") == [2]
+    assert records(tmp_path / "run", "eval") == [] and saved_steps(tmp_path / "run") == [STEPS]
     assert main.main(flags) == 0
-    assert [record["step"] for record in records(tmp_path / "run", "eval")] == [2]
+    assert [record["step"] for record in records(tmp_path / "run", "eval")] == [STEPS]
 
 
-def test_eight_devices_equal_one(whole, tmp_path):
-    finish(start(flags_of(tmp_path / "run"), JAX_NUM_CPU_DEVICES="8"))
-    np.testing.assert_allclose(losses(tmp_path / "run")[:20], losses(whole)[:20], rtol=1e-4)
+def test_four_devices_equal_one(whole, tmp_path):
+    finish(start(flags_of(tmp_path / "run"), JAX_NUM_CPU_DEVICES="4"))
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(whole), rtol=1e-4)
     assert records(tmp_path / "run", "eval")[-1]["top1"] == pytest.approx(records(whole, "eval")[-1]["top1"], abs=0.6)
 
 
 def test_sharded_over_devices_and_resumed_on_one(whole, tmp_path):
-    """Parameters sharded by 4, on 8 devices, for the first half; the second half on one device."""
+    """Parameters sharded by 2, on 4 devices, for the first half; the second half on one device."""
     workdir = tmp_path / "run"
     flags = flags_of(workdir, checkpoint__every_steps="1000")
-    process = start([*flags, "--config.mesh.fsdp=4"], JAX_NUM_CPU_DEVICES="8")
-    wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(records(workdir)) >= 12, process)
+    process = start([*flags, "--config.mesh.fsdp=2"], JAX_NUM_CPU_DEVICES="4")
+    wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(records(workdir)) >= 6, process)
     process.send_signal(signal.SIGTERM)
     finish(process, code=143)
     run_here(flags)
-    np.testing.assert_allclose(losses(workdir)[:20], losses(whole)[:20], rtol=1e-4)
+    np.testing.assert_allclose(losses(workdir), losses(whole), rtol=1e-4)
 
 
 def test_two_processes_equal_one(whole, tmp_path):
@@ -139,20 +140,23 @@ def test_two_processes_equal_one(whole, tmp_path):
     assert f"resuming after step {step}" in outputs[0][1]
     assert outputs[0][0].splitlines()[-1].startswith("done:")
     assert "done:" not in outputs[1][0] and "step" not in outputs[1][1], "one process speaks for all"
-    np.testing.assert_allclose(losses(workdir)[:20], losses(whole)[:20], rtol=1e-4)
+    np.testing.assert_allclose(losses(workdir), losses(whole), rtol=1e-4)
     assert [record["step"] for record in records(workdir)] == list(range(1, STEPS + 1))
 
 
 def test_worker_processes_change_nothing(whole, tmp_path):
     """Also that the command, unlike the tests, has to get absl's flags parsed by itself."""
-    finish(start(flags_of(tmp_path / "run", data__workers="2", steps=str(STEPS))))
+    finish(start(flags_of(tmp_path / "run", data__workers="2")))
     assert_same_end(tmp_path / "run", whole, STEPS)
 
 
-def test_a_run_that_diverges_stops_and_says_so(tmp_path):
+def test_a_run_that_diverges_stops_and_says_so(tmp_path, monkeypatch):
+    """What diverges for sure is refused before the first step, so the refusal is lifted."""
+    monkeypatch.setattr(plausible, "_IMPOSSIBLE_RATE", math.inf)
     workdir = tmp_path / "run"
-    overrides = {"optimizer__learning_rate": "1e30", "optimizer__clip_norm": "0.0", "max_skipped_in_a_row": "3"}
-    _, err = run_here(flags_of(workdir, ema_decay="0.0", **overrides), code=2)
+    overrides = {"learning_rate": "1e30", "clip_norm": "0.0", "weight_decay": "0.0"}
+    options = {f"optimizer__{key}": value for key, value in overrides.items()}
+    _, err = run_here(flags_of(workdir, ema_decay="0.0", max_skipped_in_a_row="3", **options), code=2)
     last = err.splitlines()[-1]
     assert last.startswith("error: the gradient was not finite in 3 updates in a row") and "clip_norm" in last
     step = saved_steps(workdir)[-1]

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from pvt_jax import main
+from pvt_jax.tasks.detection.task import Detection
+from tests.helpers import few_scenes as few_scenes_lib
 from tests.helpers.command import arguments, finish, records, run_here, start
-from tests.helpers.runs import assert_same_end, final_state, kill_when, losses, saved_steps
+from tests.helpers.runs import assert_same_end, final_state, losses, saved_steps, stop_after
 
 STEPS = 8
 # A network of a few channels; scenes at half their size.
@@ -25,7 +27,7 @@ TINY = {
     "head__proposals": "16",
     "head__max_detections": "10",
     "batch_size": "8",
-    "evaluation__batch_size": "64",
+    "evaluation__batch_size": "16",
 }
 
 
@@ -47,6 +49,18 @@ def flags_of(workdir, **overrides):
     return arguments(workdir, config="configs/digits_detection.py:mask_rcnn", **options)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_scenes():
+    with pytest.MonkeyPatch.context() as patch:
+        few_scenes_lib.evaluate_on_few(patch)
+        yield
+
+
+def start_few(workdir, devices=1, **overrides):
+    flags = flags_of(workdir, **overrides)
+    return start(flags, module=few_scenes_lib.__name__, JAX_NUM_CPU_DEVICES=str(devices))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The workdir of the run that nothing disturbed."""
@@ -66,21 +80,23 @@ def test_the_run_learns_and_logs_the_parts_of_its_loss(whole):
     assert {"AP", "AP50", "AR", "mask_AP", "mask_AP50", "ema_AP", "ema_mask_AP", "AP/7", "mask_AP/7"} <= set(last)
 
 
-def test_killed_and_resumed_to_the_bit(whole, tmp_path):
+def test_stopped_and_resumed_to_the_bit(whole, tmp_path, monkeypatch):
     """What is drawn at random of anchors and proposals included."""
     workdir = tmp_path / "run"
-    kill_when(lambda: (saved_steps(workdir) or [0])[-1] >= 4, start(flags_of(workdir)))
+    with monkeypatch.context() as patch:
+        stop_after(patch, Detection, 3)
+        run_here(flags_of(workdir), code=143)
     before = saved_steps(workdir)[-1]
     _, err = run_here(flags_of(workdir))
     assert f"resuming after step {before}" in err
     assert_same_end(workdir, whole, STEPS)
 
 
-def test_eight_devices_equal_one(whole, tmp_path):
+def test_four_devices_equal_one(whole, tmp_path):
     """Losses are means over the samples of the whole batch, wherever its parts lie; what is drawn is the same."""
     workdir = tmp_path / "run"
     # Evaluated at the end alone, where it is always.
-    finish(start(flags_of(workdir, evaluation__every_steps="100"), JAX_NUM_CPU_DEVICES="8"))
+    finish(start_few(workdir, devices=4, evaluation__every_steps="100"))
     for part in ("loss", "rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss"):
         found, expected = ([record[part] for record in records(folder)] for folder in (workdir, whole))
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4, err_msg=part)
@@ -91,7 +107,7 @@ def test_results_are_written_as_coco_has_them(whole):
     found = json.loads((whole / "results" / "detections.json").read_text())
     assert {path.name for path in (whole / "results").iterdir()} == {"detections.json", "ema_detections.json"}
     assert found and set(found[0]) == {"image_id", "category_id", "bbox", "score", "segmentation"}
-    assert all(0 <= row["image_id"] < 256 and 0 <= row["category_id"] < 10 for row in found)
+    assert all(0 <= row["image_id"] < 32 and 0 <= row["category_id"] < 10 for row in found)
     x, y, width, height = np.array([row["bbox"] for row in found]).T
     # In pixels of the scenes, which the network saw at half their size.
     assert min(x.min(), y.min()) >= 0 and (x + width).max() <= 128.001 and (y + height).max() <= 128.001
@@ -101,8 +117,8 @@ def test_results_are_written_as_coco_has_them(whole):
 def test_pictures_are_in_the_workdir(whole):
     for step in (4, STEPS):
         files = sorted((whole / "pictures" / str(step)).iterdir())
-        # The first, the middle and the last of 256 scenes.
-        assert [file.name for file in files] == ["000000.png", "000127.png", "000255.png"]
+        # The first, the middle and the last of 32 scenes.
+        assert [file.name for file in files] == ["000000.png", "000015.png", "000031.png"]
         # Two panels of 128 pixels at least.
         assert all(Image.open(file).width >= 2 * 128 for file in files)
 

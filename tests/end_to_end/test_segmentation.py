@@ -7,8 +7,10 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from pvt_jax import main
+from pvt_jax.tasks.segmentation.task import Segmentation
+from tests.helpers import few_scenes as few_scenes_lib
 from tests.helpers.command import arguments, finish, records, run_here, start
-from tests.helpers.runs import assert_same_end, final_state, kill_when, losses, saved_steps
+from tests.helpers.runs import assert_same_end, final_state, losses, saved_steps, stop_after
 
 STEPS = 12
 
@@ -20,7 +22,7 @@ def flags_of(workdir, **overrides):
         "batch_size": "8",
         "checkpoint__every_steps": "2",
         "evaluation__every_steps": "6",
-        "evaluation__batch_size": "64",
+        "evaluation__batch_size": "16",
         "evaluation__pictures": "3",
         "ema_decay": "0.9",
         "optimizer__warmup_steps": "2",
@@ -31,6 +33,18 @@ def flags_of(workdir, **overrides):
         **overrides,
     }
     return arguments(workdir, config="configs/digits_segmentation.py", **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_scenes():
+    with pytest.MonkeyPatch.context() as patch:
+        few_scenes_lib.evaluate_on_few(patch)
+        yield
+
+
+def start_few(workdir, devices=1, **overrides):
+    flags = flags_of(workdir, **overrides)
+    return start(flags, module=few_scenes_lib.__name__, JAX_NUM_CPU_DEVICES=str(devices))
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +65,22 @@ def test_the_run_learns_and_logs_each_class(whole):
     assert last["miou"] == pytest.approx(np.mean(ious)) and len(ious) == 11
 
 
-def test_killed_and_resumed_to_the_bit(whole, tmp_path):
+def test_stopped_and_resumed_to_the_bit(whole, tmp_path, monkeypatch):
     """Batch statistics and the average of the parameters included."""
     workdir = tmp_path / "run"
-    kill_when(lambda: (saved_steps(workdir) or [0])[-1] >= 4, start(flags_of(workdir)))
+    with monkeypatch.context() as patch:
+        stop_after(patch, Segmentation, 3)
+        run_here(flags_of(workdir), code=143)
     before = saved_steps(workdir)[-1]
     _, err = run_here(flags_of(workdir))
     assert f"resuming after step {before}" in err
     assert_same_end(workdir, whole, STEPS)
 
 
-def test_eight_devices_equal_one(whole, tmp_path):
+def test_four_devices_equal_one(whole, tmp_path):
     """The batch norms of the head see the whole batch, wherever its parts lie."""
     workdir = tmp_path / "run"
-    finish(start(flags_of(workdir), JAX_NUM_CPU_DEVICES="8"))
+    finish(start_few(workdir, devices=4))
     np.testing.assert_allclose(losses(workdir), losses(whole), rtol=1e-3)
     found, expected = (final_state(folder, STEPS)["batch_stats"] for folder in (workdir, whole))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=5e-3), found, expected)
@@ -76,13 +92,13 @@ def test_eight_devices_equal_one(whole, tmp_path):
 def test_pictures_are_in_the_workdir_and_in_tensorboard(whole):
     for step in (6, STEPS):
         files = sorted((whole / "pictures" / str(step)).iterdir())
-        # The first, the middle and the last of 256 scenes.
-        assert [file.name for file in files] == ["000000.png", "000127.png", "000255.png"]
+        # The first, the middle and the last of 32 scenes.
+        assert [file.name for file in files] == ["000000.png", "000015.png", "000031.png"]
         # Three panels of 128 pixels at least.
         assert all(Image.open(file).width >= 3 * 128 for file in files)
     (events,) = (whole / "tensorboard").iterdir()
     tags = [value.tag for event in read_events(events) for value in event.summary.value if value.HasField("image")]
-    assert tags == ["eval/000000", "eval/000127", "eval/000255"] * 2
+    assert tags == ["eval/000000", "eval/000015", "eval/000031"] * 2
 
 
 def read_events(path):

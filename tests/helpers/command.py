@@ -30,10 +30,10 @@ def arguments(workdir, config="configs/digits.py", **overrides) -> list[str]:
     return ["--config", str(ROOT / config), "--workdir", str(workdir), *flags]
 
 
-def start(flags: list[str], **environment: str) -> subprocess.Popen:
-    """The command in a process of its own."""
+def start(flags: list[str], module: str = "pvt_jax.main", **environment: str) -> subprocess.Popen:
+    """The command, or a module that runs it, in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pvt_jax.main", *flags],
+        [sys.executable, "-m", module, *flags],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

@@ -1,5 +1,6 @@
 """What whole runs of the command left behind, and how to disturb them."""
 
+import os
 import signal
 import time
 
@@ -47,6 +48,19 @@ def being_saved(workdir):
     """Whether a checkpoint is half written."""
     folder = workdir / "checkpoints"
     return folder.is_dir() and any("tmp" in path.name for path in folder.iterdir())
+
+
+def stop_after(patch, task, number):
+    """Until ``patch`` is undone, a run of ``task`` in this process gets SIGTERM when so many batches are drawn."""
+    training_batches = task.training_batches
+
+    def interrupted(*arguments):
+        for drawn, batch in enumerate(training_batches(*arguments)):
+            if drawn == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    patch.setattr(task, "training_batches", interrupted)
 
 
 def wait_until(condition, process):

@@ -1,8 +1,6 @@
 """Training that starts from a checkpoint: what is loaded, what stays frozen, and resuming, on shrunk real configs."""
 
-import os
 import shutil
-import signal
 import socket
 from functools import partial
 from typing import Any
@@ -22,6 +20,7 @@ from pvt_jax.training import loop
 from pvt_jax.training.build import build, read_initial
 from pvt_jax.training.step import train_step
 from tests.helpers.command import ROOT, arguments, finish, records, start
+from tests.helpers.runs import stop_after
 
 STEPS = 6
 
@@ -175,16 +174,8 @@ def test_resumed_after_the_checkpoint_it_began_from_is_gone(whole, pretrained, i
     frozen, undisturbed = whole
     first = shutil.copytree(pretrained, tmp_path / "pretrained")
     flags = flags_of(tmp_path / "run", images, first, optimizer__frozen=frozen)
-    training_batches = Classification.training_batches
-
-    def interrupted(*arguments):
-        for number, batch in enumerate(training_batches(*arguments)):
-            if number == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
     with monkeypatch.context() as patch:
-        patch.setattr(Classification, "training_batches", interrupted)
+        stop_after(patch, Classification, 2)
         assert main.main(flags) == 143
     assert "10 → 3" in capfd.readouterr().err, "a new run says what it loaded"
     shutil.rmtree(first)
