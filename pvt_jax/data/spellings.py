@@ -37,7 +37,7 @@ class Names:
             self._alike = {}
             for other in self._names:
                 self._alike.setdefault(_loosely(other), []).append(other)
-        alike = self._alike.get(_loosely(name), [])
+        alike = self._alike.get(_loosely(name.strip()), [])
         found = [other for other in alike if composed(other) == composed(name)] or alike
         return found[0] if len(found) == 1 else None
 

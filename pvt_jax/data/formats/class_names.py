@@ -12,8 +12,9 @@ from pvt_jax.errors import UserError
 # Files of class names beside the folders of images; the first belongs to ADE20K.
 NAMES_FILES = ("objectInfo150.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
 
-# The first line of labelme's lists.
+# First lines of labelme's lists: pixels that are ignored, and the background, of which there are no objects.
 _IGNORED = "__ignore__"
+NO_OBJECTS = (_IGNORED, "_background_", "__background__")
 
 # Pascal VOC, the background first.
 VOC_CLASSES = (
@@ -85,3 +86,11 @@ def choose_classes(where: str, names: Sequence[str], wanted: Sequence[str | int]
                 f"{listed(names, 20)}"
             )
     return [names.index(str(name)) for name in wanted] or list(range(len(names)))
+
+
+def alike(names: Sequence[str]) -> list[str]:
+    """Returns a note on classes whose names differ in upper and lower case or blanks alone; none if there are none."""
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault("".join(name.split()).casefold(), name), name) for name in names]
+    found = [f"'{one}' and '{other}'" for one, other in pairs if one != other]
+    return [f"{listed(found)} are classes of their own, though they are spelled alike"] * bool(found)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.data.files import read_file
+from pvt_jax.data.formats.class_names import alike
 from pvt_jax.data.objects import LEAST_SIDE, Objects, decode_mask
 from pvt_jax.data.records import SPLIT_WORDS, Request
 from pvt_jax.data.text import escaped, listed
@@ -238,7 +239,8 @@ class TabledSource:
         total = f"{int(counts.sum()):,} objects{regions}, at most {int(counts.max(initial=0)):,} in an image"
         absent = np.setdiff1d(np.arange(len(self.class_names)), self._table.objects.labels[~self._table.objects.crowd])
         names = [self.class_names[label] for label in absent]
-        return (total, *self._table.notes, *([f"no object of {listed(names)}"] if names else []))
+        absent_ones = [f"no object of {listed(names)}"] * bool(names)
+        return (total, *self._table.notes, *absent_ones, *alike(self.class_names))
 
     def __str__(self) -> str:
         return escaped(self._where)

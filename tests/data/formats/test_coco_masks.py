@@ -86,7 +86,7 @@ REFUSED = [
     (True, "a segmentation that is neither polygons nor run lengths", "export it as one of the two"),
     ([TRIANGLE, None], "a segmentation that is neither polygons nor run lengths", "export it as one of the two"),
     ([[1, 2, 3, 4]], "a polygon of less than three points", LIST),
-    ([TRIANGLE, []], "a polygon of less than three points", LIST),
+    ([[], [1, 2, 3, 4]], "a polygon of less than three points", LIST),
     ([[1, 2, 3, 4, 5, 6, 7]], "a polygon of an odd count of numbers", LIST),
     ([[1, 2, 3, 4, 5, float("nan")]], "a polygon with a point that is no number", LIST),
     ([TRIANGLE, [1, 2, 3, 4, 5, None]], "a polygon with a point that is no number", LIST),

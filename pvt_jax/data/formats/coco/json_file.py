@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.data.formats.coco.json_text import JsonText
-from pvt_jax.data.formats.coco.masks import mask_problem, mask_size
+from pvt_jax.data.formats.coco.masks import has_lines, mask_box, mask_problem, mask_size
 from pvt_jax.data.formats.coco.values import crowd_flag, measured_area, plain_id, whole_number
 from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.formats.tools import known_tool
+from pvt_jax.data.spellings import plain_path
 from pvt_jax.data.text import escaped
 from pvt_jax.data.text_files import check_utf8
 from pvt_jax.errors import UserError
@@ -45,6 +46,8 @@ class CocoFile:
         spans: int64 [n, 2], the bytes of each annotation in the file, start and end.
         masked: bool [n], whether there is a mask; crowd regions have one, too.
         run_length_sizes: annotation → height and width of a mask of run lengths.
+        boxes_of_masks, ignored, partial_masks: how many annotations have no box but a mask, are marked to be ignored,
+            and have polygons of less than three points beside others, which are left out.
     """
 
     path: str
@@ -62,6 +65,9 @@ class CocoFile:
     spans: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     masked: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     run_length_sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    boxes_of_masks: int = 0
+    ignored: int = 0
+    partial_masks: int = 0
 
 
 class _Reader:
@@ -76,6 +82,7 @@ class _Reader:
         self._ids, self._spans = array("q"), array("q")
         self._image_ids: list[Any] = []
         self._category_ids: list[Any] = []
+        self._are_texts = False
 
     def image(self, element: Any, start: int, end: int) -> None:
         file, problems = self.file, self.problems
@@ -86,29 +93,38 @@ class _Reader:
             problems.add("images have an id that is no whole number", way_out, _short(element))
         elif not isinstance(name, str) or not name or "\0" in name:
             problems.add("images have no file_name", "add it", _short(element))
-        elif not all(type(side) in (int, float) and 0 <= side < 2**31 and side == int(side) for side in size):
+        elif not all(type(side) in (int, float) and abs(side) < 2**31 and side == int(side) for side in size):
             problems.add("images have a height or width that is no size", "correct it", _short(element))
         else:
             file.image_ids.append(image_id)
-            # Windows writes backslashes, which no file name contains.
-            file.image_files.append(name.replace("\\", "/"))
-            file.image_sizes.append((int(size[0]), int(size[1])) if all(size) else (0, 0))
+            file.image_files.append(plain_path(name))
+            # Tools write 0 or -1 for what they did not measure.
+            file.image_sizes.append((int(size[0]), int(size[1])) if min(size) > 0 else (0, 0))
 
     def category(self, element: Any, start: int, end: int) -> None:
         get: Any = element.get if isinstance(element, dict) else {}.get
-        category_id, name = whole_number(get("id")), get("name")
+        category_id, name = self._category_id(get("id")), get("name")
         if category_id is None:
             self.problems.add("categories have an id that is no whole number", "number them", _short(element))
-        elif not isinstance(name, str | int) or not str(name):
+        elif not isinstance(name, str | int) or not str(name).strip():
             self.problems.add("categories have no name", "add it", _short(element))
         else:
-            self.file.categories.append((category_id, str(name), str(get("supercategory") or "")))
+            self.file.categories.append((category_id, str(name).strip(), str(get("supercategory") or "").strip()))
+
+    def _category_id(self, value: Any) -> int | None:
+        """Returns an id of a category, also a text of digits, which then all annotations have."""
+        is_text = isinstance(value, str) and value.isascii() and value.isdigit()
+        self._are_texts |= is_text
+        return whole_number(int(value) if is_text else value)
 
     def annotation(self, element: Any, start: int, end: int) -> None:
         number = len(self._areas)
         try:
-            box = array("d", element["bbox"])
-        except (TypeError, KeyError, OverflowError):
+            box = array("d", element.get("bbox") or ())
+            if not box:
+                box = array("d", mask_box(element.get("segmentation")))
+                self.file.boxes_of_masks += bool(box)
+        except (TypeError, AttributeError, OverflowError):
             box = array("d")
         if len(box) != 4 or not math.isfinite(sum(box)):
             way_out = "a bbox is [x, y, width, height] in pixels"
@@ -116,12 +132,15 @@ class _Reader:
             return
         get = element.get
         mask, crowd, annotation_id = get("segmentation"), crowd_flag(get("iscrowd")), whole_number(get("id"))
+        # As mmdetection, training leaves out what is to be ignored; COCO's own evaluation knows iscrowd alone.
+        is_ignored = not crowd and bool(crowd_flag(get("ignore")))
+        self.file.ignored += is_ignored
         if crowd is None:
             way_out = "write 1 for a crowd region, and 0 for an object"
             self.problems.add("annotations have an iscrowd that is neither 0 nor 1", way_out, _short(element))
         self._boxes.extend(box)
         self._areas.append(measured_area(get("area")))
-        self._crowd.append(bool(crowd))
+        self._crowd.append(bool(crowd) or is_ignored)
         self._masked.append(bool(mask))
         self._spans.extend((start, end))
         self._ids.append(number if annotation_id is None else annotation_id)
@@ -129,6 +148,7 @@ class _Reader:
         self._category_ids.append(plain_id(get("category_id")))
         if not mask or not self._with_masks:
             return
+        self.file.partial_masks += has_lines(mask)
         if problem := mask_problem(mask):
             what, way_out = problem
             self.problems.add(f"annotations have {what}", way_out, _short(element))
@@ -149,6 +169,8 @@ class _Reader:
         file.ids = np.array(self._ids, np.int64)
         file.repeated_ids = len(file.ids) - len(np.unique(file.ids))
         file.owners = self._places("image_id", self._image_ids, file.image_ids, "images")
+        if self._are_texts:
+            self._category_ids = [self._category_id(value) for value in self._category_ids]
         places = self._places("category_id", self._category_ids, categories, "categories")
         problems.check()
         file.category_ids = np.array([categories[place] for place in places.tolist()], np.int64)

@@ -14,7 +14,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -162,7 +162,10 @@ def find_images(
             f"them there, or set detection.image_folder"
         )
     folder, names = choice
-    found = [disk.find(folder, name) for name in names]
+    found = [
+        disk.find(folder, name) or _of_url(disk, folder, listed_file)
+        for name, listed_file in zip(names, listed_files, strict=True)
+    ]
     files = [name if file is None else file for name, file in zip(names, found, strict=True)]
     _check_distinct(listed_files, files, folder, path)
     if missing := [name for name, file in zip(names, found, strict=True) if file is None]:
@@ -178,11 +181,21 @@ def _spellings(listed_files: Sequence[str]) -> list[list[str]]:
     """Returns the paths that images may have on the disk, the likeliest first."""
     # Label tools write paths of their own machine, whose last part still holds, or those of URLs.
     spellings = [list(listed_files), [os.path.basename(name) for name in listed_files]]
-    if any("%" in name for name in listed_files):
-        plain = [unquote(name) for name in listed_files]
+    if any("%" in name or "://" in name for name in listed_files):
+        plain = [_path_of_url(name) for name in listed_files]
         spellings[1:1] = [plain]
         spellings.append([os.path.basename(name) for name in plain])
     return spellings
+
+
+def _path_of_url(name: str) -> str:
+    """Returns the path in a URL, without what follows it; of other names what %20 and the like stand for."""
+    return unquote(urlsplit(name).path if "://" in name else name)
+
+
+def _of_url(disk: Disk, folder: str, name: str) -> str | None:
+    """Returns the file of one URL among names of other kinds."""
+    return disk.find(folder, os.path.basename(_path_of_url(name))) if "://" in name else None
 
 
 def _choose(
@@ -228,6 +241,8 @@ def _other_spelling(folders: Sequence[str], name: str) -> str:
             here, normal = escaped(folder), unicodedata.normalize("NFC", other)
             if not _is_utf8(other) and os.fsencode(other).decode("latin-1") == plain:
                 return f" ({here} has '{escaped(other)}', whose name is not UTF-8: rename the file)"
+            if os.path.splitext(normal)[0] == os.path.splitext(plain)[0]:
+                return f" ({here} has '{escaped(other)}': correct the ending)"
             if normal.lower() == plain.lower():
                 return f" ({here} has '{escaped(other)}', in another upper and lower case: rename the file)"
     for folder in folders:

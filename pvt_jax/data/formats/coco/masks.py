@@ -1,15 +1,17 @@
 """Checks of segmentations in COCO's format: polygons or run lengths.
 
-No mask is decoded, so that those of a whole data set can be checked before the first step.
+No mask is decoded, so that those of a whole data set can be checked before the first step. Boxes that are missing are
+those of the masks.
 """
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 
 from pvt_jax.data.formats.coco.values import whole_number
-from pvt_jax.data.objects import Mask
+from pvt_jax.data.objects import Mask, run_lengths
 
 # Polygons are rasterised point by point along their sides: a huge one would fill the memory.
 _FARTHEST = 100_000
@@ -27,7 +29,7 @@ def mask_problem(mask: Any) -> tuple[str, str] | None:
         return _run_lengths_problem(mask)
     if not isinstance(mask, list):
         return _NEITHER
-    if all(map(_is_polygon, mask)):
+    if all(map(_is_polygon, mask)) or (has_lines(mask) and all(map(_is_polygon, _without_lines(mask)))):
         return None
     if any(isinstance(part, dict) for part in mask):
         return "run lengths in a list", _RUN_LENGTHS
@@ -51,8 +53,46 @@ def mask_size(mask: dict[str, Any]) -> tuple[int, int] | None:
 def plain_mask(mask: Any) -> Mask | None:
     """Returns a segmentation without problems as ``decode_mask`` takes it; None for an empty one."""
     if isinstance(mask, dict) and mask:
-        return {"size": [int(side) for side in mask["size"]], "counts": mask["counts"]}
-    return mask or None
+        return {"size": [int(side) for side in mask["size"]], "counts": _plain_counts(mask["counts"])}
+    return (_without_lines(mask) if mask and has_lines(mask) else mask) or None
+
+
+def has_lines(mask: Any) -> bool:
+    """Whether some of the polygons, but not all, have less than three points, and so no area.
+
+    Points and lines that someone drew by mistake; mmdetection leaves them out, too.
+    """
+    if not isinstance(mask, list) or not all(isinstance(part, list) for part in mask):
+        return False
+    short = [part for part in mask if len(part) < 6]
+    return 0 < len(short) < len(mask) and all(type(value) in (int, float) for part in short for value in part)
+
+
+def _without_lines(mask: list[list[float]]) -> list[list[float]]:
+    return [part for part in mask if len(part) >= 6]
+
+
+def mask_box(mask: Any) -> list[float]:
+    """Returns (x, y, width, height) around a segmentation; none of these if it is empty or wrong."""
+    if not mask or mask_problem(mask):
+        return []
+    plain = plain_mask(mask)
+    if isinstance(plain, dict):
+        from faster_coco_eval.core import mask as coco_masks
+
+        found: Any = coco_masks.toBbox(run_lengths(plain, (plain["size"][0], plain["size"][1])))
+        return np.asarray(found, np.float64).ravel().tolist()
+    points = np.concatenate([np.asarray(part, np.float64).reshape(-1, 2) for part in plain or ()])
+    corner = points.min(axis=0)
+    return [*corner.tolist(), *(points.max(axis=0) - corner).tolist()]
+
+
+def _plain_counts(counts: Any) -> Any:
+    """Returns counts, also where a program wrote the bytes of their text as Python shows them, b'…'."""
+    if isinstance(counts, str) and re.fullmatch(r"b'[^']*'|b\"[^\"]*\"", counts):
+        # Of these characters COCO's text has but the backslash, which Python doubles.
+        return counts[2:-1].replace("\\\\", "\\")
+    return counts
 
 
 def decode_counts(text: str) -> np.ndarray | None:
@@ -84,7 +124,7 @@ def decode_counts(text: str) -> np.ndarray | None:
 def _run_lengths_problem(mask: dict[str, Any]) -> tuple[str, str] | None:
     if "size" not in mask or "counts" not in mask:
         return _NEITHER
-    size, counts = mask_size(mask), mask["counts"]
+    size, counts = mask_size(mask), _plain_counts(mask["counts"])
     if size is None:
         return "run lengths whose size is not [height, width]", _RUN_LENGTHS
     if isinstance(counts, str):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.data.files import find_root, scan_images
-from pvt_jax.data.formats.class_names import check_classes, choose_classes
+from pvt_jax.data.formats.class_names import NO_OBJECTS, check_classes, choose_classes
 from pvt_jax.data.formats.coco.json_file import CocoFile, read_annotations, read_coco
 from pvt_jax.data.formats.coco.layout import find_annotations, find_images
 from pvt_jax.data.formats.coco.masks import plain_mask
@@ -143,15 +143,15 @@ def select_classes(
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Returns names and category ids of the classes of a file, in the order of their ids; or those ``wanted``.
 
-    Roboflow adds the name of the project as an unused category above all others. It is no class, unless the model has
-    one for it.
+    Roboflow adds the name of the project as an unused category above all others, and labelme an unused background. They
+    are no classes, unless the model has one for them.
     """
     where = escaped(file.path)
     if not file.categories:
         raise UserError(f"{where} lists no categories: export the data set with its classes")
     categories = sorted(file.categories)
     first, *others = categories
-    is_root = bool(others) and all(parent == first[1] for _, _, parent in others)
+    is_root = bool(others) and (first[1] in NO_OBJECTS or all(parent == first[1] for _, _, parent in others))
     if is_root and len(categories) != num_classes and not (file.category_ids == first[0]).any():
         categories = others
     names = [name for _, name, _ in categories]
@@ -206,6 +206,12 @@ def _notes(file: CocoFile, category_ids: Sequence[int], raw: RawObjects) -> list
         notes.append(f"{repeated:,} image{'s are' if repeated != 1 else ' is'} listed more than once")
     if file.repeated_ids:
         notes.append(f"{file.repeated_ids:,} annotations have the id of another one and are renumbered")
+    if file.boxes_of_masks:
+        notes.append(f"{plural(file.boxes_of_masks, 'box', 'es')} missing, those around the masks are taken")
+    if file.ignored:
+        notes.append(f"{plural(file.ignored, 'annotation')} marked with ignore, taken for crowd regions")
+    if file.partial_masks:
+        notes.append(f"polygons of less than three points left out of {plural(file.partial_masks, 'mask')}")
     if unmeasured := int(np.isnan(raw.areas).sum()):
         what = "s that are missing or no number are those of the boxes"
         one = " that is missing or no number is that of the box"

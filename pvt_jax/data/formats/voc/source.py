@@ -8,12 +8,13 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from urllib.parse import unquote
 
 import numpy as np
 
 from pvt_jax.data.file_kinds import UNREAD, ending_of, stem_of
 from pvt_jax.data.files import choose_images, find_root, read_file, scan
-from pvt_jax.data.formats.class_names import VOC_CLASSES, check_classes, names_file, read_names
+from pvt_jax.data.formats.class_names import NO_OBJECTS, VOC_CLASSES, check_classes, names_file, read_names
 from pvt_jax.data.formats.layouts import about_split
 from pvt_jax.data.formats.object_table import FilesSource, RawObjects, select, tabulate
 from pvt_jax.data.formats.problems import Problems
@@ -106,8 +107,13 @@ def class_names_of_voc(request: Request) -> tuple[str, ...]:
     if request.options.class_names:
         return request.options.class_names
     if path := names_file(request.root):
-        return read_names(path)
+        return _of_objects(read_names(path))
     return _names_of(_read(request.root, request))
+
+
+def _of_objects(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of a list without a background that comes first."""
+    return tuple(names[1:] if names[0] in NO_OBJECTS else names)
 
 
 def _names_of(found: _Annotations) -> tuple[str, ...]:
@@ -133,7 +139,8 @@ def _find_classes(root: str, found: _Annotations, request: Request) -> tuple[tup
     if options.class_names:
         return tuple(map(str, options.class_names)), "detection.class_names"
     if path := names_file(root):
-        return read_names(path), escaped(path)
+        names = read_names(path)
+        return names if len(names) == options.num_classes else _of_objects(names), escaped(path)
     if options.num_classes == len(_NAMES) and set(found.names) <= set(_NAMES):
         return _NAMES, "Pascal VOC"
     train = found if request.split == "train" else _read(root, replace(request, split="train"))
@@ -170,24 +177,36 @@ def _read(root: str, request: Request) -> _Annotations:
     stems, repeated = read_lists(folders, xml_files.keys()) if has_lists else (sorted(xml_files), 0)
     images, problems = _Images(image_folder, scan(image_folder, nested)), Problems(where)
     files: list[XmlFile] = []
-    image_files, doubles = [], []
+    image_files, doubles, elsewhere = [], [], []
+    of_image: dict[str, list[str]] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         contents = pool.map(lambda stem: read_file(os.path.join(where, xml_files[stem])), stems)
         for stem, data in zip(stems, contents, strict=True):
             if file := read_xml(data, xml_files[stem], problems):
                 files.append(file)
-                if chosen := images.of_stem(stem, file.image):
+                if chosen := images.of_stem(stem, file.images):
                     image_files.append(chosen[0])
+                    of_image.setdefault(chosen[0], []).append(xml_files[stem])
                     doubles += chosen[1:]
+                    elsewhere += [stem] * images.names_another(chosen[0], stem, file.images)
                 else:
-                    what, way_out, image = images.missing(stem, file.image)
+                    what, way_out, image = images.missing(stem, file.images)
                     problems.add(what, way_out, f"{xml_files[stem]}, of image '{image}'")
+    for image, named_by in of_image.items():
+        if len(named_by) > 1:
+            way_out = "give each image one, or correct <filename>"
+            problems.add("images have several XML files", way_out, f"{escaped(image)}, of {listed(named_by)}")
     problems.check()
     unlabelled = set() if has_lists else images.by_stem.keys() - xml_files.keys() - set(map(_stem, image_files))
     notes = about_split(folders.split, request)
     notes += [f"{len(unlabelled):,} images have no XML file and are left out"] * bool(unlabelled)
     notes += [f"{repeated:,} lines of the list name an image again and are left out"] * bool(repeated)
     notes += images.others.note(len(images.files), image_folder, but=("json", "txt", "xml"))
+    if elsewhere:
+        notes.append(
+            f"{len(elsewhere):,} XML files name another image than that of their own name, which is taken, such as "
+            f"{escaped(xml_files[elsewhere[0]])}"
+        )
     if doubles:
         notes.append(
             f"{len(doubles):,} images are left out, such as {escaped(doubles[0])}: others have the same stem, and the "
@@ -222,26 +241,35 @@ class _Images:
         unread = with_extension(paths, UNREAD)
         self._unread = {_stem(path): path for path in unread} | {path: path for path in unread}
 
-    def of_stem(self, stem: str, named: str) -> list[str]:
-        """Returns the paths of images that may belong to an XML file: one if its stem or <filename> identifies it."""
+    def of_stem(self, stem: str, named: Sequence[str]) -> list[str]:
+        """Returns the paths of images that may belong to an XML file: one if its stem or a name in it identifies it."""
         alike = self.by_stem.get(self._stems.find(stem) or "", [])
-        if exactly := [path for path in alike if composed(os.path.basename(path)) == composed(os.path.basename(named))]:
-            return exactly[:1]
-        return alike or [path for path in map(self._paths.find, _places(stem, named)) if path is not None][:1]
+        lasts = [composed(os.path.basename(name)) for name in named]
+        exactly = [path for last in lasts for path in alike if composed(os.path.basename(path)) == last]
+        return exactly[:1] or alike or self._of_names(stem, named)[:1]
 
-    def missing(self, stem: str, named: str) -> tuple[str, str, str]:
+    def names_another(self, chosen: str, stem: str, named: Sequence[str]) -> bool:
+        """Whether the first name in an XML file is that of another image than the ``chosen`` one."""
+        return bool(self._of_names(stem, named[:1])) and chosen not in self._of_names(stem, named[:1])
+
+    def missing(self, stem: str, named: Sequence[str]) -> tuple[str, str, str]:
         """Describes a missing image: what is wrong, the way out, and which image is meant."""
         if unread := [self._unread[path] for path in (stem, *_places(stem, named)) if path in self._unread]:
             what = f"XML files are of images in {self.folder} whose format is not read"
             return what, UNREAD[ending_of(unread[0])].format(formats="JPEG or PNG"), unread[0]
         what, way_out = f"XML files have no image in {self.folder}", "fetch the images, or remove the XML files"
-        return what, way_out, escaped_name(os.path.basename(named)) or stem
+        return what, way_out, escaped_name(os.path.basename(next(iter(named), ""))) or stem
+
+    def _of_names(self, stem: str, named: Sequence[str]) -> list[str]:
+        return [path for path in map(self._paths.find, _places(stem, named)) if path is not None]
 
 
-def _places(stem: str, named: str) -> list[str]:
+def _places(stem: str, named: Sequence[str]) -> list[str]:
     """Returns where the image ``named`` by an XML file may be: there, beside it, or in the folder itself."""
-    last = os.path.basename(named)
-    return [named, os.path.join(os.path.dirname(stem), last), last]
+    beside = os.path.dirname(stem)
+    names = dict.fromkeys(other for name in named for other in (name, unquote(name)))
+    places = [(name, os.path.join(beside, os.path.basename(name)), os.path.basename(name)) for name in names]
+    return [path for paths in places for path in paths]
 
 
 def _stem(path: str) -> str:

@@ -14,6 +14,8 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # Tools write any of these, and 1.0, 0.0 and Unspecified.
 _DIFFICULT = {"true": True, "yes": True}
 _DIFFICULT |= dict.fromkeys(("false", "no", "", "unspecified", "unknown", "none", "null", "n/a", "nan"), False)
+# What roLabelImg and LabelMe write in place of a bndbox.
+_OTHER_SHAPES = ("robndbox", "polygon", "segm", "points")
 # What the first line of a file says of its encoding, and what the parser itself reads.
 _DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._:-]+)["']""")
 _PARSED = ("UTF-8", "US-ASCII", "ISO-8859-1")
@@ -26,12 +28,12 @@ class XmlFile:
     """The content of an XML file.
 
     Attributes:
-        image: the path of its image as written there, or "".
+        images: paths of its image as written there, the likelier first; often of another machine, or of another name.
         size: its height and width, (0, 0) where they are not given.
         names, corners, difficult: of each object: its class, (xmin, ymin, xmax, ymax), whether it is difficult.
     """
 
-    image: str
+    images: tuple[str, ...]
     size: tuple[int, int]
     names: list[str] = field(default_factory=list)
     corners: list[list[float]] = field(default_factory=list)
@@ -50,17 +52,21 @@ def read_xml(data: bytes, file: str, problems: Problems) -> XmlFile | None:
             problems.add("XML files cannot be read", "correct them, or export them again", f"{file} ({error})")
         return None
     for element in tree.iter():
-        # Namespaces are ignored.
-        element.tag = element.tag.rpartition("}")[2]
-    if tree.tag.lower() != "annotation":
+        # Namespaces and upper case are ignored.
+        element.tag = element.tag.rpartition("}")[2].lower()
+    if tree.tag != "annotation":
         tool = judged(file, data)
         way_out = tool.objects if tool else "export them as Pascal VOC, or remove them"
         way_out = f"their root must be <annotation>: {way_out}"
         problems.add("XML files are not in the format of Pascal VOC", way_out, f"{file}, of <{escaped_name(tree.tag)}>")
         return None
-    found = XmlFile((tree.findtext("filename") or "").strip().replace("\\", "/"), _size(tree, file, problems))
-    for element in tree.findall("object"):
-        _read_object(element, file, found, problems)
+    images = ((tree.findtext(key) or "").strip().replace("\\", "/") for key in ("filename", "path"))
+    found = XmlFile(tuple(filter(None, images)), _size(tree, file, problems))
+    # Some tools have them in a list of their own.
+    for element in tree.iter("object"):
+        # LabelMe keeps what was deleted.
+        if _number(element.findtext("deleted")) != 1:
+            _read_object(element, file, found, problems)
     return found
 
 
@@ -74,7 +80,9 @@ def _read_object(element: ElementTree.Element, file: str, found: XmlFile, proble
         problems.add("objects have no name", "add it", f"in {file}")
     elif not all(map(math.isfinite, corners)):
         way_out = f"they are {', '.join(CORNERS)}"
-        problems.add("objects have no bndbox of four numbers", way_out, f"'{escaped_name(name)}' in {file}")
+        instead = [f", which is a {tag}" for tag in _OTHER_SHAPES if box is None and element.find(tag) is not None]
+        which = f"'{escaped_name(name)}' in {file}{''.join(instead[:1])}"
+        problems.add("objects have no bndbox of four numbers", way_out, which)
     elif difficult is None:
         which = f"'{escaped_name(stated)}' of '{escaped_name(name)}' in {file}"
         problems.add("objects have a difficult that is neither 1 nor 0", "write 1 or 0 as difficult", which)
