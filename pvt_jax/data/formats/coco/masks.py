@@ -68,7 +68,7 @@ def has_lines(mask: Any) -> bool:
     return 0 < len(short) < len(mask) and all(type(value) in (int, float) for part in short for value in part)
 
 
-def _without_lines(mask: list[list[float]]) -> list[list[float]]:
+def _without_lines(mask: Any) -> list[list[float]]:
     return [part for part in mask if len(part) >= 6]
 
 
