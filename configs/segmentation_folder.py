@@ -14,7 +14,7 @@ Metric: miou on the validation images. Time: not measured; images are trained on
 from ml_collections import ConfigDict
 
 from configs.common import FOLDER, parse_argument
-from pvt_jax.data.formats.class_names import names_file, read_names
+from pvt_jax.data.formats.class_names import names_file, read_names, without_ignored
 from pvt_jax.errors import UserError
 
 
@@ -59,11 +59,11 @@ def complete(config: ConfigDict) -> None:
     folder, model = config.data.root, config.model
     if model.num_classes:
         return
-    if config.segmentation.class_names:
-        model.num_classes = len(config.segmentation.class_names)
-    elif names := names_file(folder):
-        model.num_classes = len(read_names(names))
-    else:
+    names = tuple(map(str, config.segmentation.class_names))
+    if not names and (path := names_file(folder)):
+        names = read_names(path)
+    model.num_classes = len(without_ignored(names, config.segmentation.reduce_zero_label))
+    if not names:
         raise UserError(
             f"no classes.txt in {folder}: write one, with the name of a class on each line in the order of their "
             f"numbers, or give their number, as --config configs/segmentation_folder.py:{folder},11"

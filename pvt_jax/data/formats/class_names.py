@@ -16,6 +16,9 @@ NAMES_FILES = ("objectInfo150.txt", "classes.txt", "class_names.txt", "label_nam
 _IGNORED = "__ignore__"
 NO_OBJECTS = (_IGNORED, "_background_", "__background__")
 
+# What tools call pixels that are to be ignored, in lower case.
+UNLABELLED = ("ignore", "ignored", "void", "unlabeled", "unlabelled", "unannotated", "unknown")
+
 # Pascal VOC, the background first.
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -63,6 +66,16 @@ def read_names(path: str) -> tuple[str, ...]:
         if [number for number, _ in found] in (list(range(len(found))), list(range(1, len(found) + 1))):
             return tuple(name for _, name in found)
     return tuple(lines)
+
+
+def without_ignored(names: Sequence[str], reduce_zero_label: bool) -> tuple[str, ...]:
+    """Returns the names of the classes of label maps; where 0 is ignored, without a first name that says so."""
+    return tuple(names[1:] if reduce_zero_label and means_nothing(names) else names)
+
+
+def means_nothing(names: Sequence[str]) -> bool:
+    """Whether the first of several names is no class: what tools call pixels that nobody labelled, or the rest."""
+    return len(names) > 1 and names[0].strip("_ ").lower() in (*UNLABELLED, "background")
 
 
 def check_classes(where: str, names: Sequence[str], num_classes: int, chosen: Sequence[str | int]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pvt_jax.data.formats.class_names import names_file, read_names
+from pvt_jax.data.formats.class_names import names_file, read_names, without_ignored
 from pvt_jax.data.labels import LabelEncoding, distinct_colours
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.text import escaped
@@ -49,6 +49,8 @@ def find_labels(
         class_names, where = tuple(map(str, options.class_names)), "segmentation.class_names"
     elif root and (found := names_file(root)):
         class_names, where = read_names(found), found
+    reduced = reduce_zero_label or (options.reduce_zero_label and mapping is None)
+    class_names = without_ignored(class_names, reduced)
     if class_names and len(class_names) != count:
         correct = "" if where == known_as else f", or correct {escaped(where)}"
         raise UserError(
@@ -63,7 +65,6 @@ def find_labels(
             f"class a name of its own"
         )
     class_names = class_names or tuple(f"class {label}" for label in range(count))
-    reduced = reduce_zero_label or (options.reduce_zero_label and mapping is None)
     encoding = LabelEncoding(count, tuple(options.ignore_labels), reduced, mapping, options.palette or None)
     if options.palette or len(palette) == count:
         colours = np.array((options.palette or palette)[:count], np.uint8)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pvt_jax.data.formats.class_names import UNLABELLED
 from pvt_jax.data.headers import image_header
 from pvt_jax.data.labels import IGNORE, Contents, worst
 from pvt_jax.data.text import listed
@@ -59,6 +60,17 @@ class SegmentationChecks(DataChecks):
         if absent and self.check == "all":
             notes.append(f"no label map has {listed(absent)}")
         return [Attempt("label maps", findings.read, findings.corrupt)], notes
+
+    def compare(self, train: SegmentationSource, evaluation: SegmentationSource) -> list[str]:
+        notes = super().compare(train, evaluation)
+        first = train.class_names[0]
+        if first.strip("_ ").lower() in UNLABELLED:
+            notes.append(
+                f"class 0 is '{first}', which is trained and counted as any other: if 0 in the label maps is to be "
+                f"ignored, set --config.segmentation.reduce_zero_label=True; if 0 is '{train.class_names[1]}', take "
+                f"the name off the list"
+            )
+        return notes
 
 
 @dataclass

@@ -8,15 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvt_jax.data.formats import OBJECTS, open_source
+from configs import segmentation_folder
+from pvt_jax import config as config_lib
+from pvt_jax.data.formats import LABEL_MAPS, OBJECTS, open_source
 from pvt_jax.data.formats.class_names import alike
 from pvt_jax.data.formats.coco.masks import mask_box, mask_problem, plain_mask
 from pvt_jax.data.formats.recognise import recognise_folder
 from pvt_jax.data.objects import decode_mask, run_lengths
-from pvt_jax.data.options import ObjectOptions
+from pvt_jax.data.options import LabelMapOptions, ObjectOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.detection.ground_truth import ground_truth
+from pvt_jax.tasks.segmentation.checks import SegmentationChecks
 from tests.helpers.detection_data import save, write_json
 
 SIZE = (30, 40)
@@ -184,3 +187,39 @@ def test_classes_that_are_spelled_alike_are_said():
         "'Cat' and 'cat', 'traffic light' and 'trafficlight' are classes of their own, though they are spelled alike"
     ]
     assert alike(["cat", "dog"]) == []
+
+
+class TestLabelMaps:
+    @pytest.fixture
+    def root(self, tmp_path):
+        """Of two classes where 0 is ignored: 1 and 2."""
+        for split in ("train", "val"):
+            save(tmp_path / f"images/{split}/1.png", np.zeros((8, 8, 3), np.uint8))
+            save(tmp_path / f"masks/{split}/1.png", np.arange(64, dtype=np.uint8).reshape(8, 8) % 3)
+        return tmp_path
+
+    def source(self, root: Path, split: Any = "train", **options: Any) -> Any:
+        request = Request(split, root=str(root), options=LabelMapOptions(**options))
+        return open_source(LABEL_MAPS, "label_folder", request)
+
+    @pytest.mark.parametrize("first", ["ignore", "void", "Unlabeled", "background", "_background_"])
+    def test_a_name_of_what_is_ignored_is_no_class(self, root, first):
+        (root / "classes.txt").write_text(f"{first}\nroad\nsky\n")
+        source = self.source(root, num_classes=2, reduce_zero_label=True)
+        assert source.class_names == ("road", "sky")
+        assert source.encoding.decode(source[0]["label_map"], "")[0].tolist() == [255, 0, 1, 255, 0, 1, 255, 0]
+        assert self.source(root, num_classes=3).class_names == (first, "road", "sky")
+        config = config_lib.load(f"{segmentation_folder.__file__}:{root}", ["segmentation.reduce_zero_label=True"])
+        assert config.model.num_classes == 2
+
+    def test_an_ignored_name_that_is_trained_is_said(self, root):
+        for first, is_said in (("ignore", True), ("background", False)):
+            (root / "classes.txt").write_text(f"{first}\nroad\nsky\n")
+            halves = [self.source(root, split, num_classes=3) for split in ("train", "eval")]
+            line = SegmentationChecks(3).validate(*halves)
+            said = (
+                "class 0 is 'ignore', which is trained and counted as any other: if 0 in the label maps is to be "
+                "ignored, set --config.segmentation.reduce_zero_label=True; if 0 is 'road', take the name off the "
+                "list"
+            )
+            assert line.endswith(said) == is_said
