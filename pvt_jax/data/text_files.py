@@ -45,8 +45,9 @@ def not_utf8(data: bytes, line: int = 1) -> str:
     readings = []
     for encoding in _LIKELY:
         try:
-            # Incremental: the last character may be cut.
-            readings.append(f"'{before}{codecs.getincrementaldecoder(encoding)().decode(rest)}' in {encoding}")
+            # Incremental, as the last character is cut where the line goes on.
+            reading = codecs.getincrementaldecoder(encoding)().decode(rest, final=len(rest) < _AROUND)
+            readings.append(f"'{before}{reading}' in {encoding}")
         except UnicodeDecodeError:
             continue
     reads = f", which reads {' or '.join(readings)}" * bool(readings)

@@ -63,6 +63,8 @@ class TestClassNames:
         assert line.startswith(f"{path} is not UTF-8: byte 0x{first:02X} in line 2, which reads '")
         assert f"'{name}' in {encoding.upper()}" in line
         assert line.endswith("; save it as UTF-8, as `iconv -f CP1252 -t UTF-8` does")
+        # No encoding is offered in which a character would be cut.
+        assert (encoding == "cp1252") == (" or " not in line)
 
     def test_labelme_s_first_line_is_no_class(self, tmp_path):
         """Its pixels are 255 in the label maps that labelme exports, and the background is 0."""
