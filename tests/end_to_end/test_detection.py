@@ -8,8 +8,8 @@ from PIL import Image
 
 from pvt_jax import main
 from pvt_jax.tasks.detection.task import Detection
-from tests.helpers import few_scenes as few_scenes_lib
-from tests.helpers.command import arguments, finish, records, run_here, start
+from tests.helpers.command import arguments, finish, records, run_here
+from tests.helpers.few_scenes import few_scenes, start_on_few  # noqa: F401
 from tests.helpers.runs import assert_same_end, final_state, losses, saved_steps, stop_after
 
 STEPS = 8
@@ -49,20 +49,11 @@ def flags_of(workdir, **overrides):
     return arguments(workdir, config="configs/digits_detection.py:mask_rcnn", **options)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_scenes():
-    with pytest.MonkeyPatch.context() as patch:
-        few_scenes_lib.evaluate_on_few(patch)
-        yield
-
-
-def start_few(workdir, devices=1, **overrides):
-    flags = flags_of(workdir, **overrides)
-    return start(flags, module=few_scenes_lib.__name__, JAX_NUM_CPU_DEVICES=str(devices))
+pytestmark = pytest.mark.usefixtures("few_scenes")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(few_scenes, tmp_path_factory):  # noqa: F811
     """The workdir of the run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     out, _ = run_here(flags_of(workdir))
@@ -96,7 +87,7 @@ def test_four_devices_equal_one(whole, tmp_path):
     """Losses are means over the samples of the whole batch, wherever its parts lie; what is drawn is the same."""
     workdir = tmp_path / "run"
     # Evaluated at the end alone, where it is always.
-    finish(start_few(workdir, devices=4, evaluation__every_steps="100"))
+    finish(start_on_few(flags_of(workdir, evaluation__every_steps="100"), devices=4))
     for part in ("loss", "rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss"):
         found, expected = ([record[part] for record in records(folder)] for folder in (workdir, whole))
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4, err_msg=part)

@@ -8,8 +8,8 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 
 from pvt_jax import main
 from pvt_jax.tasks.segmentation.task import Segmentation
-from tests.helpers import few_scenes as few_scenes_lib
-from tests.helpers.command import arguments, finish, records, run_here, start
+from tests.helpers.command import arguments, finish, records, run_here
+from tests.helpers.few_scenes import few_scenes, start_on_few  # noqa: F401
 from tests.helpers.runs import assert_same_end, final_state, losses, saved_steps, stop_after
 
 STEPS = 12
@@ -35,20 +35,11 @@ def flags_of(workdir, **overrides):
     return arguments(workdir, config="configs/digits_segmentation.py", **options)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_scenes():
-    with pytest.MonkeyPatch.context() as patch:
-        few_scenes_lib.evaluate_on_few(patch)
-        yield
-
-
-def start_few(workdir, devices=1, **overrides):
-    flags = flags_of(workdir, **overrides)
-    return start(flags, module=few_scenes_lib.__name__, JAX_NUM_CPU_DEVICES=str(devices))
+pytestmark = pytest.mark.usefixtures("few_scenes")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(few_scenes, tmp_path_factory):  # noqa: F811
     """The workdir of the run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     out, _ = run_here(flags_of(workdir))
@@ -80,7 +71,7 @@ def test_stopped_and_resumed_to_the_bit(whole, tmp_path, monkeypatch):
 def test_four_devices_equal_one(whole, tmp_path):
     """The batch norms of the head see the whole batch, wherever its parts lie."""
     workdir = tmp_path / "run"
-    finish(start_few(workdir, devices=4))
+    finish(start_on_few(flags_of(workdir), devices=4))
     np.testing.assert_allclose(losses(workdir), losses(whole), rtol=1e-3)
     found, expected = (final_state(folder, STEPS)["batch_stats"] for folder in (workdir, whole))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=5e-3), found, expected)
