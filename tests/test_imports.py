@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "paths": set(),
     "commands": {"paths"},
     "compilation": set(),
+    "messages": set(),
     "fields": {"paths"},
     "weight_names": set(),
     "options": {"fields"},
@@ -30,10 +31,22 @@ ALLOWED: dict[str, set[str]] = {
     "weights": {"backbones", "heads", "ops", "paths", "weight_names"},
     "trace": {"ops"},
     "visualization": {"nn", "ops"},
-    "data": {"options", "paths"},
-    "tasks": {"data", "fields", "heads", "models", "nn", "ops", "options", "visualization"},
+    "files": {"messages", "options", "paths"},
+    "data": {"files", "messages", "options", "paths"},
+    "tasks": {"data", "fields", "files", "heads", "messages", "models", "nn", "ops", "options", "visualization"},
     "config": {"fields", "options", "paths", "tasks"},
-    "training": {"compilation", "config", "data", "fields", "options", "paths", "tasks", "weights"},
+    "training": {
+        "compilation",
+        "config",
+        "data",
+        "fields",
+        "files",
+        "messages",
+        "options",
+        "paths",
+        "tasks",
+        "weights",
+    },
 }
 # What commands, the public API and experiments may import: all of it.
 PUBLIC = {"__init__", "benchmark", "convert", "export", "main", "predict", "prepare", "summary"}
@@ -54,7 +67,7 @@ RESTRICTED: dict[str, set[str]] = {
     "grain": {"data", "tasks"},
     "tensorflow_datasets": {"data"},
     "tensorboardX": {"training"},
-    "cv2": {"data", "tasks"},
+    "cv2": {"data", "files", "tasks"},
     "faster_coco_eval": {"data", "tasks"},
     "argparse": {"commands"},
 }

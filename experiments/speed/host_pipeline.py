@@ -19,8 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pvt_jax.data.images import decode, limit_threads  # noqa: E402
 from pvt_jax.errors import UserError  # noqa: E402
+from pvt_jax.files.images import decode, limit_threads  # noqa: E402
 from pvt_jax.tasks.classification.transforms import EvalTransform, TrainTransform  # noqa: E402
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif"}

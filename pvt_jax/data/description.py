@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pvt_jax.data.text import escaped_name, listed, plural
+from pvt_jax.messages import escaped_name, listed, plural
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pvt_jax.data.headers import image_header
-from pvt_jax.data.images import oriented, pillow_image, reason_of
 from pvt_jax.data.options import IGNORE, Colour
 from pvt_jax.errors import CorruptImageError, UserError
+from pvt_jax.files.headers import image_header
+from pvt_jax.files.images import oriented, pillow_image, reason_of
 
 # Values that a grey pixel of a PNG can have.
 _STORABLE = 1 << 16

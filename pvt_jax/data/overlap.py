@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pvt_jax.data.headers import THREADS
 from pvt_jax.data.records import HasFiles
-from pvt_jax.data.text import escaped, plural
+from pvt_jax.files.headers import THREADS
+from pvt_jax.messages import escaped, plural
 
 # Evaluation images whose content is compared, and training images that each is compared with.
 _MOST_TRIED, _MOST_OTHERS = 1000, 4

@@ -12,9 +12,9 @@ import grain
 import numpy as np
 from absl import flags
 
-from pvt_jax.data import images
 from pvt_jax.data.records import Source
 from pvt_jax.errors import CorruptImageError
+from pvt_jax.files import images
 
 Batch = dict[str, Any]  # arrays and scalars of NumPy
 # Seed → endless record numbers, or pairs of a record number and a kind; one kind a batch.

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.headers import THREADS
-from pvt_jax.data.images import Traits, inspect
 from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.overlap import shared_images
 from pvt_jax.data.records import HasFiles, HasNotes
-from pvt_jax.data.text import plural
-from pvt_jax.data.traits import describe_layers, describe_orientations, describe_values
 from pvt_jax.errors import CorruptImageError, UserError
+from pvt_jax.files.headers import THREADS
+from pvt_jax.files.images import Traits, inspect
+from pvt_jax.files.traits import describe_layers, describe_orientations, describe_values
+from pvt_jax.messages import plural
 from pvt_jax.tasks.images import check_source_array
 
 _SECONDS_BETWEEN_REPORTS = 10

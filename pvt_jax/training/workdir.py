@@ -9,8 +9,8 @@ from pathlib import Path
 from pvt_jax import config as config_lib
 from pvt_jax.config import Config
 from pvt_jax.data.description import DataDescription
-from pvt_jax.data.text import escaped_name, listed
 from pvt_jax.errors import UserError
+from pvt_jax.messages import escaped_name, listed
 from pvt_jax.training.resume import Past
 
 DATA = "data.json"

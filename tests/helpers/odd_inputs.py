@@ -23,8 +23,8 @@ from PIL import Image
 
 import pvt_jax
 from pvt_jax import config as config_lib
-from pvt_jax.data.images import decoded
 from pvt_jax.errors import UserError
+from pvt_jax.files.images import decoded
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.segmentation.examples import image_and_label_map
 from pvt_jax.training import plausible

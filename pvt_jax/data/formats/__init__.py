@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import Any
 
 from pvt_jax.data.records import SPLIT_WORDS, Request
-from pvt_jax.data.text import did_you_mean
 from pvt_jax.errors import UserError
+from pvt_jax.messages import did_you_mean
 
 LABELLED_IMAGES, LABEL_MAPS, OBJECTS = "labelled images", "label maps", "objects"
 

@@ -6,7 +6,6 @@ Zhou et al., "Scene Parsing through ADE20K Dataset" (CVPR 2017). In the label fi
 
 import os
 
-from pvt_jax.data.files import find_root
 from pvt_jax.data.formats.class_names import NAMES_FILES
 from pvt_jax.data.formats.label_folder import LabelFolderSource, open_pairs
 from pvt_jax.data.formats.label_sets import find_labels
@@ -14,6 +13,7 @@ from pvt_jax.data.formats.layouts import Layout, Tree, find_layout, no_layout, s
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import find_root
 
 NUM_CLASSES = 150
 _FOLDER = "ADEChallengeData2016"

@@ -6,13 +6,13 @@ Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding" (
 import os
 from dataclasses import replace
 
-from pvt_jax.data.files import find_root, scan
 from pvt_jax.data.formats.label_folder import LabelFolderSource, open_pairs
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
 from pvt_jax.data.formats.layouts import Layout, Tree, find_layout, no_layout, split_names
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import find_root, scan
 
 # Class, its id in *_labelIds.png, and its colour; the row is its id in *_labelTrainIds.png.
 CLASSES = (

@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 
 from pvt_jax import paths
-from pvt_jax.data.text import did_you_mean, escaped, listed
-from pvt_jax.data.text_files import is_comment, read_lines
 from pvt_jax.errors import UserError
+from pvt_jax.files.text import is_comment, read_lines
+from pvt_jax.messages import did_you_mean, escaped, listed
 
 # Files of class names beside the folders of images; the first belongs to ADE20K.
 NAMES_FILES = ("objectInfo150.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pvt_jax.data.file_kinds import Unread
-from pvt_jax.data.files import choose_images, find_root, list_folder, read_file, scan_images
 from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_place, find_layout, no_layout, split_names
-from pvt_jax.data.headers import THREADS
 from pvt_jax.data.records import ClassificationRecord, Request
-from pvt_jax.data.spellings import composed
-from pvt_jax.data.text import did_you_mean, escaped, listed, plural
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import choose_images, find_root, list_folder, read_file, scan_images
+from pvt_jax.files.headers import THREADS
+from pvt_jax.files.kinds import Unread
+from pvt_jax.files.spellings import composed
+from pvt_jax.messages import did_you_mean, escaped, listed, plural
 
 _ROOT = ("folder", "train/<class>/*.jpg and val/<class>/*.jpg")
 _LAYOUTS = (Layout("{split}"),)

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pvt_jax.data.file_kinds import LOSSY, ending_of
-from pvt_jax.data.files import find_root, read_file
 from pvt_jax.data.formats.class_names import VOC_CLASSES
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
 from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_place, find_layout, no_layout, split_names
 from pvt_jax.data.formats.pairs import Side, find_pairs
-from pvt_jax.data.headers import Oriented, oriented_sizes
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request, SegmentationRecord
-from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import find_root, read_file
+from pvt_jax.files.headers import Oriented, oriented_sizes
+from pvt_jax.files.kinds import LOSSY, ending_of
+from pvt_jax.messages import escaped
 
 _LISTS = ("ImageSets/Segmentation/{split}.txt", "{split}.txt")
 # Folders of the images and of the label maps, and the list of stems where these are not split.

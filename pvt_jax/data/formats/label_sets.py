@@ -8,8 +8,8 @@ import numpy as np
 from pvt_jax.data.formats.class_names import names_file, read_names, without_ignored
 from pvt_jax.data.labels import LabelEncoding, distinct_colours
 from pvt_jax.data.options import LabelMapOptions
-from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
+from pvt_jax.messages import escaped
 
 
 @dataclass(frozen=True, eq=False)

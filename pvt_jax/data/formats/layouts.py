@@ -17,11 +17,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pvt_jax.data.files import list_folder
 from pvt_jax.data.formats.tools import known_tool
 from pvt_jax.data.records import SPLIT_WORDS, Request, Split
-from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import list_folder
+from pvt_jax.messages import escaped, listed
 
 # The likelier first.
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {

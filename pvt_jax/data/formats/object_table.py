@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.files import read_file
 from pvt_jax.data.formats.class_names import alike
 from pvt_jax.data.objects import LEAST_SIDE, Objects, decode_mask
 from pvt_jax.data.records import SPLIT_WORDS, Request
-from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import read_file
+from pvt_jax.messages import escaped, listed
 
 # Pixels that a box may extend beyond its image: rounding, or counting from 1 in place of 0.
 _TOLERANCE = 1.0

@@ -5,14 +5,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pvt_jax.data.file_kinds import Unread, stem_of
-from pvt_jax.data.files import scan_images
 from pvt_jax.data.formats.split_lists import SplitList
 from pvt_jax.data.formats.tools import known_tool
 from pvt_jax.data.options import LabelMapOptions
-from pvt_jax.data.spellings import composed
-from pvt_jax.data.text import escaped, plural
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import scan_images
+from pvt_jax.files.kinds import Unread, stem_of
+from pvt_jax.files.spellings import composed
+from pvt_jax.messages import escaped, plural
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
+from pvt_jax.messages import escaped
 
 
 @dataclass

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from pvt_jax.data.files import find_root, is_ignored
 from pvt_jax.data.formats import FORMATS, Format, load
 from pvt_jax.data.formats.layouts import NoLayoutError
 from pvt_jax.data.formats.tools import known_tool
 from pvt_jax.data.records import Request
-from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import find_root, is_ignored
+from pvt_jax.messages import escaped, listed
 
 # Entries of a folder that are looked at for files of a kind; a data set shows them sooner.
 _MOST_LOOKED_AT = 100_000

@@ -4,9 +4,9 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 
-from pvt_jax.data.files import read_file
-from pvt_jax.data.spellings import Names, plain_path
-from pvt_jax.data.text_files import check_utf8, file_names, is_comment
+from pvt_jax.files.folders import read_file
+from pvt_jax.files.spellings import Names, plain_path
+from pvt_jax.files.text import check_utf8, file_names, is_comment
 
 
 class SplitList:

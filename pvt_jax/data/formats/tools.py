@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from pvt_jax.data.options import LabelMapOptions
-from pvt_jax.data.text import escaped
-from pvt_jax.data.text_files import encoding_of
+from pvt_jax.files.text import encoding_of
+from pvt_jax.messages import escaped
 
 # Bytes of a file, files of an ending, and entries of a folder that are looked at.
 _FIRST, _MOST_READ, _MOST_LOOKED_AT = 1 << 16, 20, 100_000

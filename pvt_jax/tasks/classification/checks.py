@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pvt_jax.data.text import escaped_name, listed
 from pvt_jax.errors import UserError
+from pvt_jax.messages import escaped_name, listed
 from pvt_jax.tasks.checks import Attempts, DataChecks, Suspects
 from pvt_jax.tasks.classification.source import ClassificationSource
 

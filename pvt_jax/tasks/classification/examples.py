@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pvt_jax.data.images import decoded
 from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.pipeline import Batch
+from pvt_jax.files.images import decoded
 from pvt_jax.tasks.classification.source import ClassificationSource
 from pvt_jax.tasks.classification.transforms import EvalTransform, TrainTransform
 

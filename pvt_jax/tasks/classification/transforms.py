@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from pvt_jax.data.images import to_rgb
 from pvt_jax.errors import UserError
+from pvt_jax.files.images import to_rgb
 from pvt_jax.tasks.classification.randaugment import IMAGENET_MEAN, INTERPOLATIONS, RandAugment
 from pvt_jax.tasks.images import Fill
 

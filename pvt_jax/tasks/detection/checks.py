@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.headers import image_header
 from pvt_jax.data.records import HasFiles
-from pvt_jax.data.text import escaped_name, listed
-from pvt_jax.data.traits import describe_orientations, way_to_turn
 from pvt_jax.errors import UserError
+from pvt_jax.files.headers import image_header
+from pvt_jax.files.traits import describe_orientations, way_to_turn
+from pvt_jax.messages import escaped_name, listed
 from pvt_jax.tasks.checks import Attempts, DataChecks, Suspects
 from pvt_jax.tasks.detection.source import DetectionSource
 

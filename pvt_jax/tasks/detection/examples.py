@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 
-from pvt_jax.data.images import decoded
 from pvt_jax.data.objects import Objects
 from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.pipeline import Batch
 from pvt_jax.errors import UserError
+from pvt_jax.files.images import decoded
 from pvt_jax.tasks.detection.source import DetectionSource
 from pvt_jax.tasks.detection.transforms import DetectionEvalTransform, DetectionTrainTransform
 from pvt_jax.tasks.images import place

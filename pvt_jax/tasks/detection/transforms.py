@@ -5,7 +5,7 @@ OpenCV's bilinear resizing without antialiasing. Boxes are (x1, y1, x2, y2) in c
 resized with the image: each object keeps the exact coverage of a small grid over its box, from which the mask targets
 of any proposal follow.
 
-Like the other transforms they run on OpenCV's threads unless ``data.images.limit_threads`` was called in the process.
+Like the other transforms they run on OpenCV's threads unless ``files.images.limit_threads`` was called in the process.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 They follow mmsegmentation 0.x, which trained the published models, with mmcv's arithmetic: imrescale's rounding of
 sides, OpenCV's bilinear resizing without antialiasing, nearest neighbour for labels. Like the other transforms they run
-on OpenCV's threads unless ``data.images.limit_threads`` was called in the process.
+on OpenCV's threads unless ``files.images.limit_threads`` was called in the process.
 """
 
 from dataclasses import dataclass

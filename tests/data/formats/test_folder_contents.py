@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pvt_jax.data.file_kinds import FORMATS
 from pvt_jax.data.formats import LABEL_MAPS, LABELLED_IMAGES, OBJECTS, open_source
 from pvt_jax.data.formats.recognise import recognise_folder
-from pvt_jax.data.images import decode
 from pvt_jax.data.options import LabelMapOptions, ObjectOptions
 from pvt_jax.data.overlap import shared_images
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.files.images import decode
+from pvt_jax.files.kinds import FORMATS
 from pvt_jax.tasks.classification.checks import ClassificationChecks
 
 

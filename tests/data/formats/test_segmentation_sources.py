@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pvt_jax.data import files
 from pvt_jax.data.formats import LABEL_MAPS, open_source
 from pvt_jax.data.formats.cityscapes import CLASSES
 from pvt_jax.data.formats.class_names import names_file, read_names
@@ -19,6 +18,7 @@ from pvt_jax.data.labels import LabelEncoding, distinct_colours
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.files import folders
 from pvt_jax.tasks.segmentation.source import SegmentationSource
 
 
@@ -302,7 +302,7 @@ class TestPairs:
         def refuse(path, mode):
             raise PermissionError(13, "Permission denied", path)
 
-        monkeypatch.setattr(files, "open", refuse, raising=False)
+        monkeypatch.setattr(folders, "open", refuse, raising=False)
         with pytest.raises(UserError, match="^cannot read .*a.png .Permission denied.: check its permissions$"):
             source.label_map(0)
 

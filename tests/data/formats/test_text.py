@@ -16,8 +16,8 @@ from pvt_jax.data.formats.coco import json_file
 from pvt_jax.data.formats.split_lists import SplitList
 from pvt_jax.data.options import LabelMapOptions, ObjectOptions
 from pvt_jax.data.records import Request
-from pvt_jax.data.spellings import Names
 from pvt_jax.errors import UserError
+from pvt_jax.files.spellings import Names
 from tests.helpers.detection_data import save, voc_xml
 
 # Shrinking and deadlines cost more than they tell here.

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pvt_jax.data.formats import OBJECTS, open_source
-from pvt_jax.data.headers import image_header
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.files.headers import image_header
 from pvt_jax.tasks.detection.source import DetectionSource
 from tests.helpers.tfds_data import coco_features, png, prepare_tfds, voc_features
 

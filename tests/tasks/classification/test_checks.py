@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pvt_jax.data.formats import LABELLED_IMAGES, open_source
-from pvt_jax.data.images import Traits
 from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.records import ClassificationRecord, Request
 from pvt_jax.errors import UserError
+from pvt_jax.files.images import Traits
 from pvt_jax.tasks import checks
 from pvt_jax.tasks.classification.checks import ClassificationChecks
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from pvt_jax.data.images import decode, limit_threads
 from pvt_jax.errors import CorruptImageError, UserError
+from pvt_jax.files.images import decode, limit_threads
 from pvt_jax.tasks.classification.randaugment import RandAugment
 from pvt_jax.tasks.classification.transforms import EvalTransform, TrainTransform, sample_crop
 
@@ -158,7 +158,7 @@ def test_damage_raises_corrupt_image_error_or_gives_an_image(kind, data):
 def test_importing_leaves_threads_of_opencv_alone_and_limit_threads_sets_them():
     script = (
         "import cv2; cv2.setNumThreads(3); from pvt_jax.tasks.classification import transforms;"
-        "from pvt_jax.data import images; print(cv2.getNumThreads());"
+        "from pvt_jax.files import images; print(cv2.getNumThreads());"
         "images.limit_threads(); print(cv2.getNumThreads())"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

@@ -20,10 +20,10 @@ from pvt_jax.data.formats.coco.masks import has_lines, mask_box, mask_problem, m
 from pvt_jax.data.formats.coco.values import crowd_flag, measured_area, plain_id, whole_number
 from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.formats.tools import known_tool
-from pvt_jax.data.spellings import plain_path
-from pvt_jax.data.text import escaped
-from pvt_jax.data.text_files import check_utf8
 from pvt_jax.errors import UserError
+from pvt_jax.files.spellings import plain_path
+from pvt_jax.files.text import check_utf8
+from pvt_jax.messages import escaped
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 

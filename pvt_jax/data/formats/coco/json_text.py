@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pvt_jax.data.files import read_file
-from pvt_jax.data.text import escaped
-from pvt_jax.data.text_files import encoding_of
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import read_file
+from pvt_jax.files.text import encoding_of
+from pvt_jax.messages import escaped
 
 
 @dataclass(frozen=True)

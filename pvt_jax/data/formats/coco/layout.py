@@ -18,12 +18,12 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from pvt_jax.data.files import names_in
 from pvt_jax.data.formats.layouts import Layout, NoLayoutError, Tree, find_layout, names_in_turn, no_layout, split_names
 from pvt_jax.data.records import Request, Split
-from pvt_jax.data.spellings import Disk
-from pvt_jax.data.text import escaped, escaped_name, listed
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import names_in
+from pvt_jax.files.spellings import Disk
+from pvt_jax.messages import escaped, escaped_name, listed
 
 _ANNOTATIONS = (
     Layout("annotations/instances_{split}.json"),

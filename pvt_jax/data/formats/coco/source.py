@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax.data.files import find_root, scan_images
 from pvt_jax.data.formats.class_names import NO_OBJECTS, check_classes, choose_classes
 from pvt_jax.data.formats.coco.json_file import CocoFile, read_annotations, read_coco
 from pvt_jax.data.formats.coco.layout import find_annotations, find_images
 from pvt_jax.data.formats.coco.masks import plain_mask
 from pvt_jax.data.formats.layouts import about_split
 from pvt_jax.data.formats.object_table import FilesSource, RawObjects, select, tabulate
-from pvt_jax.data.headers import fill_in_sizes
 from pvt_jax.data.objects import Mask, Objects
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
-from pvt_jax.data.text import escaped, escaped_name, listed, plural
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import find_root, scan_images
+from pvt_jax.files.headers import fill_in_sizes
+from pvt_jax.messages import escaped, escaped_name, listed, plural
 
 
 class CocoSource(FilesSource):

@@ -18,9 +18,9 @@ from pvt_jax.data.formats.tfds.records import (
     open_builder,
     prepare_command,
 )
-from pvt_jax.data.headers import THREADS, image_header
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.files.headers import THREADS, image_header
 
 # Names of features.
 _CROWD = ("is_crowd", "is_difficult")

@@ -12,8 +12,8 @@ from absl import logging
 from pvt_jax import paths
 from pvt_jax.data.formats.layouts import split_names
 from pvt_jax.data.records import ClassificationRecord, Request
-from pvt_jax.data.text import did_you_mean
 from pvt_jax.errors import UserError
+from pvt_jax.messages import did_you_mean
 
 
 class TfdsRecords:

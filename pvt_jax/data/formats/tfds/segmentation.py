@@ -13,10 +13,10 @@ from pvt_jax.data.formats.tfds.records import (
     needed_name,
     open_builder,
 )
-from pvt_jax.data.headers import Oriented, oriented_sizes
 from pvt_jax.data.records import Request, SegmentationRecord
-from pvt_jax.data.text import did_you_mean
 from pvt_jax.errors import UserError
+from pvt_jax.files.headers import Oriented, oriented_sizes
+from pvt_jax.messages import did_you_mean
 
 # Names of features, the likelier first.
 _IMAGES = ("image", "image_left")

@@ -11,8 +11,6 @@ import itertools
 import os
 from collections.abc import Collection, Sequence
 
-from pvt_jax.data.file_kinds import EXTENSIONS, UNREAD
-from pvt_jax.data.files import scan
 from pvt_jax.data.formats.layouts import (
     Found,
     Layout,
@@ -26,8 +24,10 @@ from pvt_jax.data.formats.layouts import (
 from pvt_jax.data.formats.split_lists import SplitList
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
-from pvt_jax.data.text import escaped, listed
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import scan
+from pvt_jax.files.kinds import EXTENSIONS, UNREAD
+from pvt_jax.messages import escaped, listed
 
 # "*" stands for the name of a class.
 _LISTS = ("ImageSets/Main/{split}.txt", "ImageSets/Main/*_{split}.txt", "{split}.txt")

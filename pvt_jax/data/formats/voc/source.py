@@ -12,20 +12,20 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from pvt_jax.data.file_kinds import UNREAD, ending_of, stem_of
-from pvt_jax.data.files import choose_images, find_root, read_file, scan
 from pvt_jax.data.formats.class_names import NO_OBJECTS, VOC_CLASSES, check_classes, names_file, read_names
 from pvt_jax.data.formats.layouts import about_split
 from pvt_jax.data.formats.object_table import FilesSource, RawObjects, select, tabulate
 from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.formats.voc.layout import find_folders, read_lists, with_extension
 from pvt_jax.data.formats.voc.xml_file import CORNERS, XmlFile, read_xml
-from pvt_jax.data.headers import THREADS, fill_in_sizes
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
-from pvt_jax.data.spellings import Names, composed
-from pvt_jax.data.text import did_you_mean, escaped, escaped_name, listed
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import choose_images, find_root, read_file, scan
+from pvt_jax.files.headers import THREADS, fill_in_sizes
+from pvt_jax.files.kinds import UNREAD, ending_of, stem_of
+from pvt_jax.files.spellings import Names, composed
+from pvt_jax.messages import did_you_mean, escaped, escaped_name, listed
 
 _NAMES = VOC_CLASSES[1:]
 

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.formats.tools import judged
-from pvt_jax.data.text import escaped_name
-from pvt_jax.data.text_files import encoding_of, not_utf8
+from pvt_jax.files.text import encoding_of, not_utf8
+from pvt_jax.messages import escaped_name
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # Tools write any of these, and 1.0, 0.0 and Unspecified.

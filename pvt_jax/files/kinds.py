@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from PIL import Image, features
 
-from pvt_jax.data.text import escaped, listed
+from pvt_jax.messages import escaped, listed
 
 # Pillow's name of each format that is read, and the usual endings.
 _FORMATS = {

@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pvt_jax.data.containers import Header, JpegHeader, TiffHeader, is_whole_jpeg, png_pixels
-from pvt_jax.data.headers import image_header, open_image, quiet
 from pvt_jax.data.options import ReadingOptions
-from pvt_jax.data.values import DeepValues, Spread, deep_values
 from pvt_jax.errors import CorruptImageError, UserError
+from pvt_jax.files.containers import Header, JpegHeader, TiffHeader, is_whole_jpeg, png_pixels
+from pvt_jax.files.headers import image_header, open_image, quiet
+from pvt_jax.files.values import DeepValues, Spread, deep_values
 
 # OpenCV's limit.
 _MOST_PIXELS = 1 << 30

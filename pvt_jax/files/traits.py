@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from pvt_jax.data.images import Traits
-from pvt_jax.data.values import Range, Spread
 from pvt_jax.errors import UserError
+from pvt_jax.files.images import Traits
+from pvt_jax.files.values import Range, Spread
 
 # Floats further beyond 0 … 1 were not in it before they were rounded or resized.
 _TOLERANCE = 0.1

@@ -8,8 +8,8 @@ import os
 import unicodedata
 from collections.abc import Iterable
 
-from pvt_jax.data.text import escaped_name
 from pvt_jax.errors import UserError
+from pvt_jax.messages import escaped_name
 
 
 def composed(name: str) -> str:

@@ -13,7 +13,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pvt_jax.data.containers import Header, exif_orientation, jpeg_header, png_header, tiff_header
+from pvt_jax.files.containers import Header, exif_orientation, jpeg_header, png_header, tiff_header
 
 # Network file systems answer one request slowly and many at once quickly.
 THREADS = 8

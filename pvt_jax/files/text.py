@@ -9,9 +9,9 @@ import codecs
 import json
 import re
 
-from pvt_jax.data.files import read_file
-from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
+from pvt_jax.files.folders import read_file
+from pvt_jax.messages import escaped
 
 # What Windows writes in western Europe, Japan and China.
 _LIKELY = ("CP1252", "CP932", "GB18030")

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from pvt_jax import paths
-from pvt_jax.data.file_kinds import EXTENSIONS, Unread, ending_of, holds_image, is_image, is_known
-from pvt_jax.data.headers import THREADS
-from pvt_jax.data.text import escaped
 from pvt_jax.errors import UserError
+from pvt_jax.files.headers import THREADS
+from pvt_jax.files.kinds import EXTENSIONS, Unread, ending_of, holds_image, is_image, is_known
+from pvt_jax.messages import escaped
 
 # What systems, archives and notebooks leave behind; other hidden names are ignored too.
 _IGNORED = frozenset(
