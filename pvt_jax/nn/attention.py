@@ -5,7 +5,7 @@
 Shapes: b batch, n queries, m keys, c channels.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,13 +37,10 @@ class MultiHeadAttention(nn.Module):
 
     def setup(self) -> None:
         first, last = (_xavier_uniform_of_three, _xavier_uniform) if self.biased else (normal_002, None)
-
-        def linear(init: Callable) -> nn.Dense:
-            return nn.Dense(self.dim, use_bias=self.biased, dtype=self.dtype, kernel_init=init)
-
+        linear = partial(nn.Dense, self.dim, use_bias=self.biased, dtype=self.dtype)
         # Parameters are created on first use: a module of which only ``scores`` is called has no ``v`` and ``proj``.
-        self.q, self.k, self.v = linear(first), linear(first), linear(first)
-        self.proj = Dense(self.dim, self.dtype) if last is None else linear(last)
+        self.q, self.k, self.v = (linear(kernel_init=first) for _ in range(3))
+        self.proj = Dense(self.dim, self.dtype) if last is None else linear(kernel_init=last)
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def scores(self, queries: Float[Array, "b n c"], keys: Float[Array, "b m c"]) -> Float[Array, "b h n m"]:

@@ -42,12 +42,6 @@ class Block(nn.Module):
 
         ``sizes``: see ``padding.py``.
         """
-
-        def residual(branch: Float[Array, "b n c"], index: int) -> Float[Array, "b n c"]:
-            if branch_scales is None:
-                return branch
-            return branch * branch_scales[index, :, None, None].astype(branch.dtype)
-
         # PVT v2's convolutions start from another distribution.
         reduction = {"pooled_side": self.pooled_side, "fan_out_init": self.depthwise}
         attention = SpatialReductionAttention(
@@ -55,8 +49,16 @@ class Block(nn.Module):
         )
         hidden, rectified = self.mlp_ratio * self.dim, self.pooled_side > 0
         feed_forward = FeedForward(self.dim, hidden, self.dtype, self.depthwise, rectified, name="mlp")
-        x = x + residual(attention(nn.LayerNorm(1e-6, self.dtype, name="norm1")(x), grid, sizes), 0)
-        return x + residual(feed_forward(nn.LayerNorm(1e-6, self.dtype, name="norm2")(x), grid, sizes), 1)
+        x = x + _scaled(attention(nn.LayerNorm(1e-6, self.dtype, name="norm1")(x), grid, sizes), branch_scales, 0)
+        return x + _scaled(feed_forward(nn.LayerNorm(1e-6, self.dtype, name="norm2")(x), grid, sizes), branch_scales, 1)
+
+
+def _scaled(
+    branch: Float[Array, "b n c"], branch_scales: Float[Array, "2 b"] | None, index: int
+) -> Float[Array, "b n c"]:
+    if branch_scales is None:
+        return branch
+    return branch * branch_scales[index, :, None, None].astype(branch.dtype)
 
 
 def run_blocks(

@@ -6,6 +6,7 @@ Parameters are float32 and layers compute in ``dtype``; softmax and normalisatio
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -27,12 +28,11 @@ normal_002 = nn.initializers.normal(0.02)
 
 def uniform_fan_in(fan_in: int) -> Callable:
     """Initialiser U(-1/√fan_in, 1/√fan_in): PyTorch's default for a convolution's weight and bias, kept by PVT v1."""
-    bound = 1.0 / math.sqrt(fan_in)
+    return partial(_uniform, 1.0 / math.sqrt(fan_in))
 
-    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return init
+def _uniform(bound: float, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def normal_fan_out(fan_out: int) -> Callable:
@@ -233,14 +233,11 @@ class SpatialReductionAttention(nn.Module):
     ) -> Float[Array, "b n c"]:
         b, n, _ = x.shape
         head_dim = self.dim // self.num_heads
-
-        def heads(y: Float[Array, "b k c"]) -> Float[Array, "b h k d"]:
-            return y.reshape(b, y.shape[1], self.num_heads, head_dim).transpose(0, 2, 1, 3)
-
-        query = heads(Dense(self.dim, self.dtype, name="q")(x) * head_dim**-0.5)
+        query = _split_heads(Dense(self.dim, self.dtype, name="q")(x) * head_dim**-0.5, head_dim)
         source, key_grid = self._reduced(x, grid, sizes)
         # One fused projection, in the reference's order: all keys, then all values.
-        key, value = map(heads, jnp.split(Dense(2 * self.dim, self.dtype, name="kv")(source), 2, axis=-1))
+        both = jnp.split(Dense(2 * self.dim, self.dtype, name="kv")(source), 2, axis=-1)
+        key, value = (_split_heads(tokens, head_dim) for tokens in both)
 
         # Softmax that divides after the sum over values: n × d divisions instead of n × m.
         with jax.named_scope("attention"):
@@ -272,6 +269,10 @@ class SpatialReductionAttention(nn.Module):
         rows, columns = x.shape[1:3]
         x = nn.LayerNorm(1e-5, self.dtype, name="sr_norm")(x.reshape(x.shape[0], rows * columns, self.dim))
         return gelu(x) if pooled else x, (rows, columns)
+
+
+def _split_heads(x: Float[Array, "b k c"], head_dim: int) -> Float[Array, "b h k {head_dim}"]:
+    return x.reshape(*x.shape[:2], -1, head_dim).transpose(0, 2, 1, 3)
 
 
 class FeedForward(nn.Module):

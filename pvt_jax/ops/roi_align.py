@@ -138,36 +138,36 @@ def _pool(settings: _Settings, maps: tuple[Array, ...], boxes: Array, levels: Ar
     output = settings.output
     pooled = jnp.zeros((*levels.shape, output, output, maps[0].shape[-1]), jnp.float32)
     for level, features in enumerate(maps):
-
-        def of_image(chunk: _Chunk, pooled: Array, features: Array) -> Array:
-            sides = (chunk.rows.shape[-1], chunk.columns.shape[-1], features.shape[-1])
-            numbers = jax.lax.GatherDimensionNumbers((1, 2, 3), (), (0, 1))
-            windows = jax.lax.gather(features, chunk.corners, numbers, sides, mode="promise_in_bounds")
-            bins = jnp.einsum("kpy,kyxc->kpxc", chunk.rows, windows.astype(jnp.float32), precision=_PRECISION)
-            bins = jnp.einsum("kpqx,kpxc->kpqc", _for_each_row(chunk), bins, precision=_PRECISION)
-            return pooled.at[chunk.boxes].add(bins)
-
-        pooled = _by_chunks(settings, level, boxes, levels, of_image, pooled, features)
+        pooled = _by_chunks(settings, level, boxes, levels, _pool_chunk, pooled, features)
     return pooled.astype(maps[0].dtype)
+
+
+def _pool_chunk(chunk: "_Chunk", pooled: Array, features: Array) -> Array:
+    sides = (chunk.rows.shape[-1], chunk.columns.shape[-1], features.shape[-1])
+    numbers = jax.lax.GatherDimensionNumbers((1, 2, 3), (), (0, 1))
+    windows = jax.lax.gather(features, chunk.corners, numbers, sides, mode="promise_in_bounds")
+    bins = jnp.einsum("kpy,kyxc->kpxc", chunk.rows, windows.astype(jnp.float32), precision=_PRECISION)
+    bins = jnp.einsum("kpqx,kpxc->kpqc", _for_each_row(chunk), bins, precision=_PRECISION)
+    return pooled.at[chunk.boxes].add(bins)
 
 
 def _spread(settings: _Settings, gradient: Array, boxes: Array, levels: Array) -> tuple[Array, ...]:
     """The transpose of ``_pool``: gradients [b, h, w, c] of the maps from those of the pooled features."""
     batch, channels = len(gradient), gradient.shape[-1]
-
-    def of_image(chunk: _Chunk, features: Array, gradient: Array) -> Array:
-        bins = gradient[chunk.boxes].astype(jnp.float32)
-        bins = jnp.einsum("kpqx,kpqc->kpxc", _for_each_row(chunk), bins, precision=_PRECISION)
-        windows = jnp.einsum("kpy,kpxc->kyxc", chunk.rows, bins, precision=_PRECISION)
-        numbers = jax.lax.ScatterDimensionNumbers((1, 2, 3), (), (0, 1))
-        return jax.lax.scatter_add(features, chunk.corners, windows, numbers, mode="promise_in_bounds")
-
     spread = []
     for level, grid in enumerate(settings.grids):
         features = jnp.zeros((batch, *grid, channels), jnp.float32)
-        features = _by_chunks(settings, level, boxes, levels, of_image, features, gradient)
+        features = _by_chunks(settings, level, boxes, levels, _spread_chunk, features, gradient)
         spread.append(features.astype(gradient.dtype))
     return tuple(spread)
+
+
+def _spread_chunk(chunk: "_Chunk", features: Array, gradient: Array) -> Array:
+    bins = gradient[chunk.boxes].astype(jnp.float32)
+    bins = jnp.einsum("kpqx,kpqc->kpxc", _for_each_row(chunk), bins, precision=_PRECISION)
+    windows = jnp.einsum("kpy,kpxc->kyxc", chunk.rows, bins, precision=_PRECISION)
+    numbers = jax.lax.ScatterDimensionNumbers((1, 2, 3), (), (0, 1))
+    return jax.lax.scatter_add(features, chunk.corners, windows, numbers, mode="promise_in_bounds")
 
 
 def _by_chunks(
@@ -175,17 +175,17 @@ def _by_chunks(
     level: int,
     boxes: Array,
     levels: Array,
-    of_image: Callable[["_Chunk", Array, Array], Array],
+    of_chunk: Callable[["_Chunk", Array, Array], Array],
     total: Array,
     source: Array,
 ) -> Array:
-    """``total`` [b, …] after ``of_image`` has added each chunk's contribution from ``source`` [b, …]."""
+    """``total`` [b, …] after ``of_chunk`` has added each chunk's contribution from ``source`` [b, …]."""
     grid = settings.grids[level]
     plan = jax.vmap(functools.partial(_plan, settings, settings.scales[level], grid))(boxes, levels == level)
 
     def add(number: Array, total: Array) -> Array:
         chunks = jax.vmap(functools.partial(_chunk, settings, grid, number))(plan)
-        return jax.vmap(of_image)(chunks, total, source)
+        return jax.vmap(of_chunk)(chunks, total, source)
 
     # As many rounds as the image with the most windows needs.
     return jax.lax.fori_loop(0, -(-jnp.max(plan.ends) // _CHUNK), add, total)
@@ -223,6 +223,7 @@ def _plan(settings: _Settings, scale: float, grid: tuple[int, int], boxes: Array
     return _Plan(rows, columns, jnp.cumsum(windows))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
 def _axis(settings: _Settings, low: Array, high: Array, side: int) -> _Axis:
     start, length = low - 0.5, (high - 0.5) - (low - 0.5)
     output, sampling = settings.output, settings.sampling
@@ -273,6 +274,7 @@ def _for_each_row(chunk: _Chunk) -> Float[Array, "k output output x"]:
     return jnp.broadcast_to(chunk.columns[:, None], (*chunk.rows.shape[:2], *chunk.columns.shape[1:]))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
 def _weights(settings: _Settings, axis: _Axis, window: Array, side: int) -> tuple[Array, Array]:
     """First position of each window, and the weights [k, output, window] of its positions in the bins."""
     length = min(_WINDOW, side)

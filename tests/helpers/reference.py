@@ -3,6 +3,7 @@
 Weights are by the names of the reference's state dicts, in PyTorch's layouts ([out, in], [out, in, height, width]).
 """
 
+import functools
 import json
 import re
 import zlib
@@ -13,8 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from pvt_jax.trace import abstract_variables
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Weights = dict[str, np.ndarray]
@@ -190,20 +189,37 @@ def parameter_shapes(model: Any, height: int = 64, width: int = 64, **options: A
 
 
 def deep_variables(model: Any) -> Any:
-    """Shapes of a backbone's variables; blocks from the third on are like the second, which saves tracing them."""
-    if hasattr(model, "depth"):
-        shallow = abstract_variables(model.clone(depth=2), 224, 224)
-        return {"params": _deepened(shallow["params"], model.depth)}
-    shallow = abstract_variables(model.clone(depths=(2, 2, 2, 2)), 224, 224)
-    stages = {f"stage{i + 1}": depth for i, depth in enumerate(model.depths)}
+    """Shapes of the variables of a backbone, or of a model on one.
+
+    Blocks from the third on are like the second, and models that differ in depth alone are traced once.
+    """
+    backbone = getattr(model, "backbone", model)
+    if hasattr(backbone, "depth"):
+        stages = {"": backbone.depth}
+        shallow = backbone.clone(depth=2, scan=False)
+    else:
+        stages = {f"stage{i + 1}": depth for i, depth in enumerate(backbone.depths)}
+        shallow = backbone.clone(depths=(2,) * len(stages), scan=False)
+    if backbone is model:
+        return {collection: _deepened(tree, stages) for collection, tree in _variables(shallow, "features").items()}
     return {
-        collection: {**tree, **{stage: _deepened(tree[stage], depth) for stage, depth in stages.items()}}
-        for collection, tree in shallow.items()
+        collection: {**tree, **({"backbone": _deepened(tree["backbone"], stages)} if "backbone" in tree else {})}
+        for collection, tree in _variables(model.clone(backbone=shallow), "__call__").items()
     }
 
 
-def _deepened(blocks: dict[str, Any], depth: int) -> dict[str, Any]:
-    return {**blocks, **{f"block{i}": blocks["block1"] for i in range(2, depth)}}
+@functools.cache
+def _variables(model: Any, method: str) -> Any:
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    return jax.eval_shape(functools.partial(model.init, method=method), jax.random.key(0), images)
+
+
+def _deepened(tree: dict[str, Any], stages: dict[str, int]) -> dict[str, Any]:
+    for stage, depth in stages.items():
+        blocks = tree[stage] if stage else tree
+        deep = {**blocks, **{f"block{i}": blocks["block1"] for i in range(2, depth)}}
+        tree = {**tree, stage: deep} if stage else deep
+    return tree
 
 
 def relative_error(found: Any, expected: np.ndarray, rms: float | None = None) -> float:
