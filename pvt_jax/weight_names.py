@@ -88,10 +88,10 @@ Place = str | Part | Split
 class Dialect:
     """Module or tensor → the reference's name.
 
-    ``#`` in a key stands for a number (the last may be written out). The reference's name may use the numbers in order
-    as they are ({a}, {b}, {c}), plus one ({A}, {B}, {C}) or minus one ({a-1}, {b-1}, {c-1}): Hugging Face and timm
-    count stages from 0, PVT from 1. ``model_prefix`` is optional in a file; ``others`` begin the names of modules that
-    are not the backbone's.
+    ``#`` in a key stands for a number (the last, or all, may be written out). The reference's name may use the numbers
+    in order as they are ({a}, {b}, {c}), plus one ({A}, {B}, {C}) or minus one ({a-1}, {b-1}, {c-1}): Hugging Face and
+    timm count stages from 0, PVT from 1. ``model_prefix`` is optional in a file; ``others`` begin the names of modules
+    that are not the backbone's.
     """
 
     name: str
@@ -156,10 +156,14 @@ class PositionTable(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """Names of parameters: by the reference, and in the dialects of others. Without rows no such file can be read."""
+    """Names of parameters: by the reference, and in the dialects of others. Without rows no such file can be read.
+
+    ``beside`` are places, as of a ``Dialect``, of what a file in any of them has beside the prefix ``backbone.``.
+    """
 
     rows: tuple[Row, ...] = ()
     dialects: tuple[Dialect, ...] = ()
+    beside: Mapping[str, Place] = field(default_factory=dict)
 
 
 def feature_pyramid_names(finest: int) -> Naming:

@@ -14,6 +14,8 @@ PYRAMID = table(
     (r"stage(\d)/block(\d+)/mlp/(fc\d)", r"block\1.\2.mlp.\3"),
     (r"head/linear", r"head"),
 )
+# mmpretrain's classifier.
+BESIDE = {"head.fc": "head"}
 # Tensors have this name in a block of both.
 BLOCK = "block{}.{}.norm1.weight"
 

@@ -14,4 +14,6 @@ FOREIGN_HEADS = {
     "bbox_head.": "a detector's",
     "rpn_head.": "a detector's",
     "roi_head.": "a detector's",
+    # Its decoders have names such as decoder.blocks, of Unet and others.
+    "segmentation_head.": "a decoder of segmentation_models_pytorch",
 }

@@ -59,8 +59,9 @@ def readings(names: Collection[str], naming: Naming) -> Iterator[Reading]:
     for prefix in _prefixes(names, naming):
         inside = [name for name in names if name.startswith(prefix)]
         outside = tuple(name for name in names if not name.startswith(prefix))
+        beside = Dialect("", naming.beside, _around(prefix))
         for dialect in (Dialect("reference"), *naming.dialects):
-            yield _read(dialect, prefix, inside, outside)
+            yield _read(dialect, prefix, inside, outside, beside)
 
 
 # Modules of detectors and segmenters beside the backbone, except auxiliary heads, which only training uses.
@@ -89,21 +90,40 @@ class _Target(NamedTuple):
     rows: Rows | None = None
 
 
-def _read(dialect: Dialect, prefix: str, inside: Iterable[str], outside: tuple[str, ...]) -> Reading:
+def _around(prefix: str) -> str:
+    """What of a prefix is before the module ``backbone``; all of it if it has none."""
+    words = prefix.split(".")
+    return "".join(f"{word}." for word in words[: words.index("backbone")]) if "backbone" in words else prefix
+
+
+def _read(dialect: Dialect, prefix: str, inside: Iterable[str], outside: tuple[str, ...], beside: Dialect) -> Reading:
     parts: dict[str, dict[int, str]] = {}
     counts: dict[str, int] = {}
     rows: dict[str, Rows] = {}
-    ignored = list(outside)
-    for name in inside:
-        bare = _plain(name.removeprefix(prefix)).removeprefix(dialect.model_prefix)
-        if dialect.others and bare.startswith(dialect.others):
-            ignored.append(name)
-            continue
-        for target in _targets(bare, dialect):
+    ignored = []
+
+    def take(name: str, targets: Iterable[_Target]) -> None:
+        for target in targets:
             parts.setdefault(target.name, {})[target.part] = name
             counts[target.name] = target.parts
             if target.rows:
                 rows[target.name] = target.rows
+
+    def of_classifier(name: str) -> tuple[_Target, ...]:
+        starts = beside.places and name.startswith(beside.model_prefix)
+        return _targets(_plain(name.removeprefix(beside.model_prefix)), beside) if starts else ()
+
+    for name in outside:
+        if found := of_classifier(name):
+            take(name, found)
+        else:
+            ignored.append(name)
+    for name in inside:
+        bare = _plain(name.removeprefix(prefix)).removeprefix(dialect.model_prefix)
+        if dialect.others and bare.startswith(dialect.others):
+            ignored.append(name)
+        else:
+            take(name, of_classifier(name) or _targets(bare, dialect))
     return Reading(
         dialect.name,
         prefix,
@@ -134,7 +154,8 @@ def _targets(name: str, dialect: Dialect) -> tuple[_Target, ...]:
     leaf, place = "", dialect.places.get(".".join(general))
     if place is None and len(words) > 1:
         leaf, module = f".{words[-1]}", general[:-1]
-        place = dialect.places.get(".".join(module)) or dialect.places.get(".".join([*module[:-1], words[-2]]))
+        spellings = (module, [*module[:-1], words[-2]], words[:-1])
+        place = next((dialect.places[key] for key in map(".".join, spellings) if key in dialect.places), None)
     if place is None:
         return ()
     values: dict[str, Any] = dict(zip(string.ascii_lowercase, numbers, strict=False))

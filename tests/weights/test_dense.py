@@ -126,6 +126,42 @@ def test_the_classifier_that_segformer_s_files_have_beside_their_own():
     assert_same_bits(state_dict(leaves), tensors)
 
 
+_OF_SEGMENTATION_MODELS = {
+    "backbone.": "encoder.",
+    **{f"decode_head.linear_c{4 - place}.proj": f"decoder.mlp_stage.{place}.linear" for place in range(4)},
+    "decode_head.linear_fuse.conv": "decoder.fuse_stage.0",
+    "decode_head.linear_fuse.bn": "decoder.fuse_stage.1",
+    "decode_head.linear_pred": "segmentation_head.0",
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_segformer_of_segmentation_models_pytorch(prefix):
+    tensors, renamed = dense_toys.weights("mit", "segformer"), {}
+    for name, tensor in tensors.items():
+        start = next(start for start in _OF_SEGMENTATION_MODELS if name.startswith(start))
+        renamed[prefix + _OF_SEGMENTATION_MODELS[start] + name.removeprefix(start)] = tensor
+    assert renamed[f"{prefix}decoder.mlp_stage.0.linear.weight"].shape == (20, 32)  # The coarsest level comes first.
+    leaves, report = merged(renamed, dense_toys.toy("mit", "segformer"))
+    assert report.plain and not report.ignored and report.dialect == f"reference names under {prefix}encoder."
+    assert_same_bits(state_dict(leaves), tensors)
+    found = signatures.recognise({name: tensor.shape for name, tensor in renamed.items()})
+    assert found and (found.head, found.num_classes) == ("segformer", 7)
+    # Its other decoders are none of the heads here, but their encoders may be one of the backbones.
+    other = {name: tensor for name, tensor in renamed.items() if name.startswith(f"{prefix}encoder.")}
+    other |= {f"{prefix}decoder.blocks.0.conv1.0.weight": np.ones((8, 48, 3, 3), "f4")}
+    other |= {f"{prefix}segmentation_head.0.weight": np.ones((7, 8, 3, 3), "f4")}
+    assert (
+        "Its head is a decoder of segmentation_models_pytorch, which no model here has: list the exceptions in "
+        "allow_missing and allow_unexpected; allow_missing=['neck/*', 'head/*'] with "
+        "allow_unexpected=['neck/*', 'head/*'] loads the backbone alone"
+    ) in refused(other, dense_toys.toy("mit", "segformer"))
+    leaves, report = merged(other, dense_toys.toy("mit", "segformer"), **BACKBONE_ALONE)
+    assert report.ignored == (f"{prefix}decoder.blocks.0.conv1.0.weight",)
+    expected = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
+    assert_same_bits(state_dict(leaves), expected)
+
+
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("prefix", ["segformer.", ""])
 def test_hugging_face_names(version, prefix):

@@ -123,6 +123,53 @@ def test_names_of_timm_s_feature_extractors(prefix):
     assert_same_bits(names.to_state_dict(variables), tensors)
 
 
+def to_mmpretrain_vit(name: str, attention: str) -> str:
+    """The name, in mmpretrain's ViT without prefix, of a tensor that the reference calls ``name``."""
+    name = re.sub(r"^blocks\.", "layers.", name.replace("patch_embed.proj", "patch_embed.projection"))
+    name = re.sub(r"\.norm(?=\d)", ".ln", re.sub(r"^norm\.", "ln1.", name))
+    name = name.replace("mlp.fc1", "ffn.layers.0.0").replace("mlp.fc2", "ffn.layers.1")
+    if attention == "attn.attn":  # mmsegmentation's.
+        name = name.replace("attn.qkv.", "attn.attn.in_proj_").replace("attn.proj", "attn.attn.out_proj")
+    return name
+
+
+@pytest.mark.parametrize("around", ["", "module."])
+@pytest.mark.parametrize("family", state_dicts.TOYS)
+def test_mmpretrain_s_classifier_stands_beside_its_backbone(family, around):
+    tensors = state_dicts.weights(state_dicts.shapes(family))
+    renamed = {
+        f"{around}head.fc.{name.partition('.')[2]}"
+        if name.startswith(("head.", "fc."))
+        else f"{around}backbone.{name}": x
+        for name, x in tensors.items()
+    }
+    assert {f"{around}head.fc.weight", f"{around}head.fc.bias"} <= renamed.keys()
+    variables, report = load(renamed, state_dicts.toy(family))
+    assert report.plain and not report.ignored and report.dialect == f"reference names under {around}backbone."
+    assert_same_bits(names.to_state_dict(variables), tensors)
+    # The number of classes is told, too.
+    assert signatures.recognise({name: tensor.shape for name, tensor in renamed.items()}).num_classes == 5
+
+
+@pytest.mark.parametrize("attention", ["attn", "attn.attn"])
+def test_the_vit_of_mmpretrain_and_mmsegmentation(attention):
+    tensors = state_dicts.weights(state_dicts.shapes("vit"))
+    renamed = {
+        f"head.layers.{name}" if name.startswith("head.") else f"backbone.{to_mmpretrain_vit(name, attention)}": tensor
+        for name, tensor in tensors.items()
+    }
+    assert {"backbone.ln1.weight", "backbone.layers.1.ln2.bias", "backbone.layers.0.ffn.layers.0.0.bias"} <= set(
+        renamed
+    )
+    assert ("backbone.layers.0.attn.attn.in_proj_weight" in renamed) == (attention == "attn.attn")
+    variables, report = load(renamed, state_dicts.toy("vit"))
+    assert report.plain and report.dialect == "mmpretrain and mmsegmentation ViT names under backbone."
+    assert_same_bits(names.to_state_dict(variables), tensors)
+    distilled = {**renamed, "backbone.dist_token": np.zeros((1, 1, 16), "f4")}
+    with pytest.raises(UserError, match=r"It is distilled: no model here has its second token"):
+        load({**distilled, "head.layers.head_dist.bias": np.zeros(5, "f4")}, state_dicts.toy("vit"))
+
+
 # Hugging Face: what the file holds → where it belongs, a few of each kind, by hand.
 _PVT_BLOCK = {
     "attention.self.query.bias": "attn/q/bias",

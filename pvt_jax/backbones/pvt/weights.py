@@ -1,6 +1,6 @@
 """Weights of PVT v1: names of whai362/PVT and others, how its files are recognised, and published files."""
 
-from pvt_jax.backbones.pvt_names import BLOCK, PYRAMID, hugging_face, of_the_authors, open_mmlab
+from pvt_jax.backbones.pvt_names import BESIDE, BLOCK, PYRAMID, hugging_face, of_the_authors, open_mmlab
 from pvt_jax.weight_names import BackboneWeights, Dialect, PositionTable, Shapes, Sizes, stages, table
 
 _HUGGING_FACE = {
@@ -25,6 +25,7 @@ WEIGHTS = BackboneWeights(
     classifier=("head/linear/*", "norm/*", "cls_token"),
     rows=(*table((r"stage(\d)/pos_embed", r"pos_embed\1"), (r"cls_token", r"cls_token"), (r"norm", r"norm")), *PYRAMID),
     dialects=(Dialect("transformers", _HUGGING_FACE, "pvt."), Dialect("mmdetection PVT", _MMDETECTION)),
+    beside=BESIDE,
     sizes_of_model=lambda model: Sizes(tuple(model.depths), tuple(model.dims)),
     sizes_of_tensors=_sizes_of_tensors,
     tables=tuple(

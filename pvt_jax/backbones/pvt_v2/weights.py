@@ -1,6 +1,6 @@
 """Weights of PVT v2 and MiT: names of whai362/PVT and others, how their files are recognised, and published files."""
 
-from pvt_jax.backbones.pvt_names import BLOCK, PYRAMID, hugging_face, of_the_authors, open_mmlab
+from pvt_jax.backbones.pvt_names import BESIDE, BLOCK, PYRAMID, hugging_face, of_the_authors, open_mmlab
 from pvt_jax.backbones.pvt_v2.model import PyramidVisionTransformerV2
 from pvt_jax.weight_names import BackboneWeights, Dialect, Part, PublishedWeights, Shapes, Sizes, inside, stages, table
 
@@ -103,6 +103,7 @@ WEIGHTS = BackboneWeights(
         Dialect("transformers 5 SegFormer", _SEGFORMER_5, "segformer.", ("decode_head.",)),
         Dialect("mmsegmentation MiT and mmdetection PVT v2", _OPEN_MMLAB),
     ),
+    beside=BESIDE,
     sizes_of_model=_sizes_of_model,
     sizes_of_tensors=_sizes_of_tensors,
     published=dict(

@@ -48,6 +48,8 @@ WEIGHTS = BackboneWeights(
         (r"head/linear", r"fc"),
     ),
     dialects=(Dialect("transformers", _HUGGING_FACE, "resnet."),),
+    # mmpretrain's classifier; its backbone has torchvision's names.
+    beside={"head.fc": "fc"},
     sizes_of_model=_sizes_of_model,
     sizes_of_tensors=_sizes_of_tensors,
     published={

@@ -57,6 +57,29 @@ _HUGGING_FACE_5 = _hugging_face(
 )
 
 
+# mmpretrain's, and with attn.attn mmsegmentation's.
+_OPEN_MMLAB: dict[str, Place] = {
+    **{name: name for name in ("cls_token", "pos_embed", "dist_token")},
+    "patch_embed.projection": "patch_embed.proj",
+    "ln1": "norm",
+    **inside(
+        "layers.#",
+        "blocks.{a}",
+        {
+            "ln1": "norm1",
+            "attn.qkv": "attn.qkv",
+            "attn.attn.in_proj_weight": "attn.qkv.weight",
+            "attn.attn.in_proj_bias": "attn.qkv.bias",
+            "attn.proj": "attn.proj",
+            "attn.attn.out_proj": "attn.proj",
+            "ln2": "norm2",
+            "ffn.layers.#.#": "mlp.fc1",
+            "ffn.layers.#": "mlp.fc2",
+        },
+    ),
+}
+
+
 def _deit(size: str, sha256: str) -> PublishedWeights:
     return PublishedWeights(
         f"vit_{size}_patch16",
@@ -88,11 +111,16 @@ WEIGHTS = BackboneWeights(
         (r"norm", r"norm"),
         (r"head/linear", r"head"),
     ),
-    dialects=tuple(
-        Dialect(name, places, prefix, ("pooler.",))
-        for name, places in (("transformers", _HUGGING_FACE), ("transformers 5", _HUGGING_FACE_5))
-        for prefix in ("vit.", "deit.")
+    dialects=(
+        *(
+            Dialect(name, places, prefix, ("pooler.",))
+            for name, places in (("transformers", _HUGGING_FACE), ("transformers 5", _HUGGING_FACE_5))
+            for prefix in ("vit.", "deit.")
+        ),
+        Dialect("mmpretrain and mmsegmentation ViT", _OPEN_MMLAB),
     ),
+    # mmpretrain's classifiers.
+    beside={"head.fc": "head", "head.layers.head": "head", "head.layers.head_dist": "head_dist"},
     sizes_of_model=lambda model: Sizes((model.depth,), (model.dim,), (model.patch_size,)),
     sizes_of_tensors=_sizes_of_tensors,
     tables=(PositionTable("pos_embed", "patch_embed/kernel", "bicubic", tokens=1),),

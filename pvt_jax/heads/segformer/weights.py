@@ -11,6 +11,14 @@ _HUGGING_FACE = {
     "decode_head.batch_norm": "decode_head.linear_fuse.bn",
     "decode_head.classifier": "decode_head.linear_pred",
 }
+# It counts levels from the coarsest. It resizes logits with the corners of both grids aligned; the reference does not,
+# nor does this.
+_SEGMENTATION_MODELS = {
+    **{f"decoder.mlp_stage.{place}.linear": f"decode_head.linear_c{4 - place}.proj" for place in range(4)},
+    "decoder.fuse_stage.0": "decode_head.linear_fuse.conv",
+    "decoder.fuse_stage.1": "decode_head.linear_fuse.bn",
+    "segmentation_head.0": "decode_head.linear_pred",
+}
 
 
 def _of_nvidia(
@@ -36,7 +44,10 @@ WEIGHTS = HeadWeights(
         ("head/norm", "decode_head.linear_fuse.bn"),
         ("head/classifier", "decode_head.linear_pred", POINTWISE),
     ),
-    dialects=(Dialect("transformers", _HUGGING_FACE),),
+    dialects=(
+        Dialect("transformers", _HUGGING_FACE),
+        Dialect("segmentation_models_pytorch", _SEGMENTATION_MODELS),
+    ),
     # Every decoder of mmsegmentation makes this classifier. The SegFormer of 2021 then made another.
     unused="decode_head.conv_seg",
     published=dict(
