@@ -7,19 +7,23 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvt_jax import commands
 from pvt_jax.errors import UserError
 from pvt_jax.weights.torch_pickle import one_line
 
+if TYPE_CHECKING:
+    from pvt_jax.data.description import DataDescription
+
 _EXAMPLES = """\
 SRC is a .pth or .safetensors file (names of the reference, timm, torchvision, mmsegmentation, mmdetection or Hugging
 Face), a Hugging Face folder, a name of known weights, or a run's workdir. A DST that ends in .safetensors becomes a
 file with the reference's names, or for a model with a head those of mmsegmentation or mmdetection; any other DST
-becomes a folder like a run's, for load_variables, init.checkpoint and Orbax alone.
+becomes a folder like a run's, for load_variables, init.checkpoint and Orbax alone. Both keep the names of the classes
+if SRC has them.
 
 examples:
   python -m pvt_jax.convert pvt_v2_b2.pth weights/pvt_v2_b2 --model pvt_v2_b2
@@ -101,10 +105,12 @@ def run(arguments: Sequence[str]) -> int:
             f"a setting of the model is wrong ({reason}): {one_line(_described(settings), 400)}. Change it with --set"
         ) from error
     print(report.summary())
+    # A new classifier has learned no classes yet.
+    data = None if report.replaced else _classes(flags.source, settings)
     if flags.destination.suffix == ".safetensors":
-        _write_file(flags.destination, variables, settings)
+        _write_file(flags.destination, variables, settings, data)
     else:
-        _write_folder(flags.destination, variables, settings, flags.source)
+        _write_folder(flags.destination, variables, settings, data)
     print(f"wrote {flags.destination}: {_described(settings)}")
     return 0
 
@@ -208,20 +214,35 @@ def _settle_head(flags: argparse.Namespace, source: Any, settings: dict[str, Any
             )
 
 
-def _write_file(place: Path, variables: Any, settings: dict[str, Any]) -> None:
+def _task_of(settings: Mapping[str, Any]) -> str:
+    from pvt_jax.heads import HEADS
+
+    return HEADS[settings["head"]].model.task if "head" in settings else "classification"
+
+
+def _classes(source: Path, settings: Mapping[str, Any]) -> "DataDescription | None":
+    """What the source tells of its classes; None if it does not, or the model has others."""
+    from pvt_jax.training import workdir
+
+    data = workdir.data_of_weights(source)
+    fits = data and data.task == _task_of(settings) and len(data.class_names) == settings["num_classes"]
+    return data if fits else None
+
+
+def _write_file(place: Path, variables: Any, settings: dict[str, Any], data: "DataDescription | None") -> None:
     from pvt_jax.weights.files import write_safetensors
     from pvt_jax.weights.names import to_state_dict
 
     # "pt" is what readers of PyTorch ask for. The image size tells the grid of position tables that are not square.
     described = {"model": settings["name"], **({"head": settings["head"]} if "head" in settings else {})}
     described |= {"image_size": json.dumps(settings["image_size"]), "format": "pt"}
+    described |= data.to_metadata() if data else {}
     write_safetensors(place, to_state_dict(variables), described)
 
 
-def _write_folder(place: Path, variables: Any, settings: dict[str, Any], source: Path) -> None:
+def _write_folder(place: Path, variables: Any, settings: dict[str, Any], data: "DataDescription | None") -> None:
     import logging
 
-    from pvt_jax.heads import HEADS
     from pvt_jax.training import workdir
     from pvt_jax.training.store import CheckpointStore
 
@@ -230,14 +251,12 @@ def _write_folder(place: Path, variables: Any, settings: dict[str, Any], source:
         store = CheckpointStore(folder / "checkpoints")
         store.save(0, dict(variables))
         store.close()
-        config: dict[str, Any] = {"task": "classification", "model": dict(settings)}
+        config: dict[str, Any] = {"task": _task_of(settings), "model": dict(settings)}
         if head := config["model"].pop("head", None):
-            of_head = config["model"].pop("head_settings", {})
-            config |= {"task": HEADS[head].model.task, "head": {"name": head, **of_head}}
+            config |= {"head": {"name": head, **config["model"].pop("head_settings", {})}}
         text = json.dumps(config, indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
-        data = workdir.data_of_weights(source)
-        if data and data.task == config["task"] and len(data.class_names) == settings["num_classes"]:
+        if data:
             (folder / workdir.DATA).write_text(data.to_json(), encoding="utf-8")
 
 

@@ -1,8 +1,11 @@
-"""What a run remembers of its data: the classes in the order of their labels, and where the records come from."""
+"""What a run remembers of its data: the classes in the order of their labels, and where the records come from.
+
+Files of weights carry the part of it that predictions need.
+"""
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,10 +14,10 @@ from pvt_jax.messages import escaped_name, listed, plural
 
 @dataclass(frozen=True)
 class SplitDescription:
-    """How many records a split has, and where they are from, in words."""
+    """How many records a split has, and where they are from, in words; 0 and "" if that is not known."""
 
-    records: int
-    source: str
+    records: int = 0
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class DataDescription:
     """The data of a run.
 
     Attributes:
-        task, format: the names of the task and of the data format.
+        task, format: the names of the task and of the data format; a file of weights does not tell the second.
         class_names: label k is ``class_names[k]``.
-        train, eval: the two splits.
+        train, eval: the two splits; of a file of weights they are not known.
         palette: (red, green, blue) of each class in pictures, for tasks that have one.
         category_ids: what files of results call each class, for tasks that write them.
     """
@@ -32,8 +35,8 @@ class DataDescription:
     task: str
     format: str
     class_names: tuple[str, ...]
-    train: SplitDescription
-    eval: SplitDescription
+    train: SplitDescription = SplitDescription()
+    eval: SplitDescription = SplitDescription()
     palette: tuple[tuple[int, int, int], ...] | None = None
     category_ids: tuple[int, ...] | None = None
 
@@ -49,21 +52,38 @@ class DataDescription:
         Raises ValueError, KeyError or TypeError: the text is something else.
         """
         read: dict[str, Any] = json.loads(text)
-        if not isinstance(read["class_names"], list):
-            raise TypeError("class_names is no list")
         splits = {name: SplitDescription(int(read[name]["records"]), str(read[name]["source"])) for name in _SPLITS}
-        palette, ids = read.get("palette"), read.get("category_ids")
-        return cls(
-            task=str(read["task"]),
-            format=str(read["format"]),
-            class_names=tuple(map(str, read["class_names"])),
-            palette=None if palette is None else tuple((int(r), int(g), int(b)) for r, g, b in palette),
-            category_ids=None if ids is None else tuple(map(int, ids)),
-            **splits,
-        )
+        return cls(task=str(read["task"]), format=str(read["format"]), **_classes(read), **splits)
+
+    def to_metadata(self) -> dict[str, str]:
+        """What a file of weights says of its classes, as the text entries that safetensors has beside tensors."""
+        values = {name: getattr(self, name) for name in _OF_CLASSES}
+        return {"task": self.task, **{name: json.dumps(value) for name, value in values.items() if value is not None}}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> "DataDescription | None":
+        """Reads what ``to_metadata`` wrote; None if the file is of others, who write no such entries or other ones."""
+        try:
+            classes = _classes({name: json.loads(metadata[name]) for name in _OF_CLASSES if name in metadata})
+            return cls(task=metadata["task"], format="", **classes)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
 
 
 _SPLITS = {"train": "training", "eval": "evaluation"}
+_OF_CLASSES = ("class_names", "palette", "category_ids")
+
+
+def _classes(read: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of ``_OF_CLASSES`` from JSON. Raises ValueError, KeyError or TypeError: they are something else."""
+    if not isinstance(read["class_names"], list):
+        raise TypeError("class_names is no list")
+    palette, ids = read.get("palette"), read.get("category_ids")
+    return {
+        "class_names": tuple(map(str, read["class_names"])),
+        "palette": None if palette is None else tuple((int(r), int(g), int(b)) for r, g, b in palette),
+        "category_ids": None if ids is None else tuple(map(int, ids)),
+    }
 
 
 def difference_of_classes(before: Sequence[str], now: Sequence[str]) -> str:
@@ -88,9 +108,9 @@ def difference_of_classes(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def difference_of_records(before: DataDescription, now: DataDescription) -> str:
-    """How the numbers of records changed, in words; "" if they did not."""
+    """How the numbers of records changed, in words; "" if they did not, or were not known."""
     pairs = [(word, getattr(before, name).records, getattr(now, name).records) for name, word in _SPLITS.items()]
-    return ", ".join(f"{old:,} → {new:,} {word}" for word, old, new in pairs if old != new)
+    return ", ".join(f"{old:,} → {new:,} {word}" for word, old, new in pairs if old and old != new)
 
 
 def difference_of_colours(before: DataDescription, now: DataDescription) -> str:

@@ -1,6 +1,6 @@
 """Everything a run needs before its first step, from its config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from pvt_jax.compilation import compiler_options
 from pvt_jax.data.description import DataDescription, difference_of_classes
 from pvt_jax.errors import UserError
+from pvt_jax.messages import plural
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.task import Task
@@ -26,7 +27,7 @@ from pvt_jax.training.state import TrainState
 from pvt_jax.training.store import CheckpointStore
 from pvt_jax.weights import names
 from pvt_jax.weights.load import read_variables
-from pvt_jax.weights.report import not_finite, not_finite_refusal
+from pvt_jax.weights.report import few, not_finite, not_finite_refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,17 +80,21 @@ class Run:
             read_only=read_only,
         )
 
-    def restore(self, store: CheckpointStore, step: int | None = None) -> TrainState | None:
+    def restore(self, store: CheckpointStore, step: int | None = None, *, training: bool = True) -> TrainState | None:
         """The state of the newest whole checkpoint, or of ``step``, on this mesh; None if there is none.
 
-        Raises UserError: it does not fit, or its weights have NaN or infinity.
+        Raises UserError: it does not fit, or has NaN or infinity in its weights or, for ``training``, in the moments
+        of its optimizer.
         """
         found = store.restore(self.abstract.to_items(), step)
         if found is None:
             return None
-        weights = {name: tree for name, tree in found[1].items() if name != "opt_state"}
-        if broken := not_finite({path: distributed.whole(leaf) for path, leaf in names.flatten(weights).items()}):
-            raise UserError(not_finite_refusal(f"checkpoint {store.directory / str(found[0])}", broken))
+        place, items = store.directory / str(found[0]), dict(found[1])
+        moments = {"opt_state": items.pop("opt_state")}
+        if broken := _not_finite(items):
+            raise UserError(not_finite_refusal(f"checkpoint {place}", broken))
+        if training and (broken := _not_finite(moments)):
+            raise UserError(_moments_refusal(place, broken, [other for other in store.steps() if other < found[0]]))
         state = self.abstract.from_items(*found)
         return state.replace(step=jax.device_put(state.step, sharding.replicated(self.mesh)))
 
@@ -157,6 +162,20 @@ def build(
     )
     return Run(
         config, task, mesh, data, description, lengths, peak, learning_rate, optimizer, abstract, initial, tuple(notes)
+    )
+
+
+def _not_finite(trees: Any) -> list[str]:
+    return not_finite({path: distributed.whole(leaf) for path, leaf in names.flatten(trees).items()})
+
+
+def _moments_refusal(place: Path, broken: Sequence[str], earlier: Sequence[int]) -> str:
+    """Why a run cannot go on with its moments, and the way out; ``earlier`` are the steps of checkpoints before it."""
+    before = f"move that folder away to go on from step {max(earlier)}, or " if earlier else ""
+    return (
+        f"checkpoint {place} has NaN or infinity in the optimizer's moments, {plural(len(broken), 'array')}: "
+        f"{few(broken)}. The next step would spread it to the weights: {before}start in another --workdir with "
+        f"--config.init.checkpoint={place}, which takes the weights and new moments"
     )
 
 

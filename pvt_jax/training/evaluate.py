@@ -85,7 +85,7 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
                 raise UserError(f"no checkpoint in {directory} was saved with an evaluation: give --step latest")
         if wanted is not None and wanted not in store.steps():
             raise UserError(f"no checkpoint of step {wanted} in {directory}: there are {store.steps()}")
-        state = run.restore(store, wanted)
+        state = run.restore(store, wanted, training=False)
     finally:
         store.close()
     if state is None:

@@ -12,6 +12,7 @@ from pvt_jax.data.description import (
     difference_of_records,
 )
 from pvt_jax.errors import UserError
+from pvt_jax.messages import plural
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.training.lengths import Lengths, schedule_of
 
@@ -66,13 +67,33 @@ class Past:
         if (before.total, before.warmup, before.drops) == (now.total, now.warmup, now.drops):
             return ""
         old, new = (float(schedule_of(config, lengths)[1](step)) for lengths in (before, now))
-        effect = f"after step {step:,} the learning rate stays {new:.3g}"
+        rate = f"stays {new:.3g}"
         if abs(old - new) > 1e-6 * max(old, new):
-            effect = (
-                f"schedule {config.optimizer.schedule} is computed anew for all of them, so that after step {step:,} "
-                f"the learning rate goes from {old:.3g} to {new:.3g}"
-            )
-        return f"the run is {now.total:,} steps long now and was {before.total:,}: {effect}"
+            rate = f"goes from {old:.3g} to {new:.3g}"
+        length = f"the run keeps its {now.total:,} steps"
+        if before.total != now.total:
+            length = f"the run is {now.total:,} steps long now and was {before.total:,}"
+        return f"{length}: {self._moved(config, before, now, step)}; after step {step:,} the learning rate {rate}"
+
+    def _moved(self, config: TaskConfig, before: Lengths, now: Lengths, step: int) -> str:
+        """What of the schedule has moved with the length of the run, and what has not."""
+        schedule, parts = config.optimizer.schedule, []
+        if schedule != "step" and before.total != now.total:
+            parts.append(f"schedule {schedule} is computed anew for all of them")
+        if before.warmup != now.warmup:
+            parts.append(f"the warm-up takes {plural(now.warmup, 'step')} and took {before.warmup:,}")
+        elif now.warmup:
+            parts.append(f"the warm-up stays {plural(now.warmup, 'step')}")
+        if schedule == "step":
+            old, new = (", ".join(f"{drop:,}" for drop in lengths.drops) for lengths in (before, now))
+            place = f"step{'s' * (len(now.drops) > 1)} {new}"
+            parts.append(f"drops of the learning rate stay at {place}")
+            if old != new:
+                parts[-1] = f"drops of the learning rate are at {place} and were at {old}"
+            elif max(now.drops) <= step:
+                again = f"in another --workdir with --config.init.checkpoint={self.workdir}"
+                parts[-1] += f", which are over (for later ones train {again})"
+        return ", ".join(parts)
 
     def _asked(self, config: TaskConfig) -> dict[str, Any]:
         """What the run was asked for, where ``config`` asks for something else."""
@@ -81,4 +102,5 @@ class Past:
 
     def _lengths(self, config: TaskConfig, examples: int) -> Lengths:
         """The lengths that the run had; ``config`` agrees in all else."""
-        return Lengths.of(replace(config, **self._asked(config)), self.data.train.records if self.data else examples)
+        records = self.data.train.records if self.data else 0
+        return Lengths.of(replace(config, **self._asked(config)), records or examples)

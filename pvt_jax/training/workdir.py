@@ -12,6 +12,8 @@ from pvt_jax.data.description import DataDescription
 from pvt_jax.errors import UserError
 from pvt_jax.messages import escaped_name, listed
 from pvt_jax.training.resume import Past
+from pvt_jax.weights.files import read_metadata
+from pvt_jax.weights.torch_file import expanded
 
 DATA = "data.json"
 # What --extend changes.
@@ -93,14 +95,22 @@ def read_data(workdir: Path) -> DataDescription | None:
 
 
 def data_of_weights(checkpoint: str | Path) -> DataDescription | None:
-    """``read_data`` of the workdir whose weights ``init.checkpoint`` names, by itself, its checkpoints or a step."""
-    path = Path(checkpoint)
+    """The classes of a source of weights, as ``init.checkpoint`` names one; None if it does not tell them.
+
+    They are those of ``read_data`` of a workdir, which may be named by itself, its checkpoints or a step; or what
+    ``convert`` wrote into a ``.safetensors`` file, whose splits and format are not known. Raises UserError: the file
+    that tells them is damaged.
+    """
+    path = expanded(checkpoint)
     folders = {
         path: True,
         path.parent: path.name == "checkpoints",
         path.parent.parent: path.parent.name == "checkpoints",
     }
-    return next((read_data(folder) for folder, may_be in folders.items() if may_be and (folder / DATA).is_file()), None)
+    if folder := next((folder for folder, may_be in folders.items() if may_be and (folder / DATA).is_file()), None):
+        return read_data(folder)
+    file = path / "model.safetensors" if path.is_dir() else path
+    return DataDescription.from_metadata(read_metadata(file)) if file.is_file() else None
 
 
 def read_config(workdir: Path) -> dict:

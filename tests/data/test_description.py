@@ -1,5 +1,6 @@
 """What a run remembers of its data, and how it differs from the data of another day."""
 
+import json
 import unicodedata
 
 import pytest
@@ -32,6 +33,26 @@ def test_written_and_read_again_it_is_the_same(class_names, count, coloured):
     text = described.to_json()
     assert DataDescription.from_json(text.encode("ascii").decode()) == described
     assert DataDescription.from_json(text.replace("{", '{"of a later version": [1], ', 1)) == described
+
+
+@settings(max_examples=40)
+@given(class_names=lists, coloured=st.booleans())
+def test_a_file_of_weights_keeps_the_classes(class_names, coloured):
+    more = {"palette": ((1, 2, 255),) * len(class_names)} if coloured else {"category_ids": (7,)}
+    metadata = description(class_names, **more).to_metadata()
+    assert json.loads(metadata["class_names"]) == class_names and metadata["task"] == "segmentation"
+    assert metadata.keys() == {"task", "class_names", *more} and all(text.isascii() for text in metadata.values())
+    read = DataDescription.from_metadata({"format": "pt", **metadata})
+    assert read == DataDescription("segmentation", "", tuple(class_names), **more)
+    # What is not known is no change.
+    assert difference_of_records(read, description(class_names)) == ""
+    assert DataDescription.from_json(read.to_json()) == read
+
+
+@pytest.mark.parametrize("text", ["cat,dog", '"cat"', "{}", "null", "[" * 10**5])
+def test_entries_of_others_are_no_classes(text):
+    assert DataDescription.from_metadata({"task": "classification", "class_names": text}) is None
+    assert DataDescription.from_metadata({"class_names": '["cat", "dog"]'}) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"class_names": "abc"}', "null"])

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import optax
@@ -166,12 +167,14 @@ def test_recipes_are_silent(spec):
 def test_a_run_whose_weights_are_not_finite_is_not_restored():
     model = nn.Dense(2)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 3)))
-    state = TrainState.create(variables, optax.identity(), ema=True)
+    state = TrainState.create(variables, optax.adamw(1e-3), ema=True)
     run: Any = SimpleNamespace(abstract=state, mesh=make_mesh(1))
 
-    def restored(items):
-        store: Any = SimpleNamespace(directory=Path("run/checkpoints"), restore=lambda *_: (7, items))
-        return Run.restore(run, store)
+    def restored(items, earlier=(), **options):
+        store: Any = SimpleNamespace(
+            directory=Path("run/checkpoints"), restore=lambda *_: (7, items), steps=lambda: [*earlier, 7]
+        )
+        return Run.restore(run, store, **options)
 
     items = state.to_items()
     assert int(restored(items).step) == 7
@@ -181,3 +184,15 @@ def test_a_run_whose_weights_are_not_finite_is_not_restored():
             restored({**items, item: {**items[item], "kernel": kernel}})
         start = f"checkpoint run/checkpoints/7 has NaN or infinity in 1 tensor: {item}/kernel (1 of 6 numbers). The run"
         assert str(caught.value).startswith(start)
+    moments = flax.traverse_util.flatten_dict(items["opt_state"], keep_empty_nodes=True, sep="/")
+    place = next(path for path in moments if path.endswith("/nu/kernel"))
+    broken = {**items, "opt_state": flax.traverse_util.unflatten_dict({**moments, place: kernel}, sep="/")}
+    assert int(restored(broken, training=False).step) == 7  # An evaluation has no use for them.
+    for earlier, way_out in (((), ""), ((3, 5), "move that folder away to go on from step 5, or ")):
+        with pytest.raises(UserError) as caught:
+            restored(broken, earlier)
+        assert str(caught.value) == (
+            f"checkpoint run/checkpoints/7 has NaN or infinity in the optimizer's moments, 1 array: opt_state/{place} "
+            f"(1 of 6 numbers). The next step would spread it to the weights: {way_out}start in another --workdir with "
+            "--config.init.checkpoint=run/checkpoints/7, which takes the weights and new moments"
+        )

@@ -4,16 +4,19 @@ import dataclasses
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
 from pvt_jax import config as config_lib
 from pvt_jax import convert
+from pvt_jax.data.description import DataDescription, SplitDescription
 from pvt_jax.errors import UserError
 from pvt_jax.training import lock, loop, workdir
 from pvt_jax.training.lengths import Lengths, schedule_of
 from pvt_jax.training.lock import WorkdirLock
 from pvt_jax.training.resume import Past
+from pvt_jax.weights.files import read_metadata
 from tests.helpers.command import ROOT, SHRUNK, records
 
 SMALL = {
@@ -109,6 +112,35 @@ def test_weights_of_a_run_with_other_classes(run, tmp_path, capfd):
     assert workdir.read_data(tmp_path / "other") is None
 
 
+def test_a_file_of_weights_keeps_the_classes_of_its_run(run, tmp_path, monkeypatch, capfd):
+    names = (*DIGITS[:9], "né\udcff")
+    rename(run, names)
+    file, folder, new = tmp_path / "w.safetensors", tmp_path / "from_file", tmp_path / "new.safetensors"
+    assert convert.main([str(run), str(file)]) == 0
+    assert read_metadata(file) == {
+        "model": "pvt_tiny",
+        "image_size": "[32, 32]",
+        "task": "classification",
+        "class_names": '["0", "1", "2", "3", "4", "5", "6", "7", "8", "n\\u00e9\\udcff"]',
+        "format": "pt",
+    }
+    (tmp_path / "model.safetensors").write_bytes(file.read_bytes())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place in (file, tmp_path, "~/w.safetensors"):
+        assert workdir.data_of_weights(place) == DataDescription("classification", "", names)
+    # There and back: only where the images came from is lost.
+    model = config_of().model
+    sizes = [f"--set={key}={model[key]}" for key in ("depths", "dims", "num_heads")]
+    assert convert.main([str(file), str(folder), "--model", model.name, *sizes]) == 0
+    assert workdir.read_data(folder) == DataDescription("classification", "", names)
+    assert convert.main([str(folder), str(new), "--num_classes", "3"]) == 0
+    assert workdir.data_of_weights(new) is None
+    with pytest.raises(
+        UserError, match=f"than the run of init.checkpoint, {file}: .* label 9 was 'né.udcff' and is '9'"
+    ):
+        loop.evaluate(config_of(init__checkpoint=str(file)), tmp_path / "evaluated")
+
+
 def test_another_number_of_classes_names_those_of_the_run(run):
     with pytest.raises(
         UserError, match=r"\(model.num_classes: 10 → 11\); its classes are 0, 1, 2, 3, 4, 5, 6, 7 and 2"
@@ -136,8 +168,8 @@ def test_a_longer_run_is_asked_for(run, capfd):
     (run / "data.json").unlink()
     assert loop.train(config_of(steps="2"), run, extend=True).step == 2
     assert (
-        "the run is 2 steps long now and was 1: schedule cosine is computed anew for all of them, so that after step 1 "
-        "the learning rate goes from 1e-05 to 6.75e-05\n"
+        "the run is 2 steps long now and was 1: schedule cosine is computed anew for all of them; after step 1 the "
+        "learning rate goes from 1e-05 to 6.75e-05\n"
     ) in capfd.readouterr().err
     assert [line["step"] for line in records(run)] == [1, 2]
     assert workdir.read_data(run) is not None and json.loads((run / "config.json").read_text())["steps"] == 2
@@ -158,11 +190,73 @@ def test_a_data_set_that_grew_is_told_with_what_it_does_to_the_schedule(tmp_path
     assert lengths.total == 2 * (1438 // 8) and abs(was - (1e-5 + (1.25e-4 - 1e-5) / 2)) < 1e-9
     assert past.changes(config, lengths, now, 100) == [
         "the data has changed since this run last started: 800 → 1,438 training",
-        "the run is 358 steps long now and was 200: schedule poly is computed anew for all of them, so that after step "
-        f"100 the learning rate goes from {was:.3g} to {rate:.3g}",
+        "the run is 358 steps long now and was 200: schedule poly is computed anew for all of them; after step 100 the "
+        f"learning rate goes from {was:.3g} to {rate:.3g}",
     ]
     assert Past(tmp_path, {"epochs": 2.0}, None).changes(config, lengths, now, 100) == []
     past.check_length(config, lengths, now.train.records)
+
+
+_OVER = ", which are over (for later ones train in another --workdir with --config.init.checkpoint=RUN)"
+
+
+@pytest.mark.parametrize(
+    ("keys", "records", "asked", "step", "expected"),
+    [
+        # 100 steps an epoch. A longer run: a curve moves, what is set in epochs or steps does not.
+        (
+            {"schedule": "cosine", "warmup_steps": 50},
+            800,
+            {"epochs": 2.0},
+            100,
+            "the run is 400 steps long now and was 200: schedule cosine is computed anew for all of them, the warm-up "
+            "stays 50 steps; after step 100 the learning rate goes from 6.75e-05 to 0.000108",
+        ),
+        (
+            {"schedule": "step", "drop_epochs": (1.0, 1.5), "warmup_steps": 1},
+            800,
+            {"epochs": 2.0},
+            200,
+            "the run is 400 steps long now and was 200: the warm-up stays 1 step, drops of the learning rate stay at "
+            f"steps 100, 150{_OVER}; after step 200 the learning rate stays 1e-05",
+        ),
+        (
+            {"schedule": "step", "drop_epochs": (1.0, 3.0)},
+            800,
+            {"epochs": 2.0},
+            200,
+            "the run is 400 steps long now and was 200: drops of the learning rate stay at steps 100, 300; after step "
+            "200 the learning rate stays 1.25e-05",
+        ),
+        # Half of the data: what is set in epochs moves, also where the run is set in steps.
+        (
+            {"schedule": "step", "drop_epochs": (1.0,), "warmup_epochs": 0.2},
+            400,
+            {"epochs": 4.0},
+            60,
+            "the run is 400 steps long now and was 200: the warm-up takes 20 steps and took 10, drops of the learning "
+            "rate are at step 100 and were at 50; after step 60 the learning rate goes from 1.25e-05 to 0.000125",
+        ),
+        (
+            {"schedule": "poly", "warmup_epochs": 0.2},
+            400,
+            {"steps": 400},
+            60,
+            "the run keeps its 400 steps: the warm-up takes 20 steps and took 10; after step 60 the learning rate "
+            "stays 0.000108",
+        ),
+    ],
+)
+def test_what_of_the_schedule_moves_with_the_length(keys, records, asked, step, expected):
+    chosen = {"steps": asked.get("steps"), "epochs": 4.0}
+    optimizer = {**{"warmup_epochs": 0.0, "learning_rate": 1.25e-4, "base_batch_size": 8}, **keys}
+    given = {**chosen, "batch_size": 8, **{f"optimizer.{key}": value for key, value in optimizer.items()}}
+    config = config_lib.read(config_lib.resolve(given))
+    now = DataDescription("classification", "folder", ("a", "b"), SplitDescription(800, "here"))
+    before = dataclasses.replace(now, train=SplitDescription(records, "here"))
+    past = Past(Path("RUN"), {"steps": None, "epochs": None, **asked}, before)
+    line = past.changes(config, Lengths.of(config, 800), now, step)[-1]
+    assert line == expected
 
 
 def test_a_second_process_is_refused_and_an_evaluation_is_not(run, monkeypatch):
