@@ -53,7 +53,7 @@ class DataDescription:
         """
         read: dict[str, Any] = json.loads(text)
         splits = {name: SplitDescription(int(read[name]["records"]), str(read[name]["source"])) for name in _SPLITS}
-        return cls(task=str(read["task"]), format=str(read["format"]), **_classes(read), **splits)
+        return cls(str(read["task"]), str(read["format"]), **{**_classes(read), **splits})
 
     def to_metadata(self) -> dict[str, str]:
         """What a file of weights says of its classes, as the text entries that safetensors has beside tensors."""
