@@ -1,4 +1,4 @@
-# make train, make test, make lint, make docs, make lock. Needs only Python 3.11 or newer and make.
+# make train, make test, make lint, make docs, make wheel, make lock. Needs only Python 3.11 or newer and make.
 #
 # With the default python3 the pinned versions of requirements.lock are installed, in .venv. With another one
 # (make test PYTHON=python3.13) the newest versions that requirements.txt allows are, in .venv-python3.13.
@@ -24,7 +24,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 # So is bytecode, which the processes that tests start would compile again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test lint docs lock clean
+.PHONY: train test lint docs wheel lock clean
 
 train: $(VENV)/runtime.stamp
 	$(VENV)/bin/python -m pvt_jax.main --config configs/digits.py --workdir $(WORKDIR)
@@ -41,6 +41,11 @@ lint: $(VENV)/dev.stamp
 docs: $(VENV)/docs.stamp
 	$(VENV)/bin/python -m sphinx -W --keep-going --quiet docs build/docs
 	@echo "built build/docs/index.html"
+
+# What an earlier build has left would go into the wheel.
+wheel: $(VENV)/runtime.stamp
+	rm -rf build/lib build/bdist.* dist/*.whl pvt_jax.egg-info
+	$(VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 $(VENV)/runtime.stamp: requirements.txt requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
@@ -75,4 +80,4 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf .venv .venv-* .cache build/docs
+	rm -rf .venv .venv-* .cache build dist pvt_jax.egg-info

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import warnings
@@ -12,12 +13,16 @@ from typing import NoReturn
 from pvt_jax import paths
 from pvt_jax.errors import UserError
 
+# What a command that ``pvt_jax/__main__.py`` has started is called by, in place of its module.
+_FROM_PACKAGE = re.compile(r"(python -m )?pvt_jax \w+")
+
 
 class Parser(argparse.ArgumentParser):
     """Flags; a wrong one raises UserError, in place of a usage text on stderr. Nothing is abbreviated."""
 
     def __init__(self, *, prog: str, description: str | None = None):
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        called = sys.argv[0] if _FROM_PACKAGE.fullmatch(sys.argv[0]) else prog
+        super().__init__(prog=called, description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")

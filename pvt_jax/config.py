@@ -8,17 +8,14 @@ the number of classes in a folder, once the command line has set its own.
 
 import ast
 import difflib
-import importlib.util
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
-from pvt_jax import fields, paths
+from pvt_jax import config_files, fields
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
@@ -35,18 +32,17 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
     Raises UserError: the file is missing or broken, or a key or value is wrong.
 
     Args:
-      spec: path of the config file, or path:argument for its ``get_config(argument)``.
+      spec: path of the config file, or the name of one that comes with pvt_jax, as ``"pvt_medium"``; with
+        ``":argument"`` after it for its ``get_config(argument)``.
       overrides: strings as ``"model.name=pvt_small"``.
     """
-    path, _, argument = spec.partition(":")
-    # What looks like an argument may be the rest of a URL.
-    file = Path(paths.local(spec if argument.startswith("//") else path, "the config file"))
-    chosen, complete = _run_config_file(file, argument)
+    file = config_files.find(spec)
+    chosen, complete = file.run()
     config = resolve(chosen.to_dict() if isinstance(chosen, ConfigDict) else chosen)
     for text in overrides:
         _override(config, text)
     if complete is not None:
-        _call(file, complete, config)
+        file.call(complete, config)
     read(config)
     return config
 
@@ -211,35 +207,3 @@ def _parse(text: str, key: fields.Key | None) -> Any:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
         return text
-
-
-def _run_config_file(path: Path, argument: str) -> tuple[Any, Callable[[Config], None] | None]:
-    """(what ``get_config`` gives, ``complete`` if the file has it)."""
-    if not path.is_file():
-        siblings = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        nearest = difflib.get_close_matches(str(path), siblings, 1, 0.0)
-        hint = f": did you mean {nearest[0]}?" if nearest else ""
-        raise UserError(f"no config file {path}{hint}")
-    spec = importlib.util.spec_from_file_location(f"pvt_jax_config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-
-    def chosen() -> Any:
-        spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]
-        return module.get_config(argument) if argument else module.get_config()
-
-    return _call(path, chosen), getattr(module, "complete", None)
-
-
-def _call(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call what a config file defines, or runs; what goes wrong in it is a UserError."""
-    # Configs share recipes by "from configs.common import …", from whatever folder the command is run in.
-    sys.path.insert(0, str(path.resolve().parent.parent))
-    try:
-        return function(*arguments)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"config file {path} failed: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)

@@ -13,11 +13,13 @@ from pvt_jax.errors import UserError
 if TYPE_CHECKING:
     from pvt_jax.training.evaluate import Result
 
+_CONFIG = "config file, as configs/pvt_tiny.py, or the name of one that comes with pvt_jax, as pvt_tiny"
+
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Flags, with ``--config.KEY=VALUE`` collected in ``overrides``."""
     parser = commands.Parser(prog="python -m pvt_jax.main", description=__doc__)
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file, as configs/pvt_tiny.py")
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help=_CONFIG)
     parser.add_argument(
         "--workdir", required=True, type=commands.path("--workdir"), help="folder of the run; run again on it to resume"
     )

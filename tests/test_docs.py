@@ -23,6 +23,7 @@ from PIL import Image
 import pvt_jax
 from pvt_jax import config as config_lib
 from pvt_jax import convert, main, summary, trace
+from pvt_jax.__main__ import COMMANDS
 from pvt_jax.backbones import cost
 from pvt_jax.data.formats.coco.json_file import read_coco
 from pvt_jax.weights import names as names_lib
@@ -268,7 +269,12 @@ def shell_lines() -> list[str]:
 def commands(module: str) -> list[list[str]]:
     """The arguments of each command of a module. A command that several pages show counts once."""
     lines = dict.fromkeys(line.split(f"-m {module} ", 1)[1] for line in shell_lines() if f"-m {module} " in line)
-    return [shlex.split(line) for line in lines]
+    found = [shlex.split(line) for line in lines]
+    for line in dict.fromkeys(shell_lines()):
+        name, *words = shlex.split(line.removeprefix("pvt_jax ")) if line.startswith("pvt_jax ") else [""]
+        if name and COMMANDS[name].module == module:
+            found.append([*COMMANDS[name].settled, *words])
+    return found
 
 
 # Patterns of what else a shell block may show.
@@ -276,6 +282,7 @@ OTHER_COMMANDS = (
     r"git clone … && cd pvt_jax",
     r"source \.venv/bin/activate",
     r'pip install "jax\[(cuda12|cuda13|tpu)\]"',
+    r"pip install \.",
 )
 
 
@@ -289,6 +296,8 @@ def test_every_command_is_checked():
             assert all((ROOT / name).exists() for name in line.split() if name.startswith("requirements")), line
         elif module := re.match(r"(?:srun [-\w= ]+ )?(?:\.venv/bin/)?python -m (pvt_jax[\w.]*) ", line):
             modules.add(module[1])
+        elif line.startswith("pvt_jax "):
+            modules.add(COMMANDS[line.split()[1]].module)
         else:
             assert any(re.fullmatch(pattern, line) for pattern in OTHER_COMMANDS), line
     # tests/data/formats check the last: it needs archives of ImageNet.

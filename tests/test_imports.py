@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"messages", "options", "paths"},
     "data": {"files", "messages", "options", "paths"},
     "tasks": {"data", "fields", "files", "heads", "messages", "models", "nn", "ops", "options", "visualization"},
-    "config": {"fields", "options", "paths", "tasks"},
+    "config_files": {"messages", "paths"},
+    "config": {"config_files", "fields", "options", "tasks"},
     "training": {
         "compilation",
         "config",
@@ -49,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     },
 }
 # What commands, the public API and experiments may import: all of it.
-PUBLIC = {"__init__", "benchmark", "convert", "export", "main", "predict", "prepare", "summary"}
+PUBLIC = {"__init__", "__main__", "benchmark", "compare", "convert", "export", "main", "predict", "prepare", "summary"}
 
 # A folder in here is one thing, and one thing does not know another of its kind.
 THINGS = ("backbones", "heads", "tasks")

@@ -1,0 +1,78 @@
+"""All commands by one name: ``pvt_jax train --config digits --workdir runs/digits``, or ``python -m pvt_jax train …``.
+
+``pvt_jax COMMAND`` takes the flags of its module, as ``python -m pvt_jax.MODULE`` does, and has its exit codes.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pvt_jax import commands
+from pvt_jax.errors import UserError
+from pvt_jax.messages import did_you_mean
+
+
+@dataclass(frozen=True)
+class Row:
+    """A command.
+
+    Attributes:
+      module: its module, which has ``main(arguments)``; imported when the command is called.
+      does: what it does, in a line.
+      settled: flags that this command stands for, as (``"--mode"``, ``"eval"``).
+    """
+
+    module: str
+    does: str
+    settled: tuple[str, ...] = ()
+
+
+COMMANDS: dict[str, Row] = {
+    "train": Row("pvt_jax.main", "train a model, or go on with a run", ("--mode", "train")),
+    "eval": Row("pvt_jax.main", "evaluate a checkpoint of a run", ("--mode", "eval")),
+    "convert": Row("pvt_jax.convert", "convert weights from and to PyTorch's files"),
+    "summary": Row("pvt_jax.summary", "what a model costs in parameters, MACs and memory"),
+    "prepare": Row("pvt_jax.prepare", "prepare a TFDS data set once"),
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Start the command that comes first; its exit code. It finds its own arguments, and how it is called, in ``sys``.
+
+    Raises UserError: there is no such command, or a flag is given that the command stands for.
+    """
+    name, *rest = arguments or [""]
+    called = "python -m pvt_jax" if Path(sys.argv[0]).name == "__main__.py" else "pvt_jax"
+    if name in ("--help", "-h"):
+        print(_help(called))
+        return 0
+    if name == "--version":
+        print("pvt_jax", importlib.import_module("pvt_jax").__version__)
+        return 0
+    if name not in COMMANDS:
+        what = f"no command {name!r}{did_you_mean(name, COMMANDS)}" if name else "which command?"
+        raise UserError(f"{what}: the commands are {', '.join(COMMANDS)} (see {called} --help)")
+    row = COMMANDS[name]
+    for flag in row.settled[::2]:
+        if any(word.partition("=")[0] == flag for word in rest):
+            others = [other for other, it in COMMANDS.items() if it.module == row.module and other != name]
+            raise UserError(f"{called} {name} takes no {flag}: leave it out, or call {called} {' or '.join(others)}")
+    sys.argv[:] = [f"{called} {name}", *row.settled, *rest]
+    return importlib.import_module(row.module).main()
+
+
+def _help(called: str) -> str:
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {row.does}" for name, row in COMMANDS.items()]
+    return "\n".join([f"usage: {called} COMMAND …", "", *rows, "", f"{called} COMMAND --help lists the flags of one."])
+
+
+def main() -> int:
+    """The console script ``pvt_jax``."""
+    return commands.run(run, None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
