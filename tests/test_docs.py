@@ -26,6 +26,8 @@ from pvt_jax import convert, main, summary, trace
 from pvt_jax.__main__ import COMMANDS
 from pvt_jax.backbones import cost
 from pvt_jax.data.formats.coco.json_file import read_coco
+from pvt_jax.data.formats.folder import open_folder
+from pvt_jax.data.records import Request
 from pvt_jax.weights import names as names_lib
 from pvt_jax.weights.files import write_safetensors
 from pvt_jax.weights.known import KNOWN
@@ -70,12 +72,13 @@ WITH_ORBAX = python_block("saved = ocp.load_checkpointables(path)")
 ELSEWHERE = python_block("SingleDeviceSharding")
 WITH_NNX = python_block("nnx.bridge.ToNNX")
 TRAINING = python_block("loop.train(")
-TABLE_OF_BOXES = python_block("csv.DictReader")
+TABLE_OF_BOXES = python_block('"xmin"')
+TABLE_OF_LABELS = python_block('row["label"]')
 
 
 def test_no_python_block_is_forgotten():
     known = {SEGMENTATION, DETECTION, PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX}
-    assert {*run_blocks()} == known | {TRAINING, TABLE_OF_BOXES}
+    assert {*run_blocks()} == known | {TRAINING, TABLE_OF_BOXES, TABLE_OF_LABELS}
 
 
 # Run after the blocks, in the same process: the same random images through all of them, and what they showed.
@@ -190,6 +193,18 @@ def test_a_table_of_boxes_becomes_a_file_that_is_read(tmp_path, monkeypatch):
     assert file.image_files == ["b.jpg", "a.jpg"] and file.owners.tolist() == [0, 1, 0]
     assert [name for _, name, _ in file.categories] == ["dog", "cat"] and file.category_ids.tolist() == [0, 1, 1]
     assert file.boxes.tolist() == [[1, 2, 10, 20], [0, 0, 5, 6], [3, 3, 6, 5]]
+
+
+def test_a_table_of_labels_becomes_folders_that_are_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    for name in "abc":
+        Path(f"images/{name}.jpg").write_text(name)
+    Path("train.csv").write_text("image,label\r\na.jpg,cat\r\nb.jpg,dog\r\nc.jpg,cat\r\n", "utf-8-sig")
+    exec(TABLE_OF_LABELS, {})
+    source = open_folder(Request("train", root="FOLDER"))
+    assert source.class_names == ("cat", "dog")
+    assert [(source[k]["image"], source[k]["label"]) for k in range(3)] == [(b"a", 0), (b"c", 0), (b"b", 1)]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -61,9 +61,15 @@ def oriented_sizes(count: int, file: Callable[[int], str | bytes], upright: bool
 
 
 def open_image(stream: BinaryIO, format: str = "") -> Image.Image:
-    """Pillow's image of a stream, without the limit of pixels that a process has where the format is known."""
+    """Pillow's image of a stream, without the limit of pixels that a process has where the format is known.
+
+    It raises whatever the bytes provoke; for PostScript, on which Pillow runs another program, UnidentifiedImageError.
+    """
     with quiet():
-        return _PLUGINS[format](stream) if format in _PLUGINS else Image.open(stream)
+        image = _PLUGINS[format](stream) if format in _PLUGINS else Image.open(stream)
+    if image.format == "EPS":
+        raise UnidentifiedImageError("PostScript is a program")
+    return image
 
 
 @contextmanager

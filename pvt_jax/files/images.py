@@ -20,6 +20,7 @@ from pvt_jax.data.options import ReadingOptions
 from pvt_jax.errors import CorruptImageError, UserError
 from pvt_jax.files.containers import Header, JpegHeader, TiffHeader, is_whole_jpeg, png_pixels
 from pvt_jax.files.headers import image_header, open_image, quiet
+from pvt_jax.files.kinds import content_of
 from pvt_jax.files.values import DeepValues, Spread, deep_values
 
 # OpenCV's limit.
@@ -111,7 +112,8 @@ def pillow_image(data: bytes, header: Header) -> Image.Image:
     try:
         return open_image(io.BytesIO(data), header.format)
     except UnidentifiedImageError as error:
-        raise ValueError("no image format is recognised") from error
+        content = content_of(data)
+        raise ValueError(f"it is {content}" if content else "no image format is recognised") from error
 
 
 def reason_of(error: Exception) -> str:

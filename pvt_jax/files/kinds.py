@@ -5,6 +5,7 @@ Only files without an ending that is known are opened, and decoding goes by the 
 """
 
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -49,6 +50,29 @@ UNREAD = {ending: way for way, endings in _WAYS_OUT for ending in endings.split(
 _TEXT = "txt xml json jsonl csv tsv md rst yaml yml toml ini cfg html htm log py pyc ipynb sh bat m r js css"
 _DOCUMENTS = "db lnk url part doc docx xls xlsx ppt pptx odt rtf mp3 wav exe dll"
 _OTHERS = frozenset(f"{_TEXT} {_DOCUMENTS}".split())
+
+
+# What lies in place of an image that was not fetched well, or has a wrong ending, by its first bytes.
+_CONTENTS = {
+    rb"version https://git-lfs": "a pointer of Git LFS: run git lfs pull",
+    rb"(?i)\s*<(!doctype html|html|head)": "an HTML page, as servers send for lack of a file: download it again",
+    rb"\s*(<\?xml.*?>\s*)?(<!--.*?-->\s*|<!doctype.*?>\s*)*<svg": "SVG: convert it to JPEG or PNG",
+    rb"(?i)\s*<(\?xml|error)": "XML: download it again",
+    rb"\s*[{\[]": "JSON: download it again",
+    rb"%PDF": "PDF: convert it to JPEG or PNG",
+    rb"%!PS|\xc5\xd0\xd3\xc6": "PostScript: convert it to JPEG or PNG",
+    rb".{4}ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)": "HEIC: convert it to JPEG or PNG",
+    rb".{4}ftypavi[fs]": "AVIF, which this version of Pillow does not read: convert it to JPEG or PNG",
+    rb".{4}ftyp|.{4}moov|\x1aE\xdf\xa3|RIFF.{4}AVI ": "a video: extract frames",
+    rb"8BPS": "a file of Photoshop: convert it to JPEG or PNG",
+    rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!": "an archive: unpack it",
+    rb"\0+\Z": "zeros alone, as a download or copy that was cut off leaves them",
+}
+
+
+def content_of(data: bytes) -> str:
+    """What bytes that are no image look like, and what to do about them; "" if that is not known."""
+    return next((what for mark, what in _CONTENTS.items() if re.match(mark, data[:4096], re.DOTALL)), "")
 
 
 def ending_of(name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from pvt_jax.data.labels import LabelEncoding
 from pvt_jax.data.options import ReadingOptions
@@ -261,3 +261,33 @@ def test_deep_files_that_are_cut_off_are_corrupt(recwarn):
 def test_black_is_below_white():
     with pytest.raises(UserError, match=r"data.value_range is \(9, 3\): give \(black, white\) with black below white"):
         ReadingOptions(value_range=(9, 3)).validate()
+
+
+INSTEAD = {
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n": "a pointer of Git LFS: run git lfs pull",
+    b"\n <!DOCTYPE html><html>": "an HTML page, as servers send for lack of a file: download it again",
+    b'<?xml version="1.0"?>\n<Error><Code>NoSuchKey</Code>': "XML: download it again",
+    b'{"error": "quota"}': "JSON: download it again",
+    b'<?xml version="1.0"?>\n<!-- x -->\n<svg xmlns="http://www.w3.org/2000/svg">': "SVG: convert it to JPEG or PNG",
+    b"%PDF-1.7\n": "PDF: convert it to JPEG or PNG",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n": "PostScript: convert it to JPEG or PNG",
+    b"\0\0\0\x18ftypheic" + bytes(9): "HEIC: convert it to JPEG or PNG",
+    b"\0\0\0\x18ftypmp42" + bytes(9): "a video: extract frames",
+    b"8BPS\0\1": "a file of Photoshop: convert it to JPEG or PNG",
+    b"PK\x03\x04" + bytes(9): "an archive: unpack it",
+    bytes(4096): "zeros alone, as a download or copy that was cut off leaves them",
+}
+
+
+@pytest.mark.parametrize(("data", "content"), INSTEAD.items())
+def test_what_lies_in_place_of_an_image_is_named(data, content, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("a program is run on the file"))
+    with pytest.raises(CorruptImageError) as caught:
+        decode(data, "a.jpg")
+    assert str(caught.value) == (
+        f"a.jpg: cannot be decoded (it is {content}); remove or replace the file, or pass --config.data.on_corrupt=skip"
+    )
+    assert image_header(data).stored == (0, 0)
+    for cut in range(9):
+        with pytest.raises(CorruptImageError, match="cannot be decoded .(it is|no image format)"):
+            decode(data[:cut], "a.jpg")

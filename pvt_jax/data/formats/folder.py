@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_place, find_layout, no_layout, split_names
+from pvt_jax.data.formats.tools import known_tool
 from pvt_jax.data.records import ClassificationRecord, Request
 from pvt_jax.errors import UserError
 from pvt_jax.files.folders import choose_images, find_root, list_folder, read_file, scan_images
@@ -221,12 +222,11 @@ def _class_folders(folder: str) -> list[str]:
     if not listing.folders:
         beside = _unread_beside(folder)
         what = f"it holds {beside}" if beside else "it has no images either"
-        raise UserError(
-            escaped(
-                f"no class folders in {folder}: {what}; put the images of each class in a folder of its own, "
-                f"{os.path.join(folder, '<class>', '*.jpg')}"
-            )
-        )
+        own = os.path.join(folder, "<class>", "*.jpg")
+        # A table lies beside the images or above them.
+        table = known_tool(folder, None) or known_tool(os.path.dirname(folder), None)
+        way_out = table or f"put the images of each class in a folder of its own, {own}"
+        raise UserError(escaped(f"no class folders in {folder}: {what}; {way_out}"))
     alike: dict[str, str] = {}
     for name in sorted(listing.folders):
         if (other := alike.setdefault(composed(name), name)) != name:

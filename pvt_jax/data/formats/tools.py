@@ -24,15 +24,17 @@ class Tool:
         title: what its files are called.
         endings: of its files, in lower case.
         marks: patterns that all are in such a file, but not in others.
-        objects, label_maps: the way out where boxes or masks of objects are wanted, and where label maps are. {root} is
-            the folder of the data set, {yaml} the name of a YAML file in it.
+        objects, label_maps, classes: the way out where boxes or masks of objects are wanted, where label maps are, and
+            where images are classified. {root} is the folder of the data set, {yaml} the name of a YAML file in it.
+            Without the first and the third a format is passed over there.
     """
 
     title: str
     endings: tuple[str, ...]
     marks: tuple[str, ...]
-    objects: str
+    objects: str = ""
     label_maps: str = ""
+    classes: str = ""
 
 
 def _converted(datumaro: str) -> str:
@@ -103,8 +105,10 @@ TOOLS = (
     Tool(
         "of COCO's panoptic task",
         (".json",),
-        (r'"segments_info"\s*:',),
+        # Lists of many images come first, and categories last.
+        (r'"(segments_info|isthing)"\s*:',),
         "use the file of its instances, or make one with converters/panoptic2detection_coco_format.py of panopticapi",
+        "converters/panoptic2semantic_segmentation.py of panopticapi writes its label maps with --semantic_seg_folder",
     ),
     Tool(
         "a list of detections, COCO's results",
@@ -147,6 +151,17 @@ TOOLS = (
         "docs/your_images/detection.md",
     ),
     Tool(
+        "a table of images and labels",
+        (".csv", ".tsv", ".txt", ".jsonl"),
+        # By the name of the first column, or the name of an image with something behind it.
+        (
+            r"(?i)\A\W*(\w*(image|img|file|path|photo|picture)\w*[\"' ]*[,;\t]|id[\"' ]*[,;\t]|file_name\"\s*:"
+            r"|([^,;\t\n]+\.(jpe?g|png|tiff?|webp|bmp|gif)[\"' ]*[,;\t]|\S+\.(jpe?g|png|tiff?|bmp)[ \t]+)\W*\w)",
+        ),
+        classes="copy each image into the folder of its label, as the lines below 'Labels in a table' in "
+        "docs/your_images/classification.md do",
+    ),
+    Tool(
         "records of TensorFlow",
         (".tfrecord", ".tfrecords", ".record"),
         (),
@@ -156,19 +171,30 @@ TOOLS = (
 
 
 def judged(name: str, data: bytes) -> Tool | None:
-    """Returns the format of a file from its name and its first bytes; None if it is none of ``TOOLS``."""
+    """Returns the format of a file from its name and its first and last bytes; None if it is none of ``TOOLS``."""
     ending = os.path.splitext(name)[1].lower()
     rows = [row for row in TOOLS if ending in row.endings]
-    text = data[:_FIRST].decode(encoding_of(data), "replace") if rows else ""
+    text = data[: 2 * _FIRST].decode(encoding_of(data), "replace") if rows else ""
     return next((row for row in rows if all(re.search(mark, text) for mark in row.marks)), None)
 
 
 def _tool_of(path: str) -> Tool | None:
     try:
         with open(path, "rb") as file:
-            return judged(path, file.read(_FIRST))
+            first = file.read(_FIRST)
+            file.seek(max(len(first), os.path.getsize(path) - _FIRST))
+            return judged(path, first + file.read(_FIRST))
     except OSError:
         return None
+
+
+def _way_out(tool: Tool, options: object) -> str:
+    """What to do about a format where ``options`` are those of objects, label maps or, None, classes; or ""."""
+    if options is None:
+        return tool.classes
+    if isinstance(options, LabelMapOptions):
+        return tool.label_maps or (f"{tool.objects}{_DRAW}" if tool.objects else "")
+    return tool.objects
 
 
 def known_tool(root: str, options: object, path: str = "") -> str:
@@ -176,14 +202,14 @@ def known_tool(root: str, options: object, path: str = "") -> str:
 
     Args:
         root: its folder.
-        options: what the config says of it; for label maps, ``LabelMapOptions``.
+        options: what the config says of it: ``LabelMapOptions``, ``ObjectOptions``, or None for classes of images.
         path: of the file to judge; "" for those below the root.
     """
-    found = next(((file, tool) for file in ([path] if path else _files(root)) if (tool := _tool_of(file))), None)
+    judgements = ((file, _tool_of(file)) for file in ([path] if path else _files(root)))
+    found = next(((file, tool, how) for file, tool in judgements if tool and (how := _way_out(tool, options))), None)
     if not found:
         return ""
-    file, tool = found
-    how = (tool.label_maps or f"{tool.objects}{_DRAW}") if isinstance(options, LabelMapOptions) else tool.objects
+    file, tool, how = found
     yaml = next((name for name in _names(root) if name.lower().endswith((".yaml", ".yml"))), "")
     if "{yaml}" in how and not yaml:
         yaml, how = "data.yaml", f"write {{root}}/data.yaml with the keys train, val and names; {how}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,10 @@ from pvt_jax.files.traits import describe_orientations, way_to_turn
 from pvt_jax.messages import listed
 from pvt_jax.tasks.checks import Attempt, Attempts, DataChecks, Suspects
 from pvt_jax.tasks.segmentation.source import HasOrientations, ReadsLabels, SegmentationSource
+from pvt_jax.tasks.segmentation.transforms import MULTIPLE, SegmentationTrainTransform
 
+# Share of its crop that the largest image should at least cover.
+_WELL_COVERED = 0.9
 # Modes of images that cannot be told from their headers to be label maps; "" is of no image.
 _SUSPICIOUS = ("", "RGB", "RGBA", "CMYK", "YCbCr")
 
@@ -27,6 +31,11 @@ class SegmentationChecks(DataChecks):
 
     records = "images with label maps"
     labels = "label maps"
+
+    def __init__(self, *arguments: Any, transform: SegmentationTrainTransform | None = None, **options: Any) -> None:
+        """``transform``: of the training images, if its crops are to be checked."""
+        super().__init__(*arguments, **options)
+        self._transform = transform
 
     def check_classes(self, train: Sequence[str], evaluation: Sequence[str]) -> None:
         super().check_classes(train, evaluation)
@@ -55,11 +64,29 @@ class SegmentationChecks(DataChecks):
         for index, found in self.each(inspect, read, split, "label maps"):
             findings.add(index, (int(sizes[index, 0]), int(sizes[index, 1])), found)
         findings.refuse(sizes)
-        notes = [f"{findings.unlabelled:,} label maps have no labelled pixel"] * bool(findings.unlabelled)
+        notes = self._on_crops(sizes) if split == "training" else []
+        notes += [f"{findings.unlabelled:,} label maps have no labelled pixel"] * bool(findings.unlabelled)
         absent = [name for label, name in enumerate(source.class_names) if label not in findings.classes]
         if absent and self.check == "all":
             notes.append(f"no label map has {listed(absent)}")
         return [Attempt("label maps", findings.read, findings.corrupt)], notes
+
+    def _on_crops(self, sizes: np.ndarray) -> list[str]:
+        """Returns a note where a good part of every training crop is padding; else none."""
+        known = np.unique(sizes[sizes.all(axis=1)], axis=0)
+        if self._transform is None or not len(known):
+            return []
+        crop = np.array(self._transform.crop_size)
+        largest = np.array([self._transform.largest_size(height, width) for height, width in known.tolist()])
+        covered = float((np.minimum(largest, crop).prod(axis=1) / crop.prod()).max())
+        if covered > _WELL_COVERED:
+            return []
+        enough = np.minimum(-(-largest.max(axis=0) // MULTIPLE) * MULTIPLE, crop)
+        smaller = f"set --config.segmentation.crop_size='({enough[0]},{enough[1]})', or " * bool((enough < crop).any())
+        return [
+            f"images cover at most {100 * covered:.0f} % of a crop of {crop[0]}×{crop[1]} pixels (height × width), the "
+            f"rest is padding: {smaller or 'set '}a larger --config.segmentation.scale"
+        ]
 
     def compare(self, train: SegmentationSource, evaluation: SegmentationSource) -> list[str]:
         notes = super().compare(train, evaluation)

@@ -1,7 +1,7 @@
 """Semantic segmentation: one class a pixel."""
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -22,11 +22,8 @@ from pvt_jax.tasks.segmentation.options import SegmentationConfig, SegmentationO
 from pvt_jax.tasks.segmentation.pictures import side_by_side
 from pvt_jax.tasks.segmentation.pixel_logits import PixelLogits, mirror, pixel_logits, predicted_labels
 from pvt_jax.tasks.segmentation.sliding import check_windows, sliding_logits
-from pvt_jax.tasks.segmentation.transforms import SegmentationEvalTransform, SegmentationTrainTransform
+from pvt_jax.tasks.segmentation.transforms import MULTIPLE, SegmentationEvalTransform, SegmentationTrainTransform
 from pvt_jax.tasks.task import Batch, Sums, Task
-
-# Sides that every model's maps divide evenly, at all four strides.
-_MULTIPLE = 32
 
 
 class Segmentation(Task[SegmentationConfig]):
@@ -34,7 +31,6 @@ class Segmentation(Task[SegmentationConfig]):
 
     best_metric = "miou"
     _record_kind = LABEL_MAPS
-    _checks = SegmentationChecks
     _model_type = SegmentationModel
 
     def __init__(self, config: SegmentationConfig):
@@ -48,8 +44,9 @@ class Segmentation(Task[SegmentationConfig]):
             flip_probability=config.transform.flip_probability,
             photometric=options.photometric,
         )
-        if any(side % _MULTIPLE or not side for side in options.crop_size):
-            raise UserError(f"segmentation.crop_size must be multiples of {_MULTIPLE}, but is {options.crop_size}")
+        self._checks = partial(SegmentationChecks, transform=self._train_transform)
+        if any(side % MULTIPLE or not side for side in options.crop_size):
+            raise UserError(f"segmentation.crop_size must be multiples of {MULTIPLE}, but is {options.crop_size}")
         if options.test_mode == "slide":
             check_windows(options.window, options.window_stride)
 
@@ -112,7 +109,7 @@ class Segmentation(Task[SegmentationConfig]):
     @cached_property
     def _views(self) -> tuple[SegmentationEvalTransform, ...]:
         options = self._config.segmentation
-        return tuple(SegmentationEvalTransform(options.scale, ratio, _MULTIPLE) for ratio in options.test_ratios)
+        return tuple(SegmentationEvalTransform(options.scale, ratio, MULTIPLE) for ratio in options.test_ratios)
 
     @cached_property
     def _buckets(self) -> buckets.Buckets:

@@ -15,6 +15,8 @@ from pvt_jax.data.labels import IGNORE
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.images import Fill, Scale, check_rgb, fitted_size, pad_to
 
+# Sides that every model's maps divide evenly, at all four strides.
+MULTIPLE = 32
 _CROP_TRIES = 10
 _BRIGHTNESS = 32.0
 _CONTRAST = _SATURATION = (0.5, 1.5)
@@ -110,6 +112,10 @@ class SegmentationTrainTransform:
             image = distort_colours(image, rng)
         true_size = np.array(labels.shape, np.int32)
         return pad_to(image, *self.crop_size, self.fill), pad_to(labels, *self.crop_size, IGNORE), true_size
+
+    def largest_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size may at most have before it is cropped."""
+        return fitted_size(height, width, self.scale, self.scale_range[1])
 
     def _sample_box(self, labels: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice]:
         """Rows and columns of a crop, smaller than ``crop_size`` where the label map is."""

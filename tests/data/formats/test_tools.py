@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pvt_jax.data.formats import LABEL_MAPS, OBJECTS, open_source
+from pvt_jax.data.formats.folder import open_folder
 from pvt_jax.data.formats.recognise import recognise_folder
 from pvt_jax.data.formats.tools import TOOLS
 from pvt_jax.data.options import LabelMapOptions, ObjectOptions
@@ -74,6 +75,18 @@ FILES: list[tuple[str, Any, str, str]] = [
 ]
 
 
+# Tables of what images show.
+TABLES = [
+    ("labels.csv", "image,label\na.jpg,cat\n"),
+    ("train.csv", '"id";"breed"\r\n"a";"cat"\r\n'),
+    ("train/_classes.csv", "filename, cat, dog\na.jpg, 1, 0\n"),
+    ("no_header.csv", "my cat.JPG,cat\n"),
+    ("a.tsv", "img_path\tclass\nx/a.png\t0\n"),
+    ("train.txt", "images/a.png 3\n"),
+    ("train/metadata.jsonl", '{"file_name": "a.jpg", "label": "cat"}\n'),
+]
+
+
 def write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = content if isinstance(content, str) else json.dumps(content)
@@ -107,7 +120,53 @@ def test_is_named_with_a_way_out(tmp_path, name, content, title, way_out, mark):
 
 
 def test_all_are_tried():
-    assert {title for _, _, title, _ in FILES} >= {row.title.partition(" task")[0].partition(",")[0] for row in TOOLS}
+    tried = {title for _, _, title, _ in FILES} | {"a table of images and labels"}
+    assert tried >= {row.title.partition(" task")[0].partition(",")[0] for row in TOOLS}
+
+
+@pytest.mark.parametrize(("name", "content"), TABLES)
+@pytest.mark.parametrize("folders", [(), ("train",), ("images",)])
+def test_a_table_of_labels_is_named_where_images_are_classified(tmp_path, name, content, folders):
+    write(tmp_path / "set" / name, content)
+    for folder in folders:
+        save(tmp_path / "set" / folder / "a.png", np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(UserError) as caught:
+        open_folder(Request("train", root=str(tmp_path / "set")))
+    assert f"{Path(name).name} is a table of images and labels, a format that is not read: copy each" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith("'Labels in a table' in docs/your_images/classification.md do")
+    assert "a format that is not read" not in objects(tmp_path / "set") + label_maps(tmp_path / "set")
+
+
+@pytest.mark.parametrize("text", ["a.jpg\nb.jpg\n", "See a.jpg for more, or b.jpg\n", "cat\ndog\n", "1,2\n", ""])
+def test_other_texts_are_no_tables_of_labels(tmp_path, text):
+    for name in ("a.csv", "a.txt"):
+        write(tmp_path / name, text)
+    write(tmp_path / "train.json", VIA)  # Objects are no classes.
+    with pytest.raises(UserError, match=r"it holds no folder; put images into .*<class>/\*.jpg"):
+        open_folder(Request("train", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("images", [1, 3000])
+def test_a_panoptic_file_under_the_name_of_one_that_is_read(tmp_path, images):
+    segments = [{"id": 1, "category_id": 7, "bbox": [0, 0, 5, 5], "area": 9, "iscrowd": 0}]
+    written = {
+        "images": [{"id": k, "file_name": f"{k}.jpg", "height": 8, "width": 8, "url": "x" * 40} for k in range(images)],
+        "annotations": [{"image_id": k, "file_name": f"{k}.png", "segments_info": segments} for k in range(images)],
+        "categories": [{"id": 7, "name": "cat", "isthing": 1}],
+    }
+    write(tmp_path / "a/train.json", written)
+    line = objects(tmp_path / "a")
+    assert f"{images:,} annotations have no bbox of four numbers, the first is" in line
+    assert line.endswith(
+        "the file is of COCO's panoptic task, a format that is not read: use the file of its instances, or make one "
+        "with converters/panoptic2detection_coco_format.py of panopticapi"
+    )
+    # By its own name, however far down its annotations begin.
+    write(tmp_path / "b/annotations/panoptic_train2017.json", written)
+    assert "annotations/panoptic_train2017.json is of COCO's panoptic task" in objects(tmp_path / "b")
+    assert label_maps(tmp_path / "b").endswith("writes its label maps with --semantic_seg_folder")
 
 
 def test_a_file_of_cvat_in_the_folder_of_a_split(tmp_path):

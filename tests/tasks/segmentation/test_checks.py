@@ -14,6 +14,7 @@ from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import checks
 from pvt_jax.tasks.segmentation.checks import SegmentationChecks
+from pvt_jax.tasks.segmentation.transforms import SegmentationTrainTransform
 
 CHECKS = pytest.mark.parametrize("check", ["all", "sample"])
 
@@ -44,7 +45,15 @@ def root(tmp_path):
 
 
 def validate(
-    root, num_classes=3, outputs=None, on_corrupt="error", check="all", progress=None, reading=None, **rest
+    root,
+    num_classes=3,
+    outputs=None,
+    on_corrupt="error",
+    check="all",
+    progress=None,
+    reading=None,
+    transform=None,
+    **rest,
 ) -> str:
     options = LabelMapOptions(num_classes=num_classes, **rest)
     upright = reading is None or reading.exif_orientation
@@ -53,7 +62,13 @@ def validate(
         for split in ("train", "eval")
     )
     outputs = num_classes if outputs is None else outputs
-    settings = {"on_corrupt": on_corrupt, "check": check, "progress": progress, "reading": reading}
+    settings = {
+        "on_corrupt": on_corrupt,
+        "check": check,
+        "progress": progress,
+        "reading": reading,
+        "transform": transform,
+    }
     return SegmentationChecks(outputs, **settings).validate(train, held_out)
 
 
@@ -82,6 +97,32 @@ def test_notes(root):
     )
     # A sample cannot tell what never appears.
     assert "ship" not in validate(root, num_classes=4, class_names=("sky", "sea", "sand", "ship"), check="sample")
+
+
+@pytest.mark.parametrize(
+    ("scale", "largest", "crop", "expected"),
+    [
+        # 4 × 6 pixels become at most 43 × 64: of 64 × 64 two thirds. 43 takes 64, as sides are multiples of 32.
+        ((64, 64), 1.0, (64, 64), "67 % of a crop of 64×64 pixels (height × width), the rest is padding: set a larger"),
+        (
+            (64, 64),
+            1.0,
+            (64, 96),
+            "45 % of a crop of 64×96 pixels (height × width), the rest is padding: set --config.",
+        ),
+        ((64, 64), 1.0, (96, 96), "padding: set --config.segmentation.crop_size='(64,64)', or a larger --config.segm"),
+        ((64, 64), 2.0, (64, 64), ""),
+        ((64, 64), 1.0, (32, 64), ""),
+    ],
+)
+def test_crops_that_are_mostly_padding(root, scale, largest, crop, expected):
+    transform = SegmentationTrainTransform(crop_size=crop, scale=scale, scale_range=(0.5, largest))
+    line = validate(root, transform=transform)
+    assert (
+        ("; training: images cover at most " in line) == bool(expected)
+        and expected in line
+        and "evaluation: " not in line
+    )
 
 
 def test_options():

@@ -19,7 +19,8 @@ from pvt_jax.data.formats.coco.json_text import JsonText
 from pvt_jax.data.formats.coco.masks import has_lines, mask_box, mask_problem, mask_size
 from pvt_jax.data.formats.coco.values import crowd_flag, measured_area, plain_id, whole_number
 from pvt_jax.data.formats.problems import Problems
-from pvt_jax.data.formats.tools import known_tool
+from pvt_jax.data.formats.tools import judged, known_tool
+from pvt_jax.data.options import ObjectOptions
 from pvt_jax.errors import UserError
 from pvt_jax.files.spellings import plain_path
 from pvt_jax.files.text import check_utf8
@@ -128,6 +129,9 @@ class _Reader:
             box = array("d")
         if len(box) != 4 or not math.isfinite(sum(box)):
             way_out = "a bbox is [x, y, width, height] in pixels"
+            if isinstance(element, dict) and not element.get("bbox"):
+                tool = judged(self.file.path, json.dumps(element).encode())
+                way_out = f"the file is {tool.title}, a format that is not read: {tool.objects}" if tool else way_out
             self.problems.add("annotations have no bbox of four numbers", way_out, _short(element))
             return
         get = element.get
@@ -208,7 +212,7 @@ def read_coco(path: str, *, with_masks: bool) -> CocoFile:
     for key in takers:
         if key not in lists:
             holds = "it is something else" if key in keys else f"it holds {', '.join(sorted(keys)[:8]) or 'nothing'}"
-            way_out = known_tool(os.path.dirname(path), None, path)
+            way_out = known_tool(os.path.dirname(path), ObjectOptions(), path)
             way_out = way_out or "export the data set in the format of COCO, instances"
             raise UserError(f"{escaped(path)} has no list '{key}' ({escaped(holds)}): {way_out}")
     return reader.finish()
@@ -236,7 +240,7 @@ def _walk(path: str, file: JsonText, takers: dict[str, Callable[[Any, int, int],
     try:
         at = skip(at)
         if text[at : at + 1] == "[":
-            way_out = known_tool(os.path.dirname(path), None, path) or "export it in that format"
+            way_out = known_tool(os.path.dirname(path), ObjectOptions(), path) or "export it in that format"
             raise UserError(f"{escaped(path)} is a list, and COCO's format an object: {way_out}")
         at = skip(skip(at, "{") + 1, '"}')
         while text[at] != "}":
