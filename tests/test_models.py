@@ -109,14 +109,13 @@ def test_a_linear_map_of_the_maxima_over_cells_can_classify(name):
     rng = np.random.default_rng(0)
     tree = jax.eval_shape(model.init, jax.random.key(0), images)
     variables = {
-        collection: jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), tree[collection]) for collection in tree
+        collection: jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), tree[collection]) for collection in tree
     }
     variables["params"] = jax.tree.map(
         lambda leaf: 0.2 * rng.standard_normal(leaf.shape).astype(np.float32), tree["params"]
     )
-    logits = quick_jit(model.apply)(variables, images)
+    logits, maps = with_last_map(name, model, variables, images)
     assert logits.shape == (2, 5) and logits.dtype == jnp.float32
-    maps = last_map(name, model, variables, images)
     rows, columns = maps.shape[1:3]
     cells = [maps.max((1, 2))]
     for top, bottom in ((0, -(-rows // 2)), (rows // 2, rows)):
@@ -127,15 +126,16 @@ def test_a_linear_map_of_the_maxima_over_cells_can_classify(name):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def last_map(name: str, model: Any, variables: Any, images: np.ndarray) -> np.ndarray:
-    """The map that the classifier reads."""
+def with_last_map(name: str, model: Any, variables: Any, images: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Class scores, and the map that the classifier reads."""
     if name == "pvt_tiny":
         # The dense map has neither the class token's influence nor the final norm: what that norm gives is captured.
         capture = {"capture_intermediates": lambda module, _: module.name == "norm", "mutable": "intermediates"}
-        _, state = quick_jit(lambda v, x: model.apply(v, x, **capture))(variables, images)
-        return np.asarray(state["intermediates"]["norm"]["__call__"][0][:, 1:]).reshape(2, 2, 3, 32)
-    maps = quick_jit(lambda v, x: model.apply(v, x, method="features"))(variables, images)
-    return np.asarray(maps["c4" if name.startswith("vit") else "c5"])
+        logits, state = quick_jit(lambda v, x: model.apply(v, x, **capture))(variables, images)
+        return logits, np.asarray(state["intermediates"]["norm"]["__call__"][0][:, 1:]).reshape(2, 2, 3, 32)
+    both = quick_jit(lambda v, x: (model.apply(v, x), model.apply(v, x, method="features")))
+    logits, maps = both(variables, images)
+    return logits, np.asarray(maps["c4" if name.startswith("vit") else "c5"])
 
 
 # A backbone alone, for dense tasks.

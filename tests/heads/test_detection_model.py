@@ -202,18 +202,36 @@ def losses_of(model: Any, variables: Any, images: Any, targets: Any, sizes: Any,
     return model.apply(variables, images, targets, sizes, **options)[0]
 
 
+def without_dropout(head: str) -> Any:
+    model = simplest(head)
+    return model.clone(head=model.head.clone(dropout_rate=0.0)) if head == "detr" else model
+
+
+@functools.cache
+def step(head: str) -> Any:
+    """(parameters, padded images, targets) → (loss, its parts), gradients of parameters and images."""
+    model = without_dropout(head)
+
+    def total(params: Any, images: Any, targets: Any) -> Any:
+        parts = losses_of(model, {"params": params}, images, targets, jnp.asarray(SIZES), True)
+        return sum(parts.values()), parts
+
+    return quick_jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+
+
 @COMPILED
 def test_padding_changes_nothing(head):
     """Detections and losses of two images are those without any padding but that to multiples of 32."""
-    model = simplest(head).clone(head=simplest(head).head.clone(**({"dropout_rate": 0.0} if head == "detr" else {})))
+    model, variables, images = without_dropout(head), variables_of(head), padded_images()
 
     @functools.partial(quick_jit, static_argnums=2)
     def run(variables: Any, images: Any, padded: bool) -> Any:
-        losses = losses_of(model, variables, images, TARGETS, jnp.asarray(SIZES), padded)
-        return model.apply(variables, images, jnp.asarray(SIZES), padded), losses
+        found = model.apply(variables, images, jnp.asarray(SIZES), padded)
+        # A step has those of padded images.
+        return found, {} if padded else losses_of(model, variables, images, TARGETS, jnp.asarray(SIZES), False)
 
-    variables, images = variables_of(head), padded_images()
-    detections, losses = run(variables, images, True)
+    detections, _ = run(variables, images, True)
+    (_, losses), _ = step(head)(variables["params"], images, TARGETS)
     expected, expected_losses = run(variables, images[:, : REGION[0], : REGION[1]], False)
     valid = np.asarray(expected["valid"])
     # There is something to compare.
@@ -235,19 +253,11 @@ def test_padding_changes_nothing(head):
 @COMPILED
 def test_images_without_objects_have_finite_losses_and_gradients(head):
     """One image without an object, then both; the shapes are the same, so that it is compiled once."""
-    model = simplest(head)
-
-    def total(params: Any, images: Any, targets: Any) -> Any:
-        parts = losses_of(model, {"params": params}, images, targets, jnp.asarray(SIZES), True)
-        return sum(parts.values()), parts
-
-    # Of the images too: a backbone learns from it.
-    step: Any = quick_jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
     params, images = variables_of(head)["params"], padded_images()
     for counts in ((2, 1), (0, 1), (0, 0)):
         valid = np.arange(3) < np.array(counts)[:, None]
         targets = {**TARGETS, "valid": valid, "boxes": np.where(valid[..., None], TARGETS["boxes"], 0)}
-        (loss, parts), gradients = step(params, images, targets)
+        (loss, parts), gradients = step(head)(params, images, targets)
         assert np.isfinite(loss) and float(loss) == pytest.approx(float(sum(parts.values())), rel=1e-6)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
         # Without objects there are no boxes to learn, but that there are none.
@@ -256,7 +266,7 @@ def test_images_without_objects_have_finite_losses_and_gradients(head):
         assert all((value > 0) == any(counts) for value in of_objects.values()), of_objects
         assert all(float(value) > 0 for name, value in parts.items() if name.endswith("class_loss"))
         assert np.abs(gradients[1]).max() > 0
-    assert step._cache_size() == 1
+    assert step(head)._cache_size() == 1
 
 
 def test_sizes_do_not_compile_anew():

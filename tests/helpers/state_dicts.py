@@ -34,6 +34,7 @@ def toy(family: str, **changes):
 
 
 @functools.cache
+@functools.cache
 def expected(model):
     """Shapes and types of a model's variables; nothing is computed."""
     side = model.image_size

@@ -20,6 +20,7 @@ from pvt_jax.weights import load
 from pvt_jax.weights.files import write_safetensors
 from pvt_jax.weights.names import flatten, to_state_dict
 from tests.helpers import reference, state_dicts, torch_files
+from tests.helpers.dense import random_variables
 
 SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 16, 40, 32), "num_classes": 10, "image_size": 32}
 
@@ -28,7 +29,7 @@ SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 16, 40, 32), "num_classes": 10, "im
 def run(tmp_path_factory):
     """(workdir, model, params of step 1, params of step 2)."""
     model = pvt_jax.create_model("pvt_tiny", **SIZES)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    params = random_variables(model, np.zeros((1, 32, 32, 3), np.float32))["params"]
     workdir = tmp_path_factory.mktemp("run")
     store = CheckpointStore(workdir / "checkpoints")
     later = jax.tree.map(lambda x: x + 1, params)
@@ -149,7 +150,8 @@ def test_a_run_of_other_classes(run, caplog):
 def test_what_is_new_is_drawn_with_the_key(run):
     other = pvt_jax.create_model("pvt_tiny", **{**SIZES, "num_classes": 7})
     key, images = jax.random.key(3), jnp.zeros((1, 32, 32, 3))
-    expected = other.init(key, images)["params"]["head"]["linear"]["kernel"]
+    # Compiled, nothing else is drawn.
+    expected = jax.jit(lambda: other.init(key, images)["params"]["head"]["linear"]["kernel"])()
     found = load.read_variables(run[0], other, key=key)[0]["params"]["head"]["linear"]["kernel"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     assert 0.01 < float(expected.std()) < 0.03

@@ -40,7 +40,7 @@ def assert_same_bits(found, expected):
 def test_the_names_and_shapes_of_the_reference(name):
     """``tests/golden/*.keys.json`` list what the reference's own models hold."""
     golden = json.loads((reference.GOLDEN / f"{name}.keys.json").read_text())
-    tree = state_dicts.expected(pvt_jax.create_model(name))
+    tree = reference.deep_variables(pvt_jax.create_model(name))
     leaves = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in names.flatten(tree).items()}
     found = {key: list(tensor.shape) for key, tensor in names.to_state_dict(leaves).items()}
     assert found == golden

@@ -69,6 +69,9 @@ def slide(images, sizes, crop, stride) -> PixelLogits:
     return sliding_logits(network, images, sizes, crop, stride)
 
 
+labelled = jax.jit(predicted_labels, static_argnums=2)
+
+
 def multiplied_out(logits):
     return np.einsum(
         "byi,bijk,bxj->byxk", *(np.asarray(x, np.float64) for x in (logits.rows, logits.maps, logits.columns))
@@ -93,7 +96,7 @@ def test_every_image_gets_the_mean_of_its_own_windows(shape, crop, stride, sizes
     logits = slide(images, np.array(sizes, np.int32), crop, stride)
     pixels = multiplied_out(logits)
     label_sizes = np.array(sizes, np.int32) * 2 // 3
-    labels = predicted_labels([logits], jnp.asarray(label_sizes), shape)
+    labels = labelled([logits], label_sizes, shape)
     for found, label, image, (height, width), size in zip(pixels, labels, images, sizes, label_sizes, strict=True):
         expected = numpy_slide(image[:height, :width].astype(np.float64), crop, stride)
         np.testing.assert_allclose(found[:height, :width], expected, rtol=0, atol=2e-4)
