@@ -415,7 +415,7 @@ def recognised(folder, batch, side):
 def many_scales(folder, *overrides) -> Any:
     """The 3x recipe of Mask R-CNN: many scales, half of the images cropped first."""
     sizes = ("detection.short_sides=(32,40,48)", "detection.crop_short_sides=(40,50)", "detection.crop_range=(24,40)")
-    sizes += ("detection.test_short_side=48",)
+    sizes += ("detection.test_short_side=48", "model.depths=(1,1,1,1)")
     return task_of(
         folder,
         *sizes,
