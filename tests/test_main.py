@@ -12,6 +12,9 @@ from PIL import Image
 
 from pvt_jax import main
 from tests.helpers.command import ROOT, arguments, finish, records, start
+from tests.helpers.programs import shared_programs  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 def refused(capfd, flags) -> str:
@@ -141,7 +144,7 @@ def test_distributed_flags_come_together(capfd, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(shared_programs, tmp_path_factory):  # noqa: F811
     """The workdir of a finished run of four steps, with checkpoints of the last three."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     assert main.main(finished_flags(workdir)) == 0

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,9 +16,19 @@ from pvt_jax import main
 from pvt_jax.tasks.classification.task import Classification
 from pvt_jax.training import plausible
 from tests.helpers.command import arguments, finish, records, run_here, start
-from tests.helpers.runs import assert_same_end, being_saved, final_state, kill_when, losses, saved_steps, wait_until
+from tests.helpers.programs import shared_programs  # noqa: F401
+from tests.helpers.runs import (
+    assert_same_end,
+    being_saved,
+    final_state,
+    kill_when,
+    losses,
+    saved_steps,
+    wait_until,
+)
 
 STEPS = 12
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 def flags_of(workdir, **overrides):
@@ -38,7 +49,7 @@ def flags_of(workdir, **overrides):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(shared_programs, tmp_path_factory):  # noqa: F811
     """The workdir of the run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     out, _ = run_here(flags_of(workdir))
@@ -100,22 +111,24 @@ def test_preempted_in_the_last_evaluation_makes_up_for_it(tmp_path, monkeypatch)
     assert [record["step"] for record in records(tmp_path / "run", "eval")] == [STEPS]
 
 
-def test_four_devices_equal_one(whole, tmp_path):
-    finish(start(flags_of(tmp_path / "run"), JAX_NUM_CPU_DEVICES="4"))
-    np.testing.assert_allclose(losses(tmp_path / "run"), losses(whole), rtol=1e-4)
-    assert records(tmp_path / "run", "eval")[-1]["top1"] == pytest.approx(records(whole, "eval")[-1]["top1"], abs=0.6)
-
-
-def test_sharded_over_devices_and_resumed_on_one(whole, tmp_path):
-    """Parameters sharded by 2, on 4 devices, for the first half; the second half on one device."""
+def test_four_devices_equal_one_which_resumes_what_they_saved(whole, tmp_path):
+    """Parameters are sharded by 2 and batches by 4; then one device repeats the second half."""
     workdir = tmp_path / "run"
-    flags = flags_of(workdir, checkpoint__every_steps="1000")
-    process = start([*flags, "--config.mesh.fsdp=2"], JAX_NUM_CPU_DEVICES="4")
-    wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(records(workdir)) >= 6, process)
-    process.send_signal(signal.SIGTERM)
-    finish(process, code=143)
-    run_here(flags)
-    np.testing.assert_allclose(losses(workdir), losses(whole), rtol=1e-4)
+    flags = flags_of(workdir, checkpoint__keep="20")
+    finish(start([*flags, "--config.mesh.fsdp=2"], JAX_NUM_CPU_DEVICES="4"))
+
+    def assert_equal():
+        np.testing.assert_allclose(losses(workdir), losses(whole), rtol=1e-4)
+        found, expected = (records(run, "eval")[-1] for run in (workdir, whole))
+        assert found["top1"] == pytest.approx(expected["top1"], abs=0.6)
+
+    assert_equal()
+    for step in saved_steps(workdir):
+        if step > STEPS // 2:
+            shutil.rmtree(workdir / "checkpoints" / str(step))
+    _, err = run_here(flags)
+    assert f"resuming after step {STEPS // 2}" in err
+    assert_equal()
 
 
 def test_two_processes_equal_one(whole, tmp_path):

@@ -10,6 +10,7 @@ from pvt_jax import main
 from pvt_jax.tasks.detection.task import Detection
 from tests.helpers.command import arguments, finish, records, run_here
 from tests.helpers.few_scenes import few_scenes, start_on_few  # noqa: F401
+from tests.helpers.programs import shared_programs  # noqa: F401
 from tests.helpers.runs import assert_same_end, final_state, losses, saved_steps, stop_after
 
 STEPS = 8
@@ -49,11 +50,11 @@ def flags_of(workdir, **overrides):
     return arguments(workdir, config="configs/digits_detection.py:mask_rcnn", **options)
 
 
-pytestmark = pytest.mark.usefixtures("few_scenes")
+pytestmark = pytest.mark.usefixtures("few_scenes", "shared_programs")
 
 
 @pytest.fixture(scope="module")
-def whole(few_scenes, tmp_path_factory):  # noqa: F811
+def whole(few_scenes, shared_programs, tmp_path_factory):  # noqa: F811
     """The workdir of the run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     out, _ = run_here(flags_of(workdir))

@@ -20,13 +20,15 @@ from pvt_jax.training import loop
 from pvt_jax.training.build import build, read_initial
 from pvt_jax.training.step import train_step
 from tests.helpers.command import ROOT, arguments, finish, records, start
+from tests.helpers.programs import shared_programs  # noqa: F401
 from tests.helpers.runs import stop_after
 
 STEPS = 6
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
+def pretrained(shared_programs, tmp_path_factory):  # noqa: F811
     """The workdir of two steps on ten classes, with a moving average."""
     workdir = tmp_path_factory.mktemp("pretrained") / "run"
     assert main.main(arguments(workdir, steps="2", ema_decay="0.9")) == 0
@@ -203,6 +205,7 @@ def test_two_processes_with_sharded_parameters_equal_one(whole, pretrained, imag
     processes = [start([*flags, f"--process_id={number}"]) for number in range(2)]
     outputs = [finish(process) for process in processes]
     assert "10 → 3" in outputs[0][1] and "10 → 3" not in outputs[1][1], "one process speaks for all"
+    assert outputs[0][0].splitlines()[-1].startswith("done:") and "done:" not in outputs[1][0]
     found, expected = (np.array([r["loss"] for r in records(run)]) for run in (tmp_path / "run", undisturbed))
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
