@@ -83,12 +83,15 @@ def test_no_python_block_is_forgotten():
 
 # Run after the blocks, in the same process: the same random images through all of them, and what they showed.
 COMPARE = """
+import sys
 import numpy
+assert "torch" not in sys.modules, "training imports what it does not need"
 random = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
 numpy.savez(
     "shown.npz",
     linen=model.apply(variables, random),
-    orbax=model.apply({"params": orbax_params}, random),
+    # Placed as the others are, they share the programs of all operations.
+    orbax=model.apply({"params": jax.device_put(orbax_params, here)}, random),
     elsewhere=model.apply({"params": params}, random),
     nnx=nnx_model(random),
     features=[features.shape for features in maps.values()],

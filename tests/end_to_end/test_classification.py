@@ -24,6 +24,7 @@ from tests.helpers.runs import (
     kill_when,
     losses,
     saved_steps,
+    stop_after,
     wait_until,
 )
 
@@ -66,31 +67,31 @@ def test_the_run_learns(whole):
     assert evaluations[-1]["loss"] < evaluations[0]["loss"]
 
 
-def test_killed_twice_and_resumed_to_the_bit(whole, tmp_path):
-    """Once between saves, once while a checkpoint is being written."""
-    workdir = tmp_path / "run"
-    moments = (
-        lambda: (saved_steps(workdir) or [0])[-1] >= 2,
-        lambda: being_saved(workdir) and (saved_steps(workdir) or [0])[-1] >= 4,
-    )
-    for moment in moments:
-        kill_when(moment, start(flags_of(workdir)))
-    before = saved_steps(workdir)[-1]
-    _, err = run_here(flags_of(workdir))
-    assert f"resuming after step {before}" in err
-    assert_same_end(workdir, whole, STEPS)
+def times_begun(workdir):
+    """How often a run has read its checkpoint and gone on: TensorBoard gets a file each time."""
+    return len(list((workdir / "tensorboard").iterdir()))
 
 
-def test_preempted_saves_and_exits_143(whole, tmp_path):
+def test_killed_stopped_and_resumed_to_the_bit(whole, tmp_path):
+    """Killed between saves, told to stop, and killed while a checkpoint is being written; with workers to the end.
+
+    Each time in a process of its own, which has to make the same programs and to get absl's flags parsed by itself.
+    """
     workdir = tmp_path / "run"
-    flags = flags_of(workdir, checkpoint__every_steps="1000")
-    process = start(flags)
-    wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(records(workdir)) >= 3, process)
+    kill_when(lambda: (saved_steps(workdir) or [0])[-1] >= 2, start(flags_of(workdir)))
+
+    process, before = start(flags_of(workdir)), saved_steps(workdir)[-1]
+    wait_until(lambda: times_begun(workdir) == 2 and len(records(workdir)) > before, process)
     process.send_signal(signal.SIGTERM)
     out, err = finish(process, code=143)
     step = saved_steps(workdir)[-1]
     assert f"stopped by SIGTERM and saved at step {step}" in out and "Traceback" not in err
-    run_here(flags)
+
+    kill_when(lambda: times_begun(workdir) == 3 and being_saved(workdir), start(flags_of(workdir)))
+    before = saved_steps(workdir)[-1]
+    assert before >= step
+    _, err = finish(start(flags_of(workdir, data__workers="2")))
+    assert f"resuming after step {before}" in err
     assert_same_end(workdir, whole, STEPS)
 
 
@@ -131,36 +132,29 @@ def test_four_devices_equal_one_which_resumes_what_they_saved(whole, tmp_path):
     assert_equal()
 
 
-def test_two_processes_equal_one(whole, tmp_path):
-    """And both stop at the same step when one of them is told to, and go on to the same end."""
+def test_two_processes_equal_one(whole, tmp_path, monkeypatch):
+    """They go on where one stopped, stop at the same step when one of them is told to, and one goes on from there."""
     workdir = tmp_path / "run"
-
-    def launch():
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"localhost:{free.getsockname()[1]}"
-        each = [f"--coordinator_address={address}", "--num_processes=2"]
-        return [start([*flags_of(workdir), *each, f"--process_id={number}"]) for number in range(2)]
-
-    processes = launch()
-    wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(records(workdir)) >= 3, processes[0])
+    flags = flags_of(workdir)
+    with monkeypatch.context() as patch:
+        stop_after(patch, Classification, 2)
+        run_here(flags, code=143)
+    first = saved_steps(workdir)[-1]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    each = [*flags, f"--coordinator_address={address}", "--num_processes=2"]
+    processes = [start([*each, f"--process_id={number}"]) for number in range(2)]
+    wait_until(lambda: times_begun(workdir) == 2 and len(records(workdir)) > first, processes[0])
     processes[1].send_signal(signal.SIGTERM)
-    for process in processes:
-        finish(process, code=143)
+    outputs = [finish(process, code=143) for process in processes]
     step = saved_steps(workdir)[-1]
-    processes = launch()
-    outputs = [finish(process) for process in processes]
-    assert f"resuming after step {step}" in outputs[0][1]
-    assert outputs[0][0].splitlines()[-1].startswith("done:")
-    assert "done:" not in outputs[1][0] and "step" not in outputs[1][1], "one process speaks for all"
+    assert f"resuming after step {first}" in outputs[0][1] and f"saved at step {step} " in outputs[0][0]
+    assert "stopped" not in outputs[1][0] and "step" not in outputs[1][1], "one process speaks for all"
+    _, err = run_here(flags)
+    assert first < step < STEPS and f"resuming after step {step}" in err
     np.testing.assert_allclose(losses(workdir), losses(whole), rtol=1e-4)
     assert [record["step"] for record in records(workdir)] == list(range(1, STEPS + 1))
-
-
-def test_worker_processes_change_nothing(whole, tmp_path):
-    """Also that the command, unlike the tests, has to get absl's flags parsed by itself."""
-    finish(start(flags_of(tmp_path / "run", data__workers="2")))
-    assert_same_end(tmp_path / "run", whole, STEPS)
 
 
 def test_a_run_that_diverges_stops_and_says_so(tmp_path, monkeypatch):
