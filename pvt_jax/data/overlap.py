@@ -31,7 +31,7 @@ def shared_images(train: HasFiles, evaluation: HasFiles) -> list[str]:
             for found in (alike[key] for key in _keys(path) if key in alike):
                 found += [path] * (len(found) < _MOST_OTHERS)
     if same:
-        return [f"{plural(same, 'image')} of the evaluation are trained on, too"]
+        return [f"{plural(same, 'evaluation image')} {'are' if same != 1 else 'is'} trained on, too"]
 
     def copy_of(path: str) -> str:
         others = next((found for key in _keys(path) if (found := alike[key])), [])
@@ -43,9 +43,10 @@ def shared_images(train: HasFiles, evaluation: HasFiles) -> list[str]:
     if not copies:
         return []
     (first, other), count = copies[0], len(copies)
+    are = "are" if count != 1 else "is"
     return [
-        f"{count:,} of {plural(len(tried), 'image')} of the evaluation that were compared are trained on, too, such as "
-        f"{escaped(first)}, which is {escaped(other)}"
+        f"{count:,} of {plural(len(tried), 'evaluation image')} compared {are} trained on, too, "
+        f"such as {escaped(first)}, which is {escaped(other)}"
     ]
 
 

@@ -174,14 +174,15 @@ class DataChecks:
                     f"whole looks unreadable, fetch or unpack it again; the first: {attempt.errors[0]}"
                 ) from attempt.errors[0]
         corrupt = [error for attempt in attempts for error in attempt.errors]
-        what = " or ".join(attempt.what for attempt in attempts)
+        what, count = " or ".join(attempt.what for attempt in attempts), sum(attempt.count for attempt in attempts)
         if corrupt and self._on_corrupt == "error":
             raise UserError(
-                f"{len(corrupt):,} of {sum(attempt.count for attempt in attempts):,} {split} {what} tried cannot be "
-                f"decoded: repair or remove {'such pairs' if others else 'them'}, or skip them with "
+                f"{len(corrupt):,} of {count:,} {split} {what} tried cannot be decoded: repair or remove "
+                f"{'such pairs' if others else 'them'}, or skip them with "
                 f"--config.data.on_corrupt=skip; the first: {corrupt[0]}"
             ) from corrupt[0]
-        skipped = [f"{len(corrupt):,} {what} cannot be decoded and are skipped"] * bool(corrupt)
+        are = "are" if len(corrupt) != 1 else "is"
+        skipped = [f"{len(corrupt):,} of {count:,} {what} tried cannot be decoded and {are} skipped"] * bool(corrupt)
         traits = [result for result in found if isinstance(result, Traits)]
         odd = [
             *describe_values(split, traits, len(tried), self.reading.value_range),

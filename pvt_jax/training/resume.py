@@ -92,7 +92,7 @@ class Past:
                 parts[-1] = f"drops of the learning rate are at {place} and were at {old}"
             elif max(now.drops) <= step:
                 again = f"in another --workdir with --config.init.checkpoint={self.workdir}"
-                parts[-1] += f", which are over (for later ones train {again})"
+                parts[-1] += f", which have passed (for later ones train {again})"
         return ", ".join(parts)
 
     def _asked(self, config: TaskConfig) -> dict[str, Any]:

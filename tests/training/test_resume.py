@@ -197,7 +197,7 @@ def test_a_data_set_that_grew_is_told_with_what_it_does_to_the_schedule(tmp_path
     past.check_length(config, lengths, now.train.records)
 
 
-_OVER = ", which are over (for later ones train in another --workdir with --config.init.checkpoint=RUN)"
+_OVER = ", which have passed (for later ones train in another --workdir with --config.init.checkpoint=RUN)"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,17 @@ class ClassificationChecks(DataChecks):
             _check_labels(split, source, probes, np.asarray(labels))
         return [], []
 
+    def compare(self, train: ClassificationSource, evaluation: ClassificationSource) -> list[str]:
+        names, notes = train.class_names, super().compare(train, evaluation)
+        if all(name.isascii() and name.isdigit() and len(name) < 19 for name in names):
+            # Labels of others who count the same classes may be their numbers.
+            other = next((k for k, number in enumerate(sorted(map(int, names))) if int(names[k]) != number), None)
+            if other is not None and list(names) == sorted(names):
+                notes.append(
+                    f"the names of classes are sorted as text, not as numbers: label {other} is '{names[other]}'"
+                )
+        return notes
+
 
 def _check_labels(split: str, source: ClassificationSource, indices: list[int] | range, labels: np.ndarray) -> None:
     """Raises UserError when one of ``labels`` [N], those of the records ``indices`` [N], is no class of ``source``."""

@@ -491,6 +491,14 @@ class TestRefused:
             (b"{} {}", "Extra data at line 1, column 4"),
             (b'{"annotations": ' + b"[" * 100_000, "is no JSON"),
             (b"<xml>", "is no JSON"),
+            (
+                b"version https://git-lfs.github.com/spec/v1\n",
+                "is no JSON: it is a pointer of Git LFS: run git lfs pull",
+            ),
+            (
+                b"<!doctype html><html>",
+                "is no JSON: it is an HTML page, as servers send for lack of a file: download it",
+            ),
             (b"[]", "is a list, and COCO's format an object"),
             (b"{}", "has no list 'images' (it holds nothing)"),
             (b'{"images": {}, "version": 1}', "has no list 'images' (it is something else)"),

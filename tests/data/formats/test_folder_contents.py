@@ -272,14 +272,14 @@ class TestOverlap:
         write(tmp_path, "val/b/2.jpg")
         (note,) = shared_images(opened(tmp_path), opened(tmp_path, "eval"))
         assert note == (
-            f"1 of 3 images of the evaluation that were compared are trained on, too, such as {tmp_path}/val/b/1.jpg, "
+            f"1 of 3 evaluation images compared is trained on, too, such as {tmp_path}/val/b/1.jpg, "
             f"which is {tmp_path}/train/b/1.jpg"
         )
         write(tmp_path, "train/b/1.jpg", data=FILES["GIF"])
         assert shared_images(opened(tmp_path), opened(tmp_path, "eval")) == []
         (tmp_path / "valid").symlink_to(tmp_path / "train")
         (note,) = shared_images(opened(tmp_path), opened(tmp_path, "eval", eval_split="valid"))
-        assert note.startswith("2 of 2 images")
+        assert note.startswith("2 of 2 evaluation images compared are trained on, too, such as ")
 
     def test_lists_that_name_an_image_twice(self, tmp_path):
         for stem in "12":
@@ -287,7 +287,7 @@ class TestOverlap:
         write(tmp_path, "train.txt", data=b"1\n2\n")
         write(tmp_path, "val.txt", data=b"2\n")
         shared = shared_images(segmented(tmp_path), segmented(tmp_path, "eval"))
-        assert shared == ["1 image of the evaluation are trained on, too"]
+        assert shared == ["1 evaluation image is trained on, too"]
 
 
 class TestObjects:

@@ -74,6 +74,23 @@ def test_classes_without_images_are_told():
     assert summary.endswith("from memory; evaluation: no image of 2 of the 3 classes, a, c")
 
 
+@pytest.mark.parametrize(
+    ("classes", "note"),
+    [
+        (sorted(map(str, range(12))), "label 2 is '10'"),
+        (("01", "02", "10"), ""),
+        (("1", "2", "3"), ""),
+        (("10", "9", "a"), ""),
+        (("9", "10", "11"), ""),
+    ],
+)
+def test_numbers_that_are_sorted_as_text_are_told(classes, note):
+    source = Source(range(len(classes)), classes=classes)
+    summary = validate(source, source, len(classes))
+    text = f"from memory; the names of classes are sorted as text, not as numbers: {note}"
+    assert summary.endswith(text if note else "from memory")
+
+
 def test_summary_of_digits():
     train, held_out = (open_source(LABELLED_IMAGES, "digits", Request(split)) for split in ("train", "eval"))
     assert (

@@ -243,7 +243,7 @@ class TestImages:
         line = message(root, check=check)
         assert "1 of 32 training images tried cannot be decoded: repair or remove them" in line and "1.png" in line
         assert "training: " in validate(root, check=check, on_corrupt="skip")
-        assert "1 images cannot be decoded and are skipped" in validate(root, check=check, on_corrupt="skip")
+        assert "1 of 32 images tried cannot be decoded and is skipped" in validate(root, check=check, on_corrupt="skip")
 
     def test_that_are_no_images(self, root):
         (root / "train2017/5.png").write_bytes(b"<html>")
@@ -264,7 +264,7 @@ class TestImages:
             shutil.copytree(root / half, root / "images", dirs_exist_ok=True)
             shutil.rmtree(root / half)
         change(root, lambda content: content["images"][0].update(file_name="1.png"), VAL)
-        assert "; 1 image of the evaluation are trained on, too" in validate(root)
+        assert "; 1 evaluation image is trained on, too" in validate(root)
 
     def test_progress(self, root, monkeypatch):
         monkeypatch.setattr(checks, "_SECONDS_BETWEEN_REPORTS", -1)

@@ -512,7 +512,7 @@ def damaged(tmp_path):
 
 def test_undecodable_images_are_skipped_and_counted(damaged):
     task = task_of(damaged, "data.on_corrupt=skip")
-    assert "1 images cannot be decoded and are skipped" in task.validate_data()
+    assert "images tried cannot be decoded and is skipped" in task.validate_data()
     batches = batches_of(task, 2 * epoch_of(task))
     assert sum(batch["corrupt"].sum() for batch in batches) >= 2
     # The next one stands in for it, in the shape of its batch.

@@ -22,6 +22,7 @@ from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.formats.tools import judged, known_tool
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.errors import UserError
+from pvt_jax.files.kinds import content_of
 from pvt_jax.files.spellings import plain_path
 from pvt_jax.files.text import check_utf8
 from pvt_jax.messages import escaped
@@ -275,12 +276,18 @@ def _walk(path: str, file: JsonText, takers: dict[str, Callable[[Any, int, int],
         check_utf8(path, error.object, file.line(start))
         raise
     except json.JSONDecodeError as error:
+        if text[file.start : file.start + 1] not in tuple("{[") and (content := content_of(_first_bytes(file))):
+            raise UserError(f"{escaped(path)} is no JSON: it is {content}") from error
         cut = "the file ends too early, as if it was cut: fetch or export it again"
         wrong = f"{error.msg} at line {error.lineno}, column {error.colno}: correct it there, or export it again"
         raise UserError(f"{escaped(path)} is no JSON: {cut if error.pos >= len(text.rstrip()) else wrong}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{escaped(path)} is no JSON of COCO ({error}): export it again") from error
     return keys, lists
+
+
+def _first_bytes(file: JsonText) -> bytes:
+    return file.units[file.start : file.start + 4096].encode("latin-1", "replace")
 
 
 def read_annotations(path: str, spans: Iterable[Iterable[int]]) -> Iterator[Any]:
