@@ -21,8 +21,8 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 import pvt_jax
+from pvt_jax import compare, convert, main, summary, trace
 from pvt_jax import config as config_lib
-from pvt_jax import convert, main, summary, trace
 from pvt_jax.__main__ import COMMANDS
 from pvt_jax.backbones import cost
 from pvt_jax.data.formats.coco.json_file import read_coco
@@ -319,7 +319,7 @@ def test_every_command_is_checked():
         else:
             assert any(re.fullmatch(pattern, line) for pattern in OTHER_COMMANDS), line
     # tests/data/formats check the last: it needs archives of ImageNet.
-    assert modules == {"pvt_jax.main", "pvt_jax.convert", "pvt_jax.summary", "pvt_jax.prepare"}
+    assert modules == {"pvt_jax.main", "pvt_jax.convert", "pvt_jax.summary", "pvt_jax.prepare", "pvt_jax.compare"}
 
 
 @pytest.mark.parametrize("arguments", commands("pvt_jax.main"), ids=" ".join)
@@ -347,6 +347,11 @@ def test_conversions_name_real_models_and_flags(arguments):
 @pytest.mark.parametrize("arguments", commands("pvt_jax.summary"), ids=" ".join)
 def test_summaries_name_real_models_and_flags(arguments):
     pvt_jax.create_model(summary.parse(arguments).name)
+
+
+@pytest.mark.parametrize("arguments", commands("pvt_jax.compare"), ids=" ".join)
+def test_comparisons_have_real_flags(arguments):
+    assert compare.parse(arguments).runs
 
 
 def test_keys_in_the_text_exist():

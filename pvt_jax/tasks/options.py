@@ -77,6 +77,7 @@ class TaskConfig(RunOptions):
     """What every task reads.
 
     Attributes:
+      best_metric: the name of the metric that ranks checkpoints and runs, higher is better.
       example_head: for dense tasks a head, to be named where a config has none; empty for a task without heads.
       unread: keys of the shared sections that a task does not read.
     """
@@ -92,6 +93,7 @@ class TaskConfig(RunOptions):
     evaluation: EvaluationOptions = section(EvaluationOptions, free=True)
     checkpoint: CheckpointOptions = section(CheckpointOptions, free=True)
 
+    best_metric: ClassVar[str]
     example_head: ClassVar[str] = ""
     unread: ClassVar[tuple[str, ...]] = ()
 

@@ -54,11 +54,9 @@ class Task(abc.ABC, Generic[Config]):
     """What to build, the loss of a batch, the prediction of a batch. The trainer knows no more of a task than this.
 
     Attributes:
-      best_metric: the name of the metric that ranks checkpoints, higher is better.
       model: the Flax module.
     """
 
-    best_metric: str
     # What a format has to read for this task, and the formats that may.
     _record_kind: str
     _formats: Mapping[str, Format] = FORMATS
@@ -78,6 +76,11 @@ class Task(abc.ABC, Generic[Config]):
             )
         self._apply: Callable[..., Any] = self.model.apply
         self.image_size: tuple[int, int] = config.model.image_size
+
+    @property
+    def best_metric(self) -> str:
+        """The name of the metric that ranks checkpoints, higher is better."""
+        return self._config.best_metric
 
     # Data, on the host.
 

@@ -19,17 +19,14 @@ class Lengths:
     @classmethod
     def of(cls, config: TaskConfig, examples: int) -> "Lengths":
         """Epochs turned into steps; an epoch is the number of whole batches in the training data."""
-        per_epoch = max(examples // config.batch_size, 1)
         options = config.optimizer
-
-        def steps_of(steps: int | None, epochs: float) -> int:
-            return steps if steps is not None else round(epochs * per_epoch)
-
         return cls(
-            total=max(steps_of(config.steps, config.epochs), 1),
-            warmup=steps_of(options.warmup_steps, options.warmup_epochs),
-            evaluate_every=max(steps_of(config.evaluation.every_steps, config.evaluation.every_epochs), 1),
-            drops=options.drop_steps or tuple(round(epoch * per_epoch) for epoch in options.drop_epochs),
+            total=config.total_steps(examples),
+            warmup=config.in_steps(options.warmup_steps, options.warmup_epochs, examples),
+            evaluate_every=max(
+                config.in_steps(config.evaluation.every_steps, config.evaluation.every_epochs, examples), 1
+            ),
+            drops=options.drop_steps or tuple(config.in_steps(None, epoch, examples) for epoch in options.drop_epochs),
         )
 
 

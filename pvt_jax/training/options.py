@@ -42,6 +42,14 @@ class RunOptions(Options):
         if self.steps is None and self.epochs == 0:
             raise UserError(f"epochs must be a number above 0, but is {self.epochs}")
 
+    def total_steps(self, examples: int) -> int:
+        """The length of a run on so many training examples."""
+        return max(self.in_steps(self.steps, self.epochs, examples), 1)
+
+    def in_steps(self, steps: int | None, epochs: float, examples: int) -> int:
+        """``steps``, or so many epochs: an epoch is the number of whole batches in the training data."""
+        return steps if steps is not None else round(epochs * max(examples // self.batch_size, 1))
+
 
 @dataclass(frozen=True)
 class InitOptions(Options):

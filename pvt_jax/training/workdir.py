@@ -11,11 +11,11 @@ from pvt_jax.config import Config
 from pvt_jax.data.description import DataDescription
 from pvt_jax.errors import UserError
 from pvt_jax.messages import escaped_name, listed
+from pvt_jax.training.history import DATA, read_config, read_data
 from pvt_jax.training.resume import Past
 from pvt_jax.weights.files import read_metadata
 from pvt_jax.weights.torch_file import expanded
 
-DATA = "data.json"
 # What --extend changes.
 _LENGTH = ("steps:", "epochs:")
 
@@ -75,25 +75,6 @@ def past(workdir: Path) -> Past | None:
     return Past(workdir, read_config(workdir), read_data(workdir)) if has_checkpoint(workdir) else None
 
 
-def read_data(workdir: Path) -> DataDescription | None:
-    """The classes and the data of the run in ``workdir``, from its ``data.json``.
-
-    None for the run of an older version, which has no such file. Raises UserError: the file is damaged.
-    """
-    path = workdir / DATA
-    try:
-        return DataDescription.from_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}): restore it, or remove it to have it written anew by "
-            "the next start, which then compares no classes"
-        ) from error
-
-
 def data_of_weights(checkpoint: str | Path) -> DataDescription | None:
     """The classes of a source of weights, as ``init.checkpoint`` names one; None if it does not tell them.
 
@@ -111,17 +92,6 @@ def data_of_weights(checkpoint: str | Path) -> DataDescription | None:
         return read_data(folder)
     file = path / "model.safetensors" if path.is_dir() else path
     return DataDescription.from_metadata(read_metadata(file)) if file.is_file() else None
-
-
-def read_config(workdir: Path) -> dict:
-    """The config that the run in ``workdir`` was started with, as plain dicts."""
-    path = workdir / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no config.json in {workdir}: this is not the --workdir of a run") from None
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
 
 
 def _write(workdir: Path, name: str, text: str) -> None:

@@ -45,4 +45,5 @@ class ClassificationConfig(TaskConfig):
     transform: ImageTransformOptions = section(ImageTransformOptions)
     batch_transform: MixOptions = section(MixOptions)
 
+    best_metric: ClassVar = "top1"
     unread: ClassVar = ("head", "data.check", "evaluation.pictures")

@@ -17,7 +17,6 @@ from pvt_jax.tasks.task import Batch, Sums, Task
 class Classification(Task[ClassificationConfig]):
     """One label an image. Batches hold ``image`` uint8 [b, h, w, 3] and ``label`` int32 [b]; see ``examples.py``."""
 
-    best_metric = "top1"
     _record_kind = LABELLED_IMAGES
     _checks = ClassificationChecks
 

@@ -64,5 +64,6 @@ class DetectionConfig(TaskConfig):
 
     detection: DetectionOptions = section(DetectionOptions)
 
+    best_metric: ClassVar = "AP"
     example_head: ClassVar = "retinanet"
     unread: ClassVar = ("data.repeats",)

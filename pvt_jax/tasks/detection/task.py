@@ -31,7 +31,6 @@ _TARGETS = ("boxes", "labels", "valid", "masks")
 class Detection(Task[DetectionConfig]):
     """Objects of an image. Batches hold uint8 images and their objects; see ``examples.py``."""
 
-    best_metric = "AP"
     _record_kind = OBJECTS
     _model_type = DetectionModel
 

@@ -54,4 +54,5 @@ class SegmentationConfig(TaskConfig):
 
     segmentation: SegmentationOptions = section(SegmentationOptions)
 
+    best_metric: ClassVar = "miou"
     example_head: ClassVar = "semantic_fpn"

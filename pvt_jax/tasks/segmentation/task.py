@@ -29,7 +29,6 @@ from pvt_jax.tasks.task import Batch, Sums, Task
 class Segmentation(Task[SegmentationConfig]):
     """A class for each pixel. Batches hold ``image`` and ``label_map`` uint8; see ``examples.py``."""
 
-    best_metric = "miou"
     _record_kind = LABEL_MAPS
     _model_type = SegmentationModel
 
