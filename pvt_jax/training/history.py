@@ -1,9 +1,9 @@
 """What a run has written into its workdir, read without jax: its config, its data in words, and its metrics."""
 
 import json
-import math
 import os
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,4 +179,4 @@ def _read_lines(path: Path) -> tuple[tuple[dict[str, Any], ...], tuple[int, ...]
 def _number(value: Any) -> float | None:
     """None for what is not a finite number."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) < math.inf else None
+    return float(value) if is_number and abs(value) <= sys.float_info.max else None

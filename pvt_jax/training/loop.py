@@ -17,7 +17,7 @@ from pvt_jax import paths
 from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
 from pvt_jax.errors import UserError
-from pvt_jax.training import sharding, workdir
+from pvt_jax.training import sharding, tracking, workdir
 from pvt_jax.training.build import Run, build, read_initial
 from pvt_jax.training.distributed import say
 from pvt_jax.training.evaluate import Evaluator, Result, evaluate, headline
@@ -27,6 +27,7 @@ from pvt_jax.training.preemption import Preemption
 from pvt_jax.training.state import TrainState
 from pvt_jax.training.step import train_step
 from pvt_jax.training.store import CheckpointStore
+from pvt_jax.training.tracking import Tracker
 from pvt_jax.training.writer import Display, MetricsWriter, write_results
 
 __all__ = ["Result", "evaluate", "train"]
@@ -63,6 +64,8 @@ def train(config: Config, directory: Path | str, *, extend: bool = False, quiet:
 def _train(config: Config, directory: Path, lock: WorkdirLock, extend: bool, quiet: bool) -> Result:
     # Of several processes of a run the first one holds the lock for all.
     first_process = jax.process_index() == 0
+    if first_process:
+        tracking.check(config.tracking)
     if first_process and directory.is_dir():
         lock.take()
     workdir.check(directory, config, extend=extend)
@@ -112,7 +115,8 @@ class _Trainer:
         self.metrics: dict[str, float] = {}
         self.corrupt = 0
         main_process = jax.process_index() == 0
-        self.writer = MetricsWriter(directory, self.step) if main_process else None
+        tracker = self._tracker() if main_process and config.tracking else None
+        self.writer = MetricsWriter(directory, self.step, tracker) if main_process else None
         self.display = Display(run.lengths.total, self.step, config.batch_size, enabled=main_process and not quiet)
         self.evaluator = Evaluator(run.task, run.mesh, config.evaluation.pictures)
         self.batch_sharding = sharding.batch_sharding(run.mesh)
@@ -134,6 +138,11 @@ class _Trainer:
         self.pending: collections.deque[tuple[int, Any]] = collections.deque()
         self.window_start: float | None = None
         self.window_step = self.step
+
+    def _tracker(self) -> Tracker:
+        service, project = self.config.tracking, self.config.tracking_project
+        described = workdir.read_config(self.directory)
+        return Tracker(service, project, self.directory, described, lambda text: self.display.say(text))
 
     def introduce(self, descriptions: list[str]) -> None:
         """Say what is about to happen: ``descriptions`` of what was read, and this run's own."""

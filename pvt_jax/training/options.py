@@ -36,6 +36,10 @@ class RunOptions(Options):
         20, "Updates with a non-finite gradient are skipped; this many in a row stop the run.", above=0
     )
     log_every_steps: int = key(50, "Steps between two train lines in metrics.jsonl.", above=0, free=True)
+    tracking: Literal["", "trackio", "wandb"] = key(
+        "", "Send metrics and pictures to Trackio or Weights & Biases as well; its package is an extra.", free=True
+    )
+    tracking_project: str = key("pvt_jax", "The project there.", free=True)
 
     def validate(self) -> None:
         """Without steps a run needs epochs."""

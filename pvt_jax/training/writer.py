@@ -17,6 +17,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pvt_jax.errors import UserError
+from pvt_jax.training.tracking import Tracker
 
 
 @contextlib.contextmanager
@@ -41,13 +42,13 @@ with _without("torch"):
 
 
 class MetricsWriter:
-    """One JSON object a line, ``step`` and ``split`` first, and the same numbers as TensorBoard scalars.
+    """One JSON object a line, ``step`` and ``split`` first; and the same for TensorBoard, and for a ``tracker`` if any.
 
     On a resume, lines after ``start_step`` are dropped: the run will write them again.
     """
 
-    def __init__(self, workdir: Path, start_step: int):
-        self._folder = workdir
+    def __init__(self, workdir: Path, start_step: int, tracker: Tracker | None = None):
+        self._folder, self._tracker = workdir, tracker
         with self._storage_errors():
             _keep_lines(workdir / "metrics.jsonl", start_step)
             self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
@@ -69,6 +70,8 @@ class MetricsWriter:
                 scalar = summary.scalar(f"{split}/{name}", value)
                 self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar))
             self._board.flush()
+        if self._tracker:
+            self._tracker.log(step, split, metrics)
 
     def write_pictures(self, step: int, pictures: Sequence[tuple[str, np.ndarray]]) -> None:
         """Pictures (name, uint8 [h, w, 3]) as PNG files in ``pictures/STEP/``, and in TensorBoard."""
@@ -86,9 +89,13 @@ class MetricsWriter:
                 value = Summary(value=[Summary.Value(tag=f"eval/{name}", image=shown)])
                 self._board.write_event(Event(wall_time=time.time(), step=step, summary=value))
             self._board.flush()
+        if self._tracker:
+            self._tracker.log_pictures(step, dict(pictures))
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close all."""
+        if self._tracker:
+            self._tracker.close()
         with self._storage_errors():
             self._file.close()
             self._board.close()
