@@ -112,7 +112,7 @@ def count_classes(config: ConfigDict) -> None:
     """Completes the config of a folder of classes with their number, unless a key has set it."""
     data = config.data
     if data.source == "folder" and not config.model.num_classes:
-        request = Request("train", root=data.root, train_split=data.train_split, eval_split=data.eval_split)
+        request = Request("train", root=data.root, train_split=data.train_split, holdout=data.holdout)
         config.model.num_classes = len(list_classes(request))
 
 

@@ -69,5 +69,9 @@ def complete(config: ConfigDict) -> None:
         image_folder=detection.image_folder,
     )
     data = config.data
-    data.source, class_names = recognise_folder(OBJECTS, data.root, data.source, data.train_split, options)
+    if data.source and config.model.num_classes:
+        return
+    data.source, class_names = recognise_folder(
+        OBJECTS, data.root, data.source, data.train_split, options, data.holdout
+    )
     config.model.num_classes = config.model.num_classes or len(class_names)

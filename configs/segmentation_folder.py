@@ -14,7 +14,8 @@ Metric: miou on the validation images. Time: not measured; images are trained on
 from ml_collections import ConfigDict
 
 from configs.common import FOLDER, parse_argument
-from pvt_jax.data.formats.class_names import names_file, read_names, without_ignored
+from pvt_jax.data.formats.class_lists import find_class_list
+from pvt_jax.data.formats.class_names import without_ignored
 from pvt_jax.errors import UserError
 
 
@@ -60,8 +61,8 @@ def complete(config: ConfigDict) -> None:
     if model.num_classes:
         return
     names = tuple(map(str, config.segmentation.class_names))
-    if not names and (path := names_file(folder)):
-        names = read_names(path)
+    if not names and (found := find_class_list(folder)):
+        names = found.names
     model.num_classes = len(without_ignored(names, config.segmentation.reduce_zero_label))
     if not names:
         raise UserError(

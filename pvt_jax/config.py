@@ -11,6 +11,7 @@ import difflib
 import json
 from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
@@ -26,7 +27,11 @@ __all__ = ["Config", "defaults", "differences", "documented", "get", "load", "re
 Config = Any
 
 
-def load(spec: str, overrides: Sequence[str] = ()) -> Config:
+# What a config file may leave to be found in the data.
+_FOUND = ("model.num_classes", "data.source")
+
+
+def load(spec: str, overrides: Sequence[str] = (), run: Path | None = None) -> Config:
     """The full config of a file, with overrides from the command line applied.
 
     Raises UserError: the file is missing or broken, or a key or value is wrong.
@@ -35,12 +40,15 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
       spec: path of the config file, or the name of one that comes with pvt_jax, as ``"pvt_medium"``; with
         ``":argument"`` after it for its ``get_config(argument)``.
       overrides: strings as ``"model.name=pvt_small"``.
+      run: the workdir of a run that is evaluated: what the config leaves to be found in the data is what the run found.
     """
     file = config_files.find(spec)
     chosen, complete = file.run()
     config = resolve(chosen.to_dict() if isinstance(chosen, ConfigDict) else chosen)
     for text in overrides:
         _override(config, text)
+    if run is not None:
+        _take_found(config, run)
     if complete is not None:
         file.call(complete, config)
     read(config)
@@ -207,3 +215,14 @@ def _parse(text: str, key: fields.Key | None) -> Any:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
         return text
+
+
+def _take_found(config: Config, run: Path) -> None:
+    try:
+        theirs = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        found = {name: value for name, value in _leaves(theirs) if name in _FOUND}
+    except (OSError, ValueError, AttributeError):  # Who reads the run says what is wrong with it.
+        return
+    for name, value in found.items():
+        if not get(config, name):
+            _set(config, name, value)

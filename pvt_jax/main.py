@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvt_jax import commands
@@ -49,7 +50,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def run(arguments: Sequence[str]) -> int:
     """Do what the flags say; the exit code."""
     flags = parse(arguments)
-    config = config_lib.load(flags.config, flags.overrides)
+    config = config_lib.load(flags.config, flags.overrides, Path(flags.workdir) if flags.mode == "eval" else None)
     step = int(flags.step) if flags.step.isdigit() else flags.step
     if step not in ("latest", "best") and not isinstance(step, int):
         raise UserError(f"--step takes latest, best or a number, not {flags.step!r}")

@@ -47,6 +47,13 @@ class DataOptions(ReadingOptions):
     root: str = key("", "Folder of the data set; for tfds its data directory.", free=True, path=True)
     train_split: str = key("", "Name of the training split; empty for the usual one.")
     eval_split: str = key("", "Name of the evaluation split; empty for the usual one.")
+    holdout: float = key(
+        0.0,
+        "Share of the images of a folder that is evaluated on and not trained on, chosen by their names and the seed, "
+        "of each class alike; for data that comes without a validation split. 0 for data that comes divided.",
+        at_least=0,
+        below=1,
+    )
     on_corrupt: Literal["error", "skip"] = key(
         "error", "What an undecodable image does; skip counts it and takes another in its place.", free=True
     )
@@ -60,6 +67,15 @@ class DataOptions(ReadingOptions):
         0, "Processes that read and augment; 0 uses threads of the training process.", at_least=0, free=True
     )
     threads: int = key(8, "Threads of each of these processes.", above=0, free=True)
+
+    def validate(self) -> None:
+        """Evaluation data is either held out or named."""
+        super().validate()
+        if self.holdout and self.eval_split:
+            raise UserError(
+                f"data.holdout={self.holdout:g} takes evaluation images from the training data, but data.eval_split is "
+                f"'{self.eval_split}': leave one of the two keys out"
+            )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ that Grain can send it to worker processes; messages can name every record; ``st
 the data is from. What else a task needs of it is a protocol in the task's folder, ``tasks/*/source.py``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -27,6 +27,9 @@ class Request:
         train_split, eval_split: what the data set calls the two splits, such as "train[:90%]"; "" for the usual names.
         options: what else the config says of the data, see ``options.py``.
         upright: whether EXIF orientations are applied, and sizes are those of upright images.
+        holdout: share of undivided data, or of training data, that is evaluated on; 0 for data that comes divided.
+        seed: of that choice.
+        learned: the classes of a model whose evaluation data need not come with training data; () for none.
     """
 
     split: Split
@@ -36,11 +39,24 @@ class Request:
     eval_split: str = ""
     options: Any = None
     upright: bool = True
+    holdout: float = 0.0
+    seed: int = 0
+    learned: tuple[str, ...] = ()
 
     @property
     def split_name(self) -> str:
         """What the config calls this split; "" for the usual names."""
         return {"train": self.train_split, "eval": self.eval_split}[self.split]
+
+    @property
+    def place(self) -> "Request":
+        """The request for the place where the data is, before it is divided."""
+        return replace(self, split="train") if self.holdout else self
+
+    @property
+    def takes_whole(self) -> bool:
+        """Whether data that is not divided will do: to divide it, or to evaluate on all of it."""
+        return bool(self.holdout) or (self.split == "eval" and bool(self.learned) and not self.eval_split)
 
 
 class Source(Protocol):

@@ -68,6 +68,7 @@ class DataChecks:
     def validate(self, train: Any, evaluation: Any) -> str:
         """Returns a line for the log: how many records of how many classes, from where, and the notes.
 
+        ``train`` is None where only evaluation data is there.
         Raises UserError: what is wrong in one of the splits, where, how often, and what to do about it.
         """
         for key, value, known in (
@@ -76,19 +77,21 @@ class DataChecks:
         ):
             if value not in known:
                 raise UserError(f"data.{key} is '{value}', but it is either '{known[0]}' or '{known[1]}'")
-        splits = {"training": train, "evaluation": evaluation}
+        splits = {**({} if train is None else {"training": train}), "evaluation": evaluation}
         for split, source in splits.items():
             if not len(source):
                 raise UserError(f"the {split} data has no images ({source}): check its folder or split")
-        self.check_classes(train.class_names, evaluation.class_names)
-        notes = []
+        first = next(iter(splits.values()))
+        self.check_classes(first.class_names, evaluation.class_names)
+        notes = ["no training data: the classes are those of the run"] * (train is None)
         for split, source in splits.items():
             found = self._check_split(split, source)
             notes += [f"{split}: {', '.join(found)}"] * bool(found)
-        notes += self.compare(train, evaluation)
+        notes += [] if train is None else self.compare(train, evaluation)
+        counts = " and ".join(f"{len(source):,} {split}" for split, source in splits.items())
         return (
-            f"{len(train):,} training and {len(evaluation):,} evaluation {self.records} of "
-            f"{self.describe_classes(train.class_names)}, from {train}{''.join(f'; {note}' for note in notes)}"
+            f"{counts} {self.records} of {self.describe_classes(first.class_names)}, from {first}"
+            f"{''.join(f'; {note}' for note in notes)}"
         )
 
     # What a task overrides.

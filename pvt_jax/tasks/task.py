@@ -1,6 +1,7 @@
 """What all tasks share: the model of a config, batches, normalisation."""
 
 import abc
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,9 +14,11 @@ from flax import linen as nn
 from pvt_jax.data import buckets, pipeline
 from pvt_jax.data.description import DataDescription, SplitDescription
 from pvt_jax.data.formats import FORMATS, Format, open_source
+from pvt_jax.data.formats.layouts import NoLayoutError
 from pvt_jax.data.records import Request, Split
 from pvt_jax.errors import UserError
 from pvt_jax.heads import HEADS
+from pvt_jax.messages import escaped
 from pvt_jax.models import create_model
 from pvt_jax.tasks.checks import DataChecks
 from pvt_jax.tasks.options import TaskConfig
@@ -67,6 +70,8 @@ class Task(abc.ABC, Generic[Config]):
 
     def __init__(self, config: Config):
         self._config = config
+        # The data of a run that is evaluated, whose classes stand in where there is no training data.
+        self.learned: DataDescription | None = None
         model, head = config.model, config.head
         self.model = create_model(model.name, head=head.name, head_settings=head.attributes, **model.settings)
         if not isinstance(self.model, self._model_type):
@@ -86,8 +91,13 @@ class Task(abc.ABC, Generic[Config]):
 
     @cached_property
     def train_source(self) -> Any:
-        """Random access to the training records."""
-        return self._open("train")
+        """Random access to the training records; None where a run is evaluated and there are none."""
+        try:
+            return self._open("train")
+        except NoLayoutError:
+            if self.learned is None or self._config.data.train_split:
+                raise
+            return None
 
     @cached_property
     def eval_source(self) -> Any:
@@ -105,14 +115,22 @@ class Task(abc.ABC, Generic[Config]):
 
     def describe_data(self) -> DataDescription:
         """What a run remembers of its data, to compare it with when it goes on, and for what reads its predictions."""
+        learned = self.learned if self.train_source is None else None
         return DataDescription(
             task=self._config.task,
             format=self._config.data.source,
             # A task of numbers, as depth, has no classes.
-            class_names=tuple(map(str, getattr(self.train_source, "class_names", ()))),
-            train=SplitDescription(len(self.train_source), str(self.train_source)),
-            eval=SplitDescription(len(self.eval_source), str(self.eval_source)),
+            class_names=tuple(map(str, getattr(self._first_source, "class_names", ()))),
+            train=_described(self.train_source) if learned is None else learned.train,
+            eval=_described(self.eval_source),
         )
+
+    def held_out(self) -> tuple[str, ...]:
+        """Paths below the data's folder of the images that ``data.holdout`` evaluates on; none if it is 0."""
+        if not self._config.data.holdout:
+            return ()
+        root, source = os.path.abspath(self._config.data.root), self.eval_source
+        return tuple(sorted(escaped(os.path.relpath(source.path(index), root)) for index in range(len(source))))
 
     def training_batches(self, start_step: int, block: tuple[int, int]) -> Generator[dict[str, np.ndarray], None, None]:
         """Endless batches from ``start_step`` on; ``block`` is this host's (number, count)."""
@@ -229,6 +247,11 @@ class Task(abc.ABC, Generic[Config]):
         return buckets.choose_buckets(shapes, min(limit, batches))
 
     @property
+    def _first_source(self) -> Any:
+        """The training records, or where there are none those of the evaluation."""
+        return self.eval_source if self.train_source is None else self.train_source
+
+    @property
     def _data_options(self) -> Any:
         """What a format is told of the data set, besides the section ``data`` of the config."""
         return None
@@ -243,6 +266,9 @@ class Task(abc.ABC, Generic[Config]):
             data.eval_split,
             self._data_options,
             upright=data.exif_orientation,
+            holdout=data.holdout,
+            seed=self._config.seed,
+            learned=self.learned.class_names if self.learned else (),
         )
         return open_source(self._record_kind, data.source, request, self._formats)
 
@@ -250,3 +276,7 @@ class Task(abc.ABC, Generic[Config]):
     def _loading(self) -> pipeline.Loading:
         data = self._config.data
         return pipeline.Loading(on_corrupt=data.on_corrupt, workers=data.workers, threads=data.threads)
+
+
+def _described(source: Any) -> SplitDescription:
+    return SplitDescription(len(source), str(source))

@@ -137,6 +137,8 @@ def build(
     """
     notes = plausible.check_config(config, refuse=not resumes)
     task = TASKS[config.task].make(config)
+    if past is not None and not training:
+        task.learned = past.data
     mesh = sharding.make_mesh(config.mesh.fsdp)
     if training:
         sharding.check_batch(config.batch_size, mesh, config.accumulation_steps)
@@ -149,10 +151,11 @@ def build(
         initial = _compared(initial, config, description, training)
     data = task.validate_data(say)
 
-    lengths = Lengths.of(config, len(task.train_source))
+    examples = description.train.records
+    lengths = Lengths.of(config, examples)
     peak, learning_rate = schedule_of(config, lengths)
     if training:
-        notes += plausible.check_schedule(config, lengths, peak, len(task.train_source))
+        notes += plausible.check_schedule(config, lengths, peak, examples)
     optimizer = optimizers.adamw(learning_rate, config.optimizer)
     abstract = jax.eval_shape(partial(_create_state, config, task, optimizer), variables)
     abstract = jax.tree.map(

@@ -73,6 +73,8 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
     workdir.read_config(directory)
     workdir.check(directory, config, only=_COMPARED)
     past = workdir.past(directory)
+    if past is not None:
+        past.check_held_out(options)
     run = build(options, training=False, resumes=True, past=past, say=say)
     for line in past.changed_data(run.description) if past else ():
         say(line)

@@ -72,13 +72,13 @@ def _train(config: Config, directory: Path, lock: WorkdirLock, extend: bool, qui
     past = workdir.past(directory)
     run = build(config_lib.read(config), resumes=past is not None, past=past, say=None if quiet else say)
     if past is not None:
-        past.check_length(run.config, run.lengths, len(run.task.train_source))
+        past.check_length(run.config, run.lengths, run.description.train.records)
     # Made only now, so that a run that never began does not claim the folder.
     if first_process:
         workdir.make(directory)
         if lock.take() and workdir.has_checkpoint(directory):
             raise UserError(f"another process has just trained in {directory}: start again to go on from there")
-        workdir.create(directory, config, run.description)
+        workdir.create(directory, config, run.description, run.task.held_out())
     store = run.open_store(directory)
     try:
         with Preemption() as preemption:

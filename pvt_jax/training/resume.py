@@ -41,6 +41,17 @@ class Past:
                 way_out += f"; if each label still means what it did, remove {self.workdir / 'data.json'}"
             raise UserError(f"the data has other classes than the run in {self.workdir}: {what}. {way_out}")
 
+    def check_held_out(self, config: TaskConfig) -> None:
+        """Raises UserError if ``config`` would evaluate on other images than the run held out: it trained on them."""
+        data = self.config.get("data", {})
+        old, new = (data.get("holdout", 0.0), self.config.get("seed", 0)), (config.data.holdout, config.seed)
+        if old[0] and new[0] and old != new:
+            raise UserError(
+                f"the run in {self.workdir} held out {old[0]:g} of its images with seed {old[1]}, and not {new[0]:g} "
+                f"with seed {new[1]}: give --config.data.holdout={old[0]:g} and --config.seed={old[1]}, or data with a "
+                f"split for evaluation"
+            )
+
     def check_length(self, config: TaskConfig, now: Lengths, examples: int) -> None:
         """Raises UserError if ``config`` asks for a shorter run than this was; ``examples`` are those of the data."""
         before = self._lengths(config, examples)

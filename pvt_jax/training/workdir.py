@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pvt_jax import config as config_lib
@@ -16,6 +16,8 @@ from pvt_jax.training.resume import Past
 from pvt_jax.weights.files import read_metadata
 from pvt_jax.weights.torch_file import expanded
 
+# The images that data.holdout keeps for evaluation.
+HELD_OUT = "held_out.txt"
 # What --extend changes.
 _LENGTH = ("steps:", "epochs:")
 
@@ -56,12 +58,17 @@ def has_checkpoint(workdir: Path) -> bool:
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
-def create(workdir: Path, config: Config, data: DataDescription | None = None) -> None:
-    """Make the folder and write ``config.json``, and ``data.json`` if given. Raises UserError if it cannot be done."""
+def create(workdir: Path, config: Config, data: DataDescription | None = None, held_out: Sequence[str] = ()) -> None:
+    """Make the folder and write ``config.json``, and if given ``data.json`` and ``held_out.txt``, a path a line.
+
+    Raises UserError if it cannot be done.
+    """
     make(workdir)
     _write(workdir, "config.json", config_lib.to_json(config))
     if data is not None:
         _write(workdir, DATA, data.to_json())
+    if held_out:
+        _write(workdir, HELD_OUT, "".join(f"{path}\n" for path in held_out))
 
 
 def make(workdir: Path) -> None:

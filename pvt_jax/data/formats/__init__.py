@@ -22,11 +22,13 @@ class Format:
 
     Attributes:
         openers: for each kind of records that it holds, the function from a Request to a source.
+        divided: whether ``data.holdout`` can divide it.
         title, extension, class_names: of a format that is recognised in a folder: what its annotations are called, how
             their files end, and the function from a Request to the names of the classes.
     """
 
     openers: Mapping[str, str]
+    divided: bool = False
     title: str = ""
     extension: str = ""
     class_names: str = ""
@@ -41,18 +43,20 @@ FORMATS: Mapping[str, Format] = {
             OBJECTS: f"{_HERE}.digits.objects:open_digit_objects",
         }
     ),
-    "folder": Format({LABELLED_IMAGES: f"{_HERE}.folder:open_folder"}),
-    "label_folder": Format({LABEL_MAPS: f"{_HERE}.label_folder:open_label_folder"}),
+    "folder": Format({LABELLED_IMAGES: f"{_HERE}.folder:open_folder"}, divided=True),
+    "label_folder": Format({LABEL_MAPS: f"{_HERE}.label_folder:open_label_folder"}, divided=True),
     "ade20k": Format({LABEL_MAPS: f"{_HERE}.ade20k:open_ade20k"}),
     "cityscapes": Format({LABEL_MAPS: f"{_HERE}.cityscapes:open_cityscapes"}),
     "coco": Format(
         {OBJECTS: f"{_HERE}.coco.source:open_coco"},
+        divided=True,
         title="COCO's JSON format",
         extension=".json",
         class_names=f"{_HERE}.coco.source:class_names_of_coco",
     ),
     "voc": Format(
         {OBJECTS: f"{_HERE}.voc.source:open_voc"},
+        divided=True,
         title="Pascal VOC's XML format",
         extension=".xml",
         class_names=f"{_HERE}.voc.source:class_names_of_voc",
@@ -85,6 +89,12 @@ def open_source(kind: str, source: str, request: Request, formats: Mapping[str, 
     if source not in openers:
         raise UserError(
             f"unknown source '{source}' of {kind}{did_you_mean(source, openers)}; there are: {', '.join(openers)}"
+        )
+    if request.holdout and not formats[source].divided:
+        known = [name for name in openers if formats[name].divided]
+        raise UserError(
+            f"data.holdout divides data of the source{'s' * (len(known) != 1)} {', '.join(known)}, but '{source}' has "
+            f"splits of its own: leave data.holdout out"
         )
     if request.split not in SPLIT_WORDS:
         raise UserError(f"split is '{request.split}', but a source has 'train' and 'eval'")

@@ -44,4 +44,4 @@ def open_ade20k(request: Request) -> LabelFolderSource:
         )
     has_names = os.path.isfile(os.path.join(root, NAMES_FILES[0]))
     labels = find_labels(options, root if has_names else "", reduce_zero_label=True)
-    return open_pairs(root, found, labels, request.upright)
+    return open_pairs(root, found, labels, request)

@@ -61,9 +61,7 @@ def open_cityscapes(request: Request) -> LabelFolderSource:
         raise no_layout(tree, request, "images and label maps", _LAYOUTS, way_out)
     is_mapped = not any(os.path.splitext(path)[0].endswith(_TRAIN_IDS) for path in scan(found[1]))
     labels = cityscapes_labels(request.options, by_id=is_mapped)
-    return open_pairs(
-        tree.root, found, labels, request.upright, _IMAGE_SUFFIX, _IDS if is_mapped else _TRAIN_IDS, tell=False
-    )
+    return open_pairs(tree.root, found, labels, request, _IMAGE_SUFFIX, _IDS if is_mapped else _TRAIN_IDS, tell=False)
 
 
 def cityscapes_labels(options: LabelMapOptions, *, by_id: bool) -> LabelSet:

@@ -1,5 +1,10 @@
-"""Images in class folders: root/train/<class>/*.jpg and root/val/<class>/*.jpg, as ImageNet is usually unpacked."""
+"""Images in class folders: root/train/<class>/*.jpg and root/val/<class>/*.jpg, as ImageNet is usually unpacked.
 
+Without folders of splits, root/<class>/*.jpg, ``data.holdout`` divides the images of each class.
+"""
+
+import copy
+import itertools
 import operator
 import os
 import shlex
@@ -10,18 +15,31 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_place, find_layout, no_layout, split_names
+from pvt_jax.data.formats.holdout import part_of
+from pvt_jax.data.formats.layouts import (
+    SPLIT_NAMES,
+    Found,
+    Layout,
+    NoLayoutError,
+    Tree,
+    about_place,
+    find_data,
+    find_layout,
+    no_layout,
+    split_names,
+)
 from pvt_jax.data.formats.tools import known_tool
 from pvt_jax.data.records import ClassificationRecord, Request
 from pvt_jax.errors import UserError
 from pvt_jax.files.folders import choose_images, find_root, list_folder, read_file, scan_images
 from pvt_jax.files.headers import THREADS
-from pvt_jax.files.kinds import Unread
+from pvt_jax.files.kinds import Unread, is_image
 from pvt_jax.files.spellings import composed
 from pvt_jax.messages import did_you_mean, escaped, listed, plural
 
 _ROOT = ("folder", "train/<class>/*.jpg and val/<class>/*.jpg")
 _LAYOUTS = (Layout("{split}"),)
+_WHOLE = (Layout(""),)
 # Folders within each other in which classes are looked for.
 _DEEPEST = 8
 # Folders that hold the images, and the labels, of other tasks.
@@ -112,6 +130,21 @@ class FolderSource:
         """What a person should know of the folders: files that are not read, and classes in further folders."""
         return self._notes
 
+    def part(self, request: Request) -> "FolderSource":
+        """Returns the images of the wanted split, if ``request.holdout`` divides those of the folder."""
+        if not request.holdout:
+            return self
+        names = [os.path.relpath(self.path(index), self._root) for index in range(len(self))]
+        chosen, notes = part_of(names, request, str(self), self._labels)
+        part = copy.copy(self)
+        starts = np.concatenate([[0], self._ends[:-1]])
+        spans = zip(starts[chosen].tolist(), self._ends[chosen].tolist(), strict=True)
+        part._paths = b"".join(self._paths[start:end] for start, end in spans)
+        part._ends = np.cumsum((self._ends - starts)[chosen], dtype=np.int64)
+        part._labels = self._labels[chosen]
+        part._notes = (*self._notes, *notes) if request.split == "train" else ()
+        return part
+
     def __str__(self) -> str:
         return escaped(self._root)
 
@@ -135,19 +168,23 @@ def open_folder(request: Request) -> FolderSource:
     """
     root = find_root(request.root, *_ROOT)
     request = replace(request, root=root)
-    training, class_names = _training(request)
-    if request.split == "train":
-        return FolderSource(root, training[0], class_names, about_place(Tree(root), training, request))
-    found = _find(request)
+    try:
+        training, class_names = _training(request)
+        known_as = os.path.basename(training[0])
+    except NoLayoutError:
+        if request.split == "train" or not request.learned:
+            raise
+        training, class_names, known_as = None, request.learned, "the run"
+    found = training if training and (request.split == "train" or request.holdout) else _find(request)
     known = set(map(composed, class_names))
     if unknown := sorted(name for name in _class_folders(found[0]) if composed(name) not in known):
         raise UserError(
             escaped(
-                f"{found[0]} has {plural(len(unknown), 'class folder')} that {os.path.basename(training[0])} has not: "
+                f"{found[0]} has {plural(len(unknown), 'class folder')} that {known_as} has not: "
                 f"{listed(unknown)}{did_you_mean(unknown[0], class_names)}; both must name the same classes"
             )
         )
-    return FolderSource(root, found[0], class_names, about_place(Tree(root), found, request))
+    return FolderSource(root, found[0], class_names, about_place(Tree(root), found, request)).part(request)
 
 
 def list_classes(request: Request) -> tuple[str, ...]:
@@ -202,11 +239,33 @@ def _one_class(found: Found, name: str, request: Request) -> UserError:
 
 def _find(request: Request) -> Found:
     tree = Tree(request.root)
-    if found := find_layout(tree, _LAYOUTS, split_names(request)):
+    if found := find_data(tree, request, _LAYOUTS, _WHOLE, _is_divided_or_classes):
         return found
     expected = [os.path.join(tree.root, split, "<class>", "*.jpg") for split in ("train", "val")]
     way_out = f"put images into {' and '.join(expected)}, or set data.{request.split}_split"
-    raise no_layout(tree, request, "images", _LAYOUTS, way_out)
+    raise no_layout(tree, request, "images", _LAYOUTS, way_out, whole=_WHOLE, accepts=_is_divided_or_classes)
+
+
+def _is_divided_or_classes(found: Found) -> bool:
+    """Whether a folder is that of a split, or holds folders that look like classes."""
+    if found.split:
+        return True
+    folders = list_folder(found[0]).folders
+    kinds = {name.lower() for name in folders}
+    is_other = not kinds.isdisjoint(itertools.chain(*SPLIT_NAMES.values())) or not kinds.isdisjoint(_LABEL_FOLDERS)
+    return len(folders) > 1 and not is_other and any(map(_holds_images, (os.path.join(found[0], x) for x in folders)))
+
+
+def _holds_images(folder: str) -> bool:
+    """Whether an image is in a folder or in the first folders below it, by the endings of names."""
+    for _ in range(_DEEPEST):
+        files, folders, *_ = list_folder(folder)
+        if any(map(is_image, files)):
+            return True
+        if not folders:
+            break
+        folder = os.path.join(folder, min(folders))
+    return False
 
 
 def _class_folders(folder: str) -> list[str]:

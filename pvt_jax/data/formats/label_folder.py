@@ -1,6 +1,8 @@
-"""Images and label maps of the same stem in two parallel trees of folders, in the layouts of ``_LAYOUTS``.
+"""Images and label maps of the same stem in two parallel trees of folders, or in one, in the layouts of ``_LAYOUTS``.
 
-Where both splits are in the same folders, as in Pascal VOC, {split}.txt lists the stems of each.
+Where both splits are in the same folders, as in Pascal VOC, {split}.txt lists the stems of each; without lists,
+``data.holdout`` divides the images. In one tree, label maps are the PNGs beside images of other formats, or end in one
+of ``_SUFFIXES``.
 """
 
 import operator
@@ -10,15 +12,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from pvt_jax.data.formats.class_names import VOC_CLASSES
+from pvt_jax.data.formats.holdout import part_of
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
-from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_place, find_layout, no_layout, split_names
+from pvt_jax.data.formats.layouts import Found, Layout, Tree, about_place, find_data, no_layout
 from pvt_jax.data.formats.pairs import Side, find_pairs
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request, SegmentationRecord
 from pvt_jax.errors import UserError
-from pvt_jax.files.folders import find_root, read_file
+from pvt_jax.files.folders import find_root, read_file, scan_images
 from pvt_jax.files.headers import Oriented, oriented_sizes
-from pvt_jax.files.kinds import LOSSY, ending_of
+from pvt_jax.files.kinds import LOSSY, ending_of, stem_of
+from pvt_jax.files.spellings import composed
 from pvt_jax.messages import escaped
 
 _LISTS = ("ImageSets/Segmentation/{split}.txt", "{split}.txt")
@@ -28,10 +32,26 @@ _LAYOUTS = (
     Layout("img_dir/{split}", "ann_dir/{split}"),
     Layout("{split}/images", "{split}/annotations|labels|masks"),
     Layout("{split}", "{split}annot"),
+    # CVAT, an export for each split.
+    Layout("{split}/JPEGImages", "{split}/SegmentationClassPNG|SegmentationClass"),
     # Labelme exports NumPy arrays in the folder in which Pascal VOC has label maps.
     Layout("JPEGImages", "SegmentationClassPNG|SegmentationClass", _LISTS[0]),
     Layout("images", "annotations|labels|masks", _LISTS[1]),
+    # Roboflow.
+    Layout("{split}", "{split}"),
 )
+# Data that is not divided.
+_WHOLE = (
+    # CVAT.
+    Layout("JPEGImages", "SegmentationClassPNG|SegmentationClass", "ImageSets/Segmentation/default.txt"),
+    Layout(
+        "images|image|imgs|img|JPEGImages|photos|original_images",
+        "annotations|annotation|labels|label|masks|mask|SegmentationClassPNG|SegmentationClass|segmentations",
+    ),
+    Layout("", ""),
+)
+# What the stems of label maps end in, if the config does not say it and those of images end in nothing.
+_SUFFIXES = ("_mask", "_masks", "-mask", "_label", "_labels", "_seg", "_segmentation", "_gt", "_L")
 
 
 class LabelFolderSource:
@@ -119,23 +139,27 @@ def open_label_folder(request: Request) -> LabelFolderSource:
     root = find_root(request.root, "label_folder", "images and label maps")
     found = _find(root, request)
     is_voc = os.path.basename(found[1]).startswith("SegmentationClass") and options.num_classes == len(VOC_CLASSES)
-    labels = find_labels(options, root, known_as="Pascal VOC", names=VOC_CLASSES if is_voc else ())
+    known = request.learned or (VOC_CLASSES if is_voc else ())
+    labels = find_labels(options, root, known_as="the run" if request.learned else "Pascal VOC", names=known)
     notes, suffixes = about_place(Tree(root), found, request), (options.image_suffix, options.label_suffix)
-    return open_pairs(root, found, labels, request.upright, *suffixes, notes=notes)
+    if not any(suffixes) and (suffix := _suffix(found)):
+        suffixes = "", suffix
+        notes.append(f"label maps are the images that end in {suffix}")
+    return open_pairs(root, found, labels, request, *suffixes, notes=notes)
 
 
 def open_pairs(
     root: str,
     found: Found,
     labels: LabelSet,
-    upright: bool,
+    request: Request,
     image_suffix: str = "",
     label_suffix: str = "",
     *,
     tell: bool = True,
     notes: Sequence[str] = (),
 ) -> LabelFolderSource:
-    """Opens the pairs of files in a layout of two folders, and perhaps a list of stems.
+    """Opens the pairs of files in a layout of two folders, or one for both, and perhaps a list of stems.
 
     Unless ``tell`` is False, what else is in the folders is noted, behind ``notes``.
     """
@@ -148,26 +172,57 @@ def open_pairs(
             f"{len(lossy):,} label maps in {escaped(label_folder)} are compressed with loss, such as "
             f"{escaped(lossy[0])}, which changes labels: save label maps as PNG"
         )
-    notes = [*notes, *others] if tell else notes
-    return LabelFolderSource(root, image_folder, label_folder, pairs, labels, upright, notes)
+    names = [os.path.relpath(os.path.join(image_folder, image), root) for image, _ in pairs]
+    chosen, divided = part_of(names, request, escaped(root))
+    pairs = [pair for pair, is_chosen in zip(pairs, chosen.tolist(), strict=True) if is_chosen]
+    is_told = tell and (request.split == "train" or not request.holdout)
+    notes = [*notes, *others] if is_told else []
+    return LabelFolderSource(root, image_folder, label_folder, pairs, labels, request.upright, [*notes, *divided])
 
 
 def _find(root: str, request: Request) -> Found:
     """Returns where the images and label maps of the split are, as the config names or in a known layout."""
-    named = _named(request.options)
-    layouts, tree = named or _LAYOUTS, Tree(root)
-    if found := find_layout(tree, layouts, split_names(request), cases=(False,) if named else (False, True)):
+    named, tree = _named(request.options), Tree(root)
+    layouts, whole = named or (_LAYOUTS, _WHOLE)
+    found = find_data(tree, request, layouts, whole, _is_apart_or_paired, (False,) if named else (False, True))
+    if found:
         return found
     verb, key = "correct" if named else "set", f"data.{request.split}_split"
     way_out = f"{verb} {key}, or segmentation.image_folder and label_folder, such as 'pictures/{{split}}'"
-    raise no_layout(tree, request, "images and label maps", layouts, way_out)
+    what = "images and label maps"
+    raise no_layout(tree, request, what, layouts, way_out, whole=whole, accepts=_is_apart_or_paired)
 
 
-def _named(options: LabelMapOptions) -> tuple[Layout, ...]:
-    """Returns the layouts of folders that the config names; none if it names no folder."""
+def _is_apart_or_paired(found: Found) -> bool:
+    """Whether images and label maps are in folders of their own, or in one in which some belong together."""
+    return len(set(found.places)) > 1 or bool(_suffix(found)) or _has_pairs(found[0])
+
+
+def _has_pairs(folder: str) -> bool:
+    """Whether a PNG is beside an image of another format with its stem."""
+    paths = scan_images(folder).paths
+    maps = {composed(stem_of(path)) for path in paths if path.lower().endswith(".png")}
+    return any(composed(stem_of(path)) in maps for path in paths if not path.lower().endswith(".png"))
+
+
+def _suffix(found: Found) -> str:
+    """Returns what the stems of label maps end in, beyond those of images; "" if nothing that is known."""
+    stems, maps = (_stems(places[0]) for places in found.places[:2])
+    if found[0] != found[1] and not stems.isdisjoint(maps):
+        return ""
+    pairs = ((suffix, (stem.removesuffix(suffix) for stem in maps if stem.endswith(suffix))) for suffix in _SUFFIXES)
+    return next((suffix for suffix, bare in pairs if any(stem in stems for stem in bare)), "")
+
+
+def _stems(folder: str) -> set[str]:
+    return {composed(stem_of(path)) for path in scan_images(folder).paths}
+
+
+def _named(options: LabelMapOptions) -> tuple[tuple[Layout, ...], tuple[Layout, ...]] | None:
+    """Returns the layouts of folders that the config names, and of undivided ones; None if it names no folder."""
     images, labels = options.image_folder, options.label_folder
     if not images and not labels:
-        return ()
+        return None
     if not images or not labels:
         missing, given = ("image", labels) if labels else ("label", images)
         raise UserError(
@@ -179,5 +234,6 @@ def _named(options: LabelMapOptions) -> tuple[Layout, ...]:
             f"give both folders with it, or both without it and lists of stems, {{split}}.txt"
         )
     if "{split}" in images:
-        return (Layout(images, labels, as_named=True),)
-    return tuple(Layout(images, labels, stems, as_named=True) for stems in _LISTS)
+        return (Layout(images, labels, as_named=True),), ()
+    whole = (Layout(images, labels, as_named=True),)
+    return tuple(Layout(images, labels, stems, as_named=True) for stems in _LISTS), whole

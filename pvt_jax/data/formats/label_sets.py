@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pvt_jax.data.formats.class_names import names_file, read_names, without_ignored
+from pvt_jax.data.formats.class_lists import find_class_list
+from pvt_jax.data.formats.class_names import without_ignored
 from pvt_jax.data.labels import LabelEncoding, distinct_colours
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.errors import UserError
@@ -43,14 +44,19 @@ def find_labels(
         reduce_zero_label, mapping: of ``LabelEncoding``. The mapping replaces the options' reduce_zero_label.
     """
     count = options.num_classes
-    class_names, where = tuple(names), known_as
+    class_names, where, coded = tuple(names), known_as, options.palette
     if options.class_names:
         # In a config, numbers may be names: digits, for example.
         class_names, where = tuple(map(str, options.class_names)), "segmentation.class_names"
-    elif root and (found := names_file(root)):
-        class_names, where = read_names(found), found
+    elif root and (found := find_class_list(root)):
+        class_names, where, coded = found.names, found.path, coded or found.colours
+        if found.values and mapping is None:
+            mapping = {value: label for label, value in enumerate(found.values)}
     reduced = reduce_zero_label or (options.reduce_zero_label and mapping is None)
-    class_names = without_ignored(class_names, reduced)
+    listed, class_names = class_names, without_ignored(class_names, reduced)
+    if class_names != listed and coded != options.palette:
+        # The first one's pixels are ignored.
+        coded = (*coded[1:], coded[0])
     if class_names and len(class_names) != count:
         correct = "" if where == known_as else f", or correct {escaped(where)}"
         raise UserError(
@@ -65,9 +71,9 @@ def find_labels(
             f"class a name of its own"
         )
     class_names = class_names or tuple(f"class {label}" for label in range(count))
-    encoding = LabelEncoding(count, tuple(options.ignore_labels), reduced, mapping, options.palette or None)
-    if options.palette or len(palette) == count:
-        colours = np.array((options.palette or palette)[:count], np.uint8)
+    encoding = LabelEncoding(count, tuple(options.ignore_labels), reduced, mapping, coded or None)
+    if coded or len(palette) == count:
+        colours = np.array((coded or palette)[:count], np.uint8)
     else:
         colours = distinct_colours(count)
     return LabelSet(class_names, colours, encoding)

@@ -30,8 +30,13 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
 }
 # What is taken for lack of anything else.
 _LAST = "test"
+# What data that is to be divided must not have.
+VALIDATION = tuple(name for name in SPLIT_NAMES["eval"] if name != _LAST)
 # What may be listed beside its parts.
 _BOTH = "trainval"
+_HOLDOUT = "--config.data.holdout=0.2"
+# The way out where there is data that is not divided.
+HOLD_OUT = f"add {_HOLDOUT}, which keeps a fifth of the images for evaluation"
 # Folders whose own folders are tried, too, where a data set may have been unpacked: listing many takes time.
 _MOST_OPENED = 50
 
@@ -169,6 +174,39 @@ def find_layout(
     return None
 
 
+def find_data(
+    tree: Tree,
+    request: Request,
+    layouts: Sequence[Layout],
+    whole: Sequence[Layout] = (),
+    accepts: Callable[[Found], bool] = lambda found: True,
+    cases: Sequence[bool] = (False, True),
+) -> Found | None:
+    """Returns where the data of a request is, before it is divided where ``request.holdout`` says so.
+
+    Raises UserError: data to be divided has validation data already.
+
+    Args:
+        tree, request: the data set, and which part of it is wanted.
+        layouts: of the format.
+        whole: of data that is not divided, without {split}.
+        accepts, cases: of ``find_layout``.
+    """
+    if request.holdout:
+        refuse_holdout(request, find_layout(tree, layouts, VALIDATION, accepts, cases))
+    found = find_layout(tree, layouts, split_names(request.place), accepts, cases)
+    return found or (find_layout(tree, whole, ("",), accepts, cases) if request.takes_whole else None)
+
+
+def refuse_holdout(request: Request, found: "Found | None") -> None:
+    """Raises UserError if there is validation data, ``found``, beside data that is to be divided."""
+    if found:
+        raise UserError(
+            f"data.holdout={request.holdout:g} is for data without a validation split, but there is one, "
+            f"{escaped(found.places[-1][0])}: leave data.holdout out to evaluate on it, or move it away"
+        )
+
+
 def about_split(split: str, request: Request) -> list[str]:
     """Returns a note where data for testing is evaluated on for lack of any for validation; else none."""
     if request.split_name or split != _LAST or request.split != "eval":
@@ -186,6 +224,8 @@ def no_layout(
     holds: str = "",
     choices: str = "",
     roots: Sequence[Layout] = (),
+    whole: Sequence[Layout] = (),
+    accepts: Callable[[Found], bool] = lambda found: True,
 ) -> NoLayoutError:
     """Returns the error for a data set in none of the ``layouts``.
 
@@ -197,8 +237,9 @@ def no_layout(
         holds: what is there, if it is more than folders.
         choices: what could be meant, but is not alone.
         roots: layouts by which a folder below is recognised; ``layouts`` if not given.
+        whole, accepts: of ``find_data``.
     """
-    names = split_names(request)
+    names = split_names(request.place)
     below = sorted(tree.list(tree.root)[1])
     # Archives often unpack into a folder of their own.
     inside = [os.path.join(folder, name) for folder in below[:_MOST_OPENED] for name in _folders(tree, folder)]
@@ -206,18 +247,30 @@ def no_layout(
         path
         for path in (os.path.join(tree.root, folder) for folder in [*below, *inside])
         if os.path.basename(path).lower() not in itertools.chain(*SPLIT_NAMES.values())
-        and find_layout(Tree(path), roots or layouts, names)
+        and find_layout(Tree(path), roots or layouts, names, accepts)
     ]
     above = os.path.dirname(tree.root)
     if not nested and os.path.basename(tree.root).lower() in itertools.chain(*SPLIT_NAMES.values()):
-        nested = [above] * bool(find_layout(Tree(above), roots or layouts, names))
+        nested = [above] * bool(find_layout(Tree(above), roots or layouts, names, accepts))
+    undivided = [*([tree.root] if not request.takes_whole else []), *(os.path.join(tree.root, name) for name in below)]
+    if find_layout(tree, layouts, VALIDATION, accepts):
+        undivided = []
+    undivided = [path for path in undivided[:_MOST_OPENED] if find_layout(Tree(path), whole, ("",), accepts)]
+    training = () if request.takes_whole or request.split_name else SPLIT_NAMES["train"]
     if len(nested) == 1:
         way_out = f"did you mean --config.data.root={nested[0]}?"
+    elif undivided[:1] == [tree.root] or (request.split == "eval" and find_layout(tree, layouts, training, accepts)):
+        way_out = way_out if way_out.startswith(HOLD_OUT) else f"{HOLD_OUT}, or {way_out}"
+    elif len(undivided) == 1:
+        way_out = f"did you mean --config.data.root={undivided[0]}{f' {_HOLDOUT}' * (not request.takes_whole)}?"
     elif request.split == "train":
         way_out = known_tool(tree.root, request.options) or way_out
+    looked_for = ", ".join(
+        str(layout) or "the folder itself" for layout in [*layouts, *(whole if request.takes_whole else ())]
+    )
     return NoLayoutError(
         escaped(
-            f"no {SPLIT_WORDS[request.split]} {what} in {tree.root}: looked for {', '.join(map(str, layouts))}, with "
+            f"no {SPLIT_WORDS[request.split]} {what} in {tree.root}: looked for {looked_for}, with "
             f"{' or '.join(names)} for {{split}}{choices}; it holds {holds or listed(below) or 'no folder'}; {way_out}"
         )
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.data.formats.class_names import alike
+from pvt_jax.data.formats.holdout import part_of
 from pvt_jax.data.objects import LEAST_SIDE, Objects, decode_mask
 from pvt_jax.data.records import SPLIT_WORDS, Request
 from pvt_jax.errors import UserError
@@ -143,9 +144,11 @@ def _all(holds: np.ndarray) -> np.ndarray:
 
 
 def select(
-    table: ObjectTable, where: str, request: Request, notes: Sequence[str] = ()
+    table: ObjectTable, where: str, request: Request, notes: Sequence[str] = (), names: Sequence[str] = ()
 ) -> tuple[ObjectTable, list[int]]:
     """Returns the table of the images to use, with more ``notes``, and their numbers.
+
+    ``names`` are the paths of the images below the folder of the data set, by which ``holdout.py`` divides them.
 
     They are all, or in training those with objects or crowd regions, unless the options keep empty ones: mmdetection's
     filter counts every annotation of a class, too. It also counts boxes that were dropped here, and leaves out images
@@ -162,11 +165,14 @@ def select(
             )
         )
     annotations = np.diff(table.ends)
-    is_kept = annotations > 0 if request.split == "train" and not request.options.keep_empty else annotations >= 0
+    is_kept, divided = part_of(names, request, where) if request.holdout else (np.ones(len(counts), bool), [])
+    wanted = int(is_kept.sum())
+    if request.split == "train" and not request.options.keep_empty:
+        is_kept &= annotations > 0
     images, objects = np.flatnonzero(is_kept).tolist(), np.repeat(is_kept, annotations)
     ends = np.concatenate([[0], np.cumsum(annotations[images])])
-    found = [*table.notes, *notes]
-    if left_out := len(counts) - len(images):
+    found = [*table.notes, *notes, *divided] if request.split == "train" or not request.holdout else []
+    if left_out := wanted - len(images):
         are = "s without objects are" if left_out != 1 else " without objects is"
         found.append(f"{left_out:,} training image{are} left out (detection.keep_empty)")
     kept = table.objects.take(objects)

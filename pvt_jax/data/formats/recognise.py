@@ -18,7 +18,7 @@ _MOST_LOOKED_AT = 100_000
 
 
 def recognise_folder(
-    kind: str, folder: str, source: str = "", train_split: str = "", options: Any = None
+    kind: str, folder: str, source: str = "", train_split: str = "", options: Any = None, holdout: float = 0.0
 ) -> tuple[str, tuple[str, ...]]:
     """Returns the source that reads a folder, and the names of the training classes.
 
@@ -30,10 +30,11 @@ def recognise_folder(
         source: its format if that is known.
         train_split: name of the training data; "" for the usual ones.
         options: what a config says of the annotations; ``num_classes`` is not read.
+        holdout: share that is evaluated on, of data that is not divided.
     """
     known = {name: row for name, row in FORMATS.items() if kind in row.openers and row.class_names}
     root = find_root(folder, " or ".join(known), "images and their annotations")
-    request = Request("train", root=root, train_split=train_split, options=options)
+    request = Request("train", root=root, train_split=train_split, options=options, holdout=holdout)
     if source:
         if source not in known:
             raise UserError(f"data.source is '{source}', but a folder is read by {' or '.join(known)}: leave it out")

@@ -51,7 +51,7 @@ class Segmentation(Task[SegmentationConfig]):
 
     def describe_data(self) -> DataDescription:
         """With the colours of the classes."""
-        palette = tuple((r, g, b) for r, g, b in np.asarray(self.train_source.palette).tolist())
+        palette = tuple((r, g, b) for r, g, b in np.asarray(self._first_source.palette).tolist())
         return replace(super().describe_data(), palette=palette)
 
     def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:

@@ -14,6 +14,7 @@ import pytest
 from pvt_jax.data.formats import OBJECTS, open_source
 from pvt_jax.data.formats.coco import json_file as coco_json
 from pvt_jax.data.formats.coco import source as coco
+from pvt_jax.data.formats.layouts import HOLD_OUT
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
@@ -117,16 +118,16 @@ class TestLayouts:
         write_coco(tmp_path, "plain", count=2)
         (tmp_path / "annotations/val.json").unlink()
         line = message(tmp_path, "eval")
-        assert "need a file each: move some images to one called val.json" in line
+        assert f"; {HOLD_OUT}, or move some images to one called val.json" in line
         shutil.move(tmp_path / "annotations/train.json", tmp_path / path)
-        assert f"need a file each: split {path} into train.json and val.json" in message(tmp_path)
+        assert f"; {HOLD_OUT}, or split {path} into train.json and val.json" in message(tmp_path)
 
     def test_a_half_s_own_folder(self, tmp_path):
         write_coco(tmp_path, "roboflow", count=2)
         assert f"did you mean --config.data.root={tmp_path}?" in message(tmp_path / "train")
         shutil.rmtree(tmp_path / "valid")
         line = message(tmp_path, "eval")
-        assert "it holds train/; put some of the images aside for it, or set detection.annotations" in line
+        assert f"it holds train/; {HOLD_OUT}, or set detection.annotations" in line
 
 
 class TestObjects:

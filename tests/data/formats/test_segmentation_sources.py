@@ -14,6 +14,7 @@ from PIL import Image
 from pvt_jax.data.formats import LABEL_MAPS, open_source
 from pvt_jax.data.formats.cityscapes import CLASSES
 from pvt_jax.data.formats.class_names import names_file, read_names
+from pvt_jax.data.formats.layouts import HOLD_OUT
 from pvt_jax.data.labels import LabelEncoding, distinct_colours
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request
@@ -204,7 +205,7 @@ class TestLayouts:
         assert (
             "no evaluation images" in line and "with val2017 or val or valid or validation or test for {split}" in line
         )
-        assert "it holds images, labels; set data.eval_split" in line
+        assert f"it holds images, labels; {HOLD_OUT}, or set data.eval_split" in line
         assert "with minival for {split}" in message(tmp_path, "eval", eval_split="minival")
         write(tmp_path, "unpacked/train/images/a.jpg", "unpacked/train/labels/a.png")
         (tmp_path / "images").rename(tmp_path / "pictures")
@@ -265,10 +266,10 @@ class TestPairs:
 
     def test_other_endings(self, root):
         for path in (root / "labels/train").iterdir():
-            path.rename(path.with_name(f"{path.stem}_L.png"))
+            path.rename(path.with_name(f"{path.stem}_M.png"))
         line = message(root)
         assert "4 of 4 label maps" in line and "set segmentation.image_suffix and label_suffix" in line
-        assert len(opened(root, label_suffix="_L")) == 4
+        assert len(opened(root, label_suffix="_M")) == 4
         line = message(root, label_suffix="_K")
         assert f"no label maps whose stems end in '_K' in {root}/labels/train; it has 4 others" in line
         assert "correct segmentation.label_suffix" in line

@@ -225,7 +225,7 @@ def test_what_is_read_is_read_beside_them(tmp_path):
         assert recognise_folder(OBJECTS, str(tmp_path / kind), options=ObjectOptions())[0] == kind
     (tmp_path / "coco/annotations/instances_val2017.json").unlink()
     with pytest.raises(
-        UserError, match="^no evaluation annotations in .*; training and evaluation need a file each: move"
+        UserError, match="^no evaluation annotations in .*; add --config.data.holdout=0.2, which .*, or move"
     ):
         open_source(
             OBJECTS, "coco", Request("eval", root=str(tmp_path / "coco"), options=ObjectOptions(num_classes=10))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pvt_jax.data.formats.layouts import HOLD_OUT
 from pvt_jax.tasks.detection.source import DetectionSource
 from tests.helpers.detection_data import save, voc_xml, write_voc
 from tests.helpers.voc_data import message, opened, write_flat
@@ -114,14 +115,13 @@ class TestLayouts:
     def test_not_divided(self, tmp_path):
         write_voc(tmp_path, count=4)
         (tmp_path / "ImageSets/Main/val.txt").unlink()
-        assert "; write the names of its images, without extension, into ImageSets/Main/val.txt, a line each" in (
-            message(tmp_path, "eval")
-        )
+        line = message(tmp_path, "eval")
+        assert f"; {HOLD_OUT}, or write the names of its images, without extension, into ImageSets/Main/val.txt" in line
         for path in [*tmp_path.glob("JPEGImages/*"), *tmp_path.glob("Annotations/*")]:
             shutil.move(path, tmp_path)
         for name in ("JPEGImages", "Annotations", "ImageSets"):
             shutil.rmtree(tmp_path / name)
-        assert "put XML files and images into two folders there, train and valid" in message(tmp_path)
+        assert f"; {HOLD_OUT}, or put XML files and images into two folders there, train and valid" in message(tmp_path)
 
     def test_nothing_there(self, root, tmp_path):
         assert "needs data.root" in message("")
@@ -131,10 +131,8 @@ class TestLayouts:
             f"no evaluation images with XML files in {root}: looked for Annotations + JPEGImages|images + ImageSets"
             in line
         )
-        assert (
-            "with val2017 or val or valid or validation or test for {split}; it holds train; set data.eval_split"
-            in line
-        )
+        assert "with val2017 or val or valid or validation or test for {split}; it holds train; " in line
+        assert f"; {HOLD_OUT}, or set data.eval_split" in line
         write_voc(tmp_path / "a/VOCdevkit/VOC2007")
         line = message(tmp_path / "a", num_classes=10)
         assert f"did you mean --config.data.root={tmp_path / 'a/VOCdevkit/VOC2007'}?" in line

@@ -18,7 +18,20 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from pvt_jax.data.formats.layouts import Layout, NoLayoutError, Tree, find_layout, names_in_turn, no_layout, split_names
+from pvt_jax.data.formats.layouts import (
+    HOLD_OUT,
+    VALIDATION,
+    Found,
+    Layout,
+    NoLayoutError,
+    Tree,
+    find_layout,
+    names_in_turn,
+    no_layout,
+    refuse_holdout,
+    split_names,
+)
+from pvt_jax.data.formats.tools import judged
 from pvt_jax.data.records import Request, Split
 from pvt_jax.errors import UserError
 from pvt_jax.files.folders import names_in
@@ -44,41 +57,71 @@ _OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_")
 _PROBES = 64
 # Bytes of a file by which it is judged.
 _FIRST = 1 << 16
+# Folders of a data set that are looked into.
+_MOST_OPENED = 50
 
 
 def find_annotations(root: str, request: Request) -> tuple[str, str]:
-    """Returns the path of the annotations of a split, and what the data set calls it."""
+    """Returns the path of the annotations of a split, and what the data set calls it; "" if it is not divided."""
     pattern = request.options.annotations
-    if pattern and "{split}" not in pattern:
+    if pattern and "{split}" not in pattern and not request.takes_whole:
         raise NoLayoutError(
             f"detection.annotations '{pattern}' has no {{split}}: write {{split}} where data.train_split and "
-            f"data.eval_split go, such as 'annotations/{{split}}.json'"
+            f"data.eval_split go, such as 'annotations/{{split}}.json'; if it is one file for all, {HOLD_OUT}"
         )
-    tree, alike = Tree(root), []
+    tree = Tree(root)
     layouts = (Layout(pattern, as_named=True),) if pattern else _ANNOTATIONS
-    for names in names_in_turn(split_names(request)):
-        if found := find_layout(tree, layouts, names, lambda found: os.path.isfile(found[0]), cases=(False,)):
-            return found[0], found.split
-        alike = [] if pattern else _with_the_word(tree, names)
+    if request.holdout and "{split}" in (pattern or "{split}"):
+        refuse_holdout(request, _find(tree, layouts, VALIDATION)[0])
+    found, alike = _find(tree, layouts, split_names(request.place))
+    if found:
+        return found[0], found.split if "{split}" in (pattern or "{split}") else ""
+    whole = _whole(tree) if request.takes_whole and not (pattern or alike) else []
+    if len(whole) == 1:
+        return whole[0], ""
+    raise _no_annotations(tree, request, layouts, [os.path.relpath(path, root) for path in [*alike, *whole]])
+
+
+def _find(tree: Tree, layouts: Sequence[Layout], names: Sequence[str]) -> tuple[Found | None, list[str]]:
+    """Returns the annotations of a split that has one of ``names``; or None, and what could be meant."""
+    for some in names_in_turn(names):
+        if found := find_layout(tree, layouts, some, lambda found: os.path.isfile(found[0]), cases=(False,)):
+            return found, []
+        if layouts is not _ANNOTATIONS:
+            continue
+        alike = _with_the_word(tree, some)
         if len(alike) == 1:
-            return alike[0]
+            return Found(layouts[0], alike[0][1], ((alike[0][0],),)), []
         if alike:
-            break
-        if not pattern and (found := find_layout(tree, layouts, names, cases=(True,))):
-            return found[0], found.split
-    raise _no_annotations(tree, request, layouts, [os.path.relpath(path, root) for path, _ in alike])
+            return None, [path for path, _ in alike]
+        if found := find_layout(tree, layouts, some, cases=(True,)):
+            return found, []
+    return None, []
+
+
+def _whole(tree: Tree) -> list[str]:
+    """Returns the files that look like annotations of COCO, in the root, else in annotations, else one folder below."""
+    folders = tree.list(tree.root)[1]
+    for some in ([""], [name for name in folders if name.lower() == "annotations"], sorted(folders)[:_MOST_OPENED]):
+        paths = [os.path.join(tree.root, folder, name) for folder in some for name in _jsons(tree, folder)]
+        found = [path for path in paths if not os.path.basename(path).lower().startswith(_OTHERS)]
+        if found := [path for path in found if _looks_like_coco(path)]:
+            return found
+    return []
 
 
 def _no_annotations(tree: Tree, request: Request, layouts: Sequence[Layout], alike: Sequence[str]) -> NoLayoutError:
     folders = tree.list(tree.root)[1]
     beside, below = _jsons(tree, ""), _jsons(tree, "annotations") if "annotations" in folders else []
     is_usual = layouts is _ANNOTATIONS and not request.split_name
-    aside = "put some of the images aside for it, or " * (request.split == "eval" and not request.split_name)
+    aside = f"{HOLD_OUT}, or " * (request.split == "eval" and not request.split_name and not request.takes_whole)
     way_out = f"{aside}set detection.annotations, such as 'annotations/{{split}}.json', and data.{request.split}_split"
-    if is_usual and len(beside) + len(below) == 1:
-        name = [*beside, *(f"annotations/{name}" for name in below)][0]
-        if _looks_like_coco(os.path.join(tree.root, name)):
-            way_out = _about_one_file(tree.root, name, request.split)
+    whole = [os.path.relpath(path, tree.root) for path in _whole(tree)] if is_usual and not alike else []
+    is_alone = len(whole) == 1 and os.path.dirname(whole[0]).lower() in ("", "annotations")
+    if is_alone and not request.takes_whole and not _find(tree, layouts, VALIDATION)[0]:
+        way_out = _about_one_file(tree.root, whole[0], request.split)
+    elif request.takes_whole and alike:
+        way_out = f"set detection.annotations to one of them, such as '{alike[0]}'"
     has = listed(sorted([*beside, *(f"{name}/" for name in folders)])) or "no folder and no JSON"
     return no_layout(
         tree,
@@ -92,12 +135,13 @@ def _no_annotations(tree: Tree, request: Request, layouts: Sequence[Layout], ali
 
 
 def _looks_like_coco(path: str) -> bool:
-    """Whether a file begins as JSON with one of the lists of COCO's format."""
+    """Whether a file begins as JSON with one of the lists of COCO's format, and as none of another tool."""
     try:
         with open(path, "rb") as file:
-            return bool(re.search(rb'"(images|annotations|categories)"', file.read(_FIRST).replace(b"\0", b"")))
+            data = file.read(_FIRST)
     except OSError:
         return False
+    return bool(re.search(rb'"(images|annotations|categories)"', data.replace(b"\0", b""))) and not judged(path, data)
 
 
 def _about_one_file(root: str, name: str, split: Split) -> str:
@@ -107,7 +151,7 @@ def _about_one_file(root: str, name: str, split: Split) -> str:
     how = (
         f"split {name} into train.json and val.json" if split == "train" else "move some images to one called val.json"
     )
-    return f"training and evaluation need a file each: {how}"
+    return f"{HOLD_OUT}, or {how}"
 
 
 def _jsons(tree: Tree, folder: str) -> list[str]:
@@ -144,9 +188,11 @@ def find_images(
     names = (split, os.path.splitext(os.path.basename(path))[0].removeprefix("instances_"))
     places = [pattern.replace("{split}", name) for pattern in patterns for name in names]
     disk, spellings, choice, folders = Disk(), _spellings(listed_files), None, []
-    for any_case in (False,) if pattern else (False, True):
-        found = [folder for place in places for folder in tree.find(place, any_case, os.path.isdir)]
-        folders = list(dict.fromkeys([*folders, *found]))
+    others = [os.path.join(tree.root, name) for name in sorted(tree.list(tree.root)[1])[:_MOST_OPENED]]
+    for any_case in (False,) if pattern else (False, True, None):
+        found = [folder for place in places for folder in tree.find(place, bool(any_case), os.path.isdir)]
+        # Data that is not divided may have images in a folder of any name.
+        folders = list(dict.fromkeys([*folders, *(others if any_case is None and not split else found)]))
         if choice := _choose(folders, spellings, _exists) or _choose(folders, spellings, disk.find):
             break
     if not choice:

@@ -125,7 +125,8 @@ def open_coco(request: Request) -> CocoSource:
 
     table = tabulate(raw, sizes, first, where)
     notes = about_split(name, request) + _notes(file, category_ids, raw) + _on_files(root, folder, name, files, where)
-    table, images = select(table, where, request, notes)
+    names = [os.path.relpath(os.path.join(folder, name), root) for name in files]
+    table, images = select(table, where, request, notes, names)
     places = numbers[table.places]
     chosen, image_ids = [files[image] for image in images], [file.image_ids[image] for image in images]
     described = root, table, class_names, category_ids, image_ids
@@ -186,8 +187,8 @@ def _describe(file: CocoFile, number: int, sizes: np.ndarray, files: Sequence[st
 
 
 def _on_files(root: str, folder: str, split: str, files: Sequence[str], where: str) -> list[str]:
-    """Returns notes on what else is in a folder of the split's own."""
-    if split not in os.path.relpath(folder, root).split(os.sep):
+    """Returns notes on what else is in a folder of the split's own, or where data is not divided."""
+    if split and split not in os.path.relpath(folder, root).split(os.sep):
         return []
     found = scan_images(folder)
     unlisted = len(set(found.paths) - set(map(os.path.normpath, files)))

@@ -12,6 +12,9 @@ import os
 from collections.abc import Collection, Sequence
 
 from pvt_jax.data.formats.layouts import (
+    HOLD_OUT,
+    SPLIT_NAMES,
+    VALIDATION,
     Found,
     Layout,
     NoLayoutError,
@@ -19,6 +22,7 @@ from pvt_jax.data.formats.layouts import (
     find_layout,
     names_in_turn,
     no_layout,
+    refuse_holdout,
     split_names,
 )
 from pvt_jax.data.formats.split_lists import SplitList
@@ -41,6 +45,11 @@ _LAYOUTS = (
     Layout("Annotations/{split}", "JPEGImages|images/{split}"),
     Layout("Annotations", "JPEGImages|images", _LISTS[2]),
 )
+# Data that is not divided.
+_WHOLE = (
+    Layout("Annotations|annotation|annots|xml|xmls|labels", "JPEGImages|images|image|imgs|img"),
+    Layout("", ""),
+)
 
 
 def find_folders(root: str, request: Request) -> tuple[Found, bool]:
@@ -50,24 +59,37 @@ def find_folders(root: str, request: Request) -> tuple[Found, bool]:
     folders below the two belong to it. Raises NoLayoutError: it is nowhere.
     """
     options: ObjectOptions = request.options
-    layouts = _LAYOUTS
+    layouts, whole = _LAYOUTS, _WHOLE
     if options.annotations or options.image_folder:
         folders = options.annotations or options.image_folder, options.image_folder or options.annotations
         lists = [()] if "{split}" in folders[0] else [(path,) for path in _LISTS]
         layouts = tuple(Layout(*folders, *path, as_named=True) for path in lists)
+        whole = () if "{split}" in folders[0] else (Layout(*folders, as_named=True),)
     tree = Tree(root)
+    if request.holdout:
+        refuse_holdout(request, _find(tree, layouts, VALIDATION)[0])
+    found, nested = _find(tree, layouts, split_names(request.place))
+    if not found and request.takes_whole:
+        found, nested = _find(tree, whole, ("",))
+    if not found:
+        raise _not_found(tree, request, layouts)
+    return found, nested or len(found.places) > 2
+
+
+def _find(tree: Tree, layouts: Sequence[Layout], split: Sequence[str]) -> tuple[Found | None, bool]:
+    """Returns where the data of a split is, None for nowhere, and whether it includes files in folders below."""
 
     def has_xml(found: Found, nested: bool) -> bool:
         # One folder may hold those of both splits, with XML files and images apart in it.
-        is_whole = nested and not found.places[2:] and found[0] == found[1]
+        is_whole = nested and found.split and not found.places[2:] and found[0] == found[1]
         return not is_whole and bool(with_extension(scan(found[0], nested), ("xml",)))
 
     # XML files in folders below come last: they may be a copy, or another layout.
-    for names, nested in itertools.product(names_in_turn(split_names(request)), (False, True)):
+    for names, nested in itertools.product(names_in_turn(split), (False, True)):
         found = find_layout(tree, layouts, names, lambda found, nested=nested: has_xml(found, nested))
         if found:
-            return found, nested or len(found.places) > 2
-    raise _not_found(tree, request, layouts)
+            return found, nested
+    return None, False
 
 
 def _not_found(tree: Tree, request: Request, layouts: Sequence[Layout]) -> NoLayoutError:
@@ -75,18 +97,21 @@ def _not_found(tree: Tree, request: Request, layouts: Sequence[Layout]) -> NoLay
         f"set data.{request.split}_split, or detection.annotations and image_folder, such as 'xml/{{split}}' and "
         f"'img/{{split}}'"
     )
-    if not request.split_name and layouts is _LAYOUTS:
+    if not request.split_name and layouts is _LAYOUTS and not _find(tree, layouts, VALIDATION)[0]:
         way_out = _about_splits(tree, {"train": "train", "eval": "val"}[request.split]) or way_out
-    return no_layout(tree, request, "images with XML files", layouts, way_out, roots=(Layout("Annotations"),))
+    roots = (Layout("Annotations"),)
+    return no_layout(tree, request, "images with XML files", layouts, way_out, roots=roots)
 
 
 def _about_splits(tree: Tree, name: str) -> str:
     """Returns the way out where XML files are not divided into training and evaluation data, else ""."""
     if tree.find("Annotations", any_case=True) and find_layout(tree, (Layout("JPEGImages|images"),), ("",)):
-        return f"write the names of its images, without extension, into ImageSets/Main/{name}.txt, a line each"
-    if with_extension(scan(tree.root, False), ("xml",)):
-        return "put XML files and images into two folders there, train and valid"
-    return ""
+        how = f"write the names of its images, without extension, into ImageSets/Main/{name}.txt, a line each"
+    elif _find(tree, _WHOLE, ("",))[0] and not _find(tree, _LAYOUTS, SPLIT_NAMES["train"])[0]:
+        how = "put XML files and images into two folders there, train and valid"
+    else:
+        return ""
+    return f"{HOLD_OUT}, or {how}"
 
 
 def with_extension(paths: Sequence[str], extensions: Collection[str]) -> list[str]:

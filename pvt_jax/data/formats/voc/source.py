@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from pvt_jax.data.formats.class_names import NO_OBJECTS, VOC_CLASSES, check_classes, names_file, read_names
-from pvt_jax.data.formats.layouts import about_split
+from pvt_jax.data.formats.layouts import NoLayoutError, about_split
 from pvt_jax.data.formats.object_table import FilesSource, RawObjects, select, tabulate
 from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.formats.voc.layout import find_folders, read_lists, with_extension
@@ -92,7 +92,8 @@ def open_voc(request: Request) -> FilesSource:
 
     left = len(labels) - len(numbers)
     notes = [*found.notes, *[f"{left:,} objects of other classes are left out"] * bool(left)]
-    table, images = select(tabulate(raw, sizes, first, escaped(found.where)), escaped(found.where), request, notes)
+    where, names = escaped(found.where), [os.path.relpath(path, root) for path in paths]
+    table, images = select(tabulate(raw, sizes, first, where), where, request, notes, names)
     image_files, stems = ([names[image] for image in images] for names in (found.image_files, found.stems))
     category_ids = range(1, 1 + len(class_names))
     return FilesSource(found.image_folder, image_files, root, table, class_names, category_ids, stems)
@@ -143,7 +144,15 @@ def _find_classes(root: str, found: _Annotations, request: Request) -> tuple[tup
         return names if len(names) == options.num_classes else _of_objects(names), escaped(path)
     if options.num_classes == len(_NAMES) and set(found.names) <= set(_NAMES):
         return _NAMES, "Pascal VOC"
-    train = found if request.split == "train" else _read(root, replace(request, split="train"))
+    if request.split == "train" or request.holdout:
+        train = found
+    else:
+        try:
+            train = _read(root, replace(request, split="train"))
+        except NoLayoutError:
+            if not request.learned:
+                raise
+            return request.learned, f"the run ({listed([escaped_name(name) for name in request.learned])})"
     names = _names_of(train)
     return names, f"{escaped(train.where)} ({listed([escaped_name(name) for name in names])})"
 
