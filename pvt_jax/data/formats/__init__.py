@@ -25,6 +25,7 @@ class Format:
         divided: whether ``data.holdout`` can divide it.
         title, extension, class_names: of a format that is recognised in a folder: what its annotations are called, how
             their files end, and the function from a Request to the names of the classes.
+        is_in: the function from a folder to whether it looks like the format, where the ending of files does not tell.
     """
 
     openers: Mapping[str, str]
@@ -32,6 +33,7 @@ class Format:
     title: str = ""
     extension: str = ""
     class_names: str = ""
+    is_in: str = ""
 
 
 _HERE = __name__
@@ -60,6 +62,14 @@ FORMATS: Mapping[str, Format] = {
         title="Pascal VOC's XML format",
         extension=".xml",
         class_names=f"{_HERE}.voc.source:class_names_of_voc",
+    ),
+    "yolo": Format(
+        {OBJECTS: f"{_HERE}.yolo.source:open_yolo"},
+        divided=True,
+        title="YOLO's text format",
+        extension=".yaml",
+        class_names=f"{_HERE}.yolo.source:class_names_of_yolo",
+        is_in=f"{_HERE}.yolo.layout:is_yolo",
     ),
     "tfds": Format(
         {
@@ -101,7 +111,7 @@ def open_source(kind: str, source: str, request: Request, formats: Mapping[str, 
     return load(openers[source])(request)
 
 
-def load(function: str) -> Callable[[Request], Any]:
+def load(function: str) -> Callable[[Any], Any]:
     """Returns the function that "module:function" names. scikit-learn and TFDS take a second or more to import."""
     module, _, name = function.partition(":")
     return getattr(import_module(module), name)

@@ -60,7 +60,9 @@ def _candidates(root: str, annotations: str, known: dict[str, Format]) -> list[s
     """Returns the formats whose files are in a folder; only the one whose extension ``annotations`` has, if any."""
     names = (name for name in _files_below(root) if not is_ignored(name))
     extensions = {os.path.splitext(name)[1].lower() for name in islice(names, _MOST_LOOKED_AT)}
-    found = [name for name, row in known.items() if row.extension in extensions]
+    found = [
+        name for name, row in known.items() if (load(row.is_in)(root) if row.is_in else row.extension in extensions)
+    ]
     return [name for name in found if annotations.lower().endswith(known[name].extension)] or found
 
 

@@ -25,7 +25,7 @@ class Tool:
         endings: of its files, in lower case.
         marks: patterns that all are in such a file, but not in others.
         objects, label_maps, classes: the way out where boxes or masks of objects are wanted, where label maps are, and
-            where images are classified. {root} is the folder of the data set, {yaml} the name of a YAML file in it.
+            where images are classified. {root} is the folder of the data set.
             Without the first and the third a format is passed over there.
     """
 
@@ -45,9 +45,9 @@ def _converted(datumaro: str) -> str:
 
 
 _FIFTYONE = (
-    "`pip install fiftyone`, and `fiftyone convert --input-type fiftyone.types.{kind} --input-dir {{root}}{rest} "
-    "--output-type fiftyone.types.COCODetectionDataset --output-dir NEW/train` writes COCO's JSON; after the same for "
-    "val, set data.root to the folder NEW"
+    "`pip install fiftyone`, and `fiftyone convert --input-type fiftyone.types.KITTIDetectionDataset --input-dir "
+    "{root} --output-type fiftyone.types.COCODetectionDataset --output-dir NEW/train` writes COCO's JSON; after the "
+    "same for val, set data.root to the folder NEW"
 )
 _DRAW = "; label maps are drawn from its polygons, each filled with the number of its class"
 
@@ -128,14 +128,15 @@ TOOLS = (
         "of YOLO",
         (".txt",),
         (r"\A\s*\d+([ \t]+-?(0?\.\d+|[01](\.\d*)?)([eE]-?\d+)?){4,}\s*($|\n)",),
-        _FIFTYONE.format(kind="YOLOv5Dataset", rest=" --input-kwargs split=train yaml_path={yaml}"),
+        # Objects are read.
+        "",
         "draw the polygon of each line, which is in fractions of width and height, filled with the number of its class",
     ),
     Tool(
         "of KITTI",
         (".txt",),
         (r"\A\w+ -?\d+(\.\d+)? -?\d+ -?\d+(\.\d+)?( -?\d+(\.\d+)?){11,12}\s*($|\n)",),
-        _FIFTYONE.format(kind="KITTIDetectionDataset", rest=""),
+        _FIFTYONE,
     ),
     Tool(
         "of Open Images",
@@ -210,18 +211,8 @@ def known_tool(root: str, options: object, path: str = "") -> str:
     if not found:
         return ""
     file, tool, how = found
-    yaml = next((name for name in _names(root) if name.lower().endswith((".yaml", ".yml"))), "")
-    if "{yaml}" in how and not yaml:
-        yaml, how = "data.yaml", f"write {{root}}/data.yaml with the keys train, val and names; {how}"
-    how = how.replace("{root}", root).replace("{yaml}", yaml)
+    how = how.replace("{root}", root)
     return escaped(f"{os.path.relpath(file, root)} is {tool.title}, a format that is not read: {how}")
-
-
-def _names(root: str) -> list[str]:
-    try:
-        return sorted(os.listdir(root))
-    except OSError:
-        return []
 
 
 def _files(root: str) -> list[str]:

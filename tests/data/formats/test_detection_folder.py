@@ -66,7 +66,7 @@ def test_a_source_that_reads_no_folder(tmp_path):
     assert load(str(tmp_path / "a"), "data.source=coco").data.source == "coco"
     for wrong in ("cocoo", "tfds"):
         line = message(str(tmp_path / "a"), f"data.source={wrong}")
-        assert line == f"data.source is '{wrong}', but a folder is read by coco or voc: leave it out"
+        assert line == f"data.source is '{wrong}', but a folder is read by coco or voc or yolo: leave it out"
 
 
 def test_what_is_wrong_with_a_file_of_coco_is_said_beside_other_xml_files(tmp_path):
@@ -86,9 +86,10 @@ def test_refused(tmp_path):
     line = message(f"{tmp_path},yolo")
     assert f"knows no 'yolo': after {tmp_path} may stand retinanet, mask_rcnn, faster_rcnn, or nothing" in line
     assert "nowhere,yolo does not exist" in message(f"{tmp_path / 'nowhere'},yolo")
-    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (tmp_path / "a.txt").write_text("0.5 0.5 0.1 0.1")
     line = message(str(tmp_path))
-    assert "has no annotations in COCO's JSON format or Pascal VOC's XML format: it holds a.txt" in line
+    known = "COCO's JSON format or Pascal VOC's XML format or YOLO's text format"
+    assert f"has no annotations in {known}: it holds a.txt" in line
 
 
 def test_recipes_start_from_weights_that_are_known():

