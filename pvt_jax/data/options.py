@@ -63,6 +63,11 @@ class DataOptions(ReadingOptions):
     repeats: int = key(
         1, "Each drawn image appears this often in a row, augmented differently (repeated augmentation).", above=0
     )
+    sampler: Literal["shuffled", "balanced"] = key(
+        "shuffled",
+        "Order of the training images: all in each epoch, or balanced: every class equally often, those of small "
+        "classes again and again.",
+    )
     workers: int = key(
         0, "Processes that read and augment; 0 uses threads of the training process.", at_least=0, free=True
     )

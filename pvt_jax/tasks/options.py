@@ -9,6 +9,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.fields import Options, further, key, keys_of, section
 from pvt_jax.training.options import (
     CheckpointOptions,
+    EarlyStoppingOptions,
     EvaluationOptions,
     InitOptions,
     MeshOptions,
@@ -54,6 +55,18 @@ class HeadOptions(Options):
 
 
 @dataclass(frozen=True)
+class LossOptions(Options):
+    """The loss of training; that of the evaluation has no weights."""
+
+    class_weights: tuple[float, ...] | Literal["balanced"] = key(
+        (),
+        "Weight of each class, in their order, or balanced: inverse to how many images, or pixels, the training data "
+        "has of it, and 1 on average over these; empty: all are 1.",
+        at_least=0,
+    )
+
+
+@dataclass(frozen=True)
 class TransformOptions(Options):
     """Augmentation on the host, image by image."""
 
@@ -92,6 +105,7 @@ class TaskConfig(RunOptions):
     mesh: MeshOptions = section(MeshOptions, free=True)
     evaluation: EvaluationOptions = section(EvaluationOptions, free=True)
     checkpoint: CheckpointOptions = section(CheckpointOptions, free=True)
+    early_stopping: EarlyStoppingOptions = section(EarlyStoppingOptions, free=True)
 
     best_metric: ClassVar[str]
     example_head: ClassVar[str] = ""

@@ -113,6 +113,10 @@ class Task(abc.ABC, Generic[Config]):
         checks = self._checks(classes, reading=data, on_corrupt=data.on_corrupt, check=data.check, progress=say)
         return checks.validate(self.train_source, self.eval_source)
 
+    def prepare_training(self, say: Callable[[str], None] | None = None) -> list[str]:
+        """Compute what training needs to know of all its data; notes on it. Raises UserError if it cannot be used."""
+        return []
+
     def describe_data(self) -> DataDescription:
         """What a run remembers of its data, to compare it with when it goes on, and for what reads its predictions."""
         learned = self.learned if self.train_source is None else None

@@ -149,7 +149,7 @@ def build(
         past.check_classes(description)
     if initial is not None:
         initial = _compared(initial, config, description, training)
-    data = task.validate_data(say)
+    data = "; ".join([task.validate_data(say), *(task.prepare_training(say) if training else ())])
 
     examples = description.train.records
     lengths = Lengths.of(config, examples)

@@ -26,6 +26,7 @@ from pvt_jax.training.optimizer import split
 from pvt_jax.training.preemption import Preemption
 from pvt_jax.training.state import TrainState
 from pvt_jax.training.step import train_step
+from pvt_jax.training.stopping import EarlyStopping
 from pvt_jax.training.store import CheckpointStore
 from pvt_jax.training.tracking import Tracker
 from pvt_jax.training.writer import Display, MetricsWriter, write_results
@@ -114,6 +115,7 @@ class _Trainer:
         self.step = self.saved_step = int(state.step)
         self.metrics: dict[str, float] = {}
         self.corrupt = 0
+        self.stopping = EarlyStopping(run.task.best_metric, config.early_stopping.patience, directory, self.step)
         main_process = jax.process_index() == 0
         tracker = self._tracker() if main_process and config.tracking else None
         self.writer = MetricsWriter(directory, self.step, tracker) if main_process else None
@@ -162,7 +164,7 @@ class _Trainer:
         if self.step:
             unread = "; init.checkpoint is not read again" if config.init.checkpoint else ""
             self.display.say(f"resuming after step {self.step}{unread}")
-        if self.step < total:
+        if self.step < total and not self.stopping.is_over:
             self.display.say("compiling the first step, which may take minutes")
 
     def go(self, preemption: Preemption) -> Result:
@@ -172,7 +174,7 @@ class _Trainer:
             self._evaluate()  # The run stopped between this step and its evaluation.
         batches = self.run.task.training_batches(self.step, sharding.host_block())
         try:
-            while self.step < self.run.lengths.total:
+            while self.step < self.run.lengths.total and not self.stopping.is_over:
                 if preemption.requested(self.step):
                     self._drain()
                     self._save()
@@ -192,6 +194,8 @@ class _Trainer:
         finally:
             batches.close()
         self.store.wait()
+        if self.stopping.is_over and self.step < self.run.lengths.total:
+            self.display.say(self.stopping.reason)
         if not self.metrics and preemption.signal_number is not None:  # It cut the last evaluation off.
             return Result(self.step, self.metrics, preemption.signal_number)
         if not self.metrics:  # Nothing was left to do.
@@ -264,6 +268,7 @@ class _Trainer:
             self.writer.write_pictures(self.step, found.pictures)
             write_results(self.directory, found.files)
         self._write(self.step, "eval", found.metrics)
+        self.stopping.add(self.step, found.metrics)
         self.display.say(f"step {self.step}: {headline(found.metrics)}")
         self.window_start, self.window_step = time.monotonic(), self.step
         return found.metrics

@@ -150,6 +150,18 @@ class EvaluationOptions(Options):
 
 
 @dataclass(frozen=True)
+class EarlyStoppingOptions(Options):
+    """When a run ends before its last step."""
+
+    patience: int = key(
+        0,
+        "After so many evaluations in a row without a better value of the metric that ranks checkpoints (top1, miou, "
+        "AP), the run ends; 0: never.",
+        at_least=0,
+    )
+
+
+@dataclass(frozen=True)
 class CheckpointOptions(Options):
     """Checkpoints of the run; one is also written after each evaluation, on SIGTERM and at the end."""
 

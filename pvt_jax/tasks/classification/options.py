@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pvt_jax.fields import key, section
-from pvt_jax.tasks.options import BatchTransformOptions, TaskConfig, TransformOptions
+from pvt_jax.tasks.options import BatchTransformOptions, LossOptions, TaskConfig, TransformOptions
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class ClassificationConfig(TaskConfig):
 
     transform: ImageTransformOptions = section(ImageTransformOptions)
     batch_transform: MixOptions = section(MixOptions)
+    loss: LossOptions = section(LossOptions)
 
     best_metric: ClassVar = "top1"
     unread: ClassVar = ("head", "data.check", "evaluation.pictures")

@@ -1,16 +1,22 @@
 """Image classification."""
 
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from pvt_jax.data import pipeline
 from pvt_jax.data.formats import LABELLED_IMAGES
+from pvt_jax.errors import UserError
 from pvt_jax.ops.cross_entropy import soft_cross_entropy
+from pvt_jax.tasks.class_weights import class_weights, describe_weights
 from pvt_jax.tasks.classification import examples, mixing, transforms
 from pvt_jax.tasks.classification.checks import ClassificationChecks
 from pvt_jax.tasks.classification.metrics import classification_metrics, classification_sums
 from pvt_jax.tasks.classification.options import ClassificationConfig
+from pvt_jax.tasks.classification.sampling import Balanced
 from pvt_jax.tasks.task import Batch, Sums, Task
 
 
@@ -34,8 +40,16 @@ class Classification(Task[ClassificationConfig]):
         )
         self._eval_transform = transforms.EvalTransform(self.image_size, options.eval_crop_fraction)
 
+    def prepare_training(self, say: Callable[[str], None] | None = None) -> list[str]:
+        """The order of the images, and the weights of the classes."""
+        notes = ["classes are drawn equally often (data.sampler)"] * (self._order is not None)
+        return notes + describe_weights(self._class_weights, self.train_source.class_names)
+
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
-        """uint8 images and labels → normalised, erased and mixed images [b, h, w, 3], soft targets [b, num_classes]."""
+        """uint8 images and labels → normalised, erased and mixed images [b, h, w, 3], soft targets [b, num_classes].
+
+        Targets have the weights of their classes in them, as PyTorch's cross-entropy of soft targets has.
+        """
         options = self._config.batch_transform
         erase_key, mix_key = jax.random.split(key)
         images = self.normalise(batch["image"])
@@ -53,6 +67,8 @@ class Classification(Task[ClassificationConfig]):
             images = mixing.mix_images(images, mix)
         num_classes = self._config.model.num_classes
         targets = mixing.soft_targets(batch["label"], num_classes, options.label_smoothing, mix.label_weight)
+        if self._class_weights is not None:
+            targets = targets * self._class_weights
         return {"image": images, "target": targets}
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Batch]:
@@ -77,6 +93,31 @@ class Classification(Task[ClassificationConfig]):
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Added sums → ``loss``, ``top1``, ``top5``."""
         return classification_metrics({name: float(value) for name, value in sums.items()})
+
+    @property
+    def _order(self) -> pipeline.Order | None:
+        """All records in each epoch, or every class equally often."""
+        if self._config.data.sampler == "shuffled":
+            return None
+        return partial(Balanced, self._known_labels("data.sampler"))
+
+    @cached_property
+    def _class_weights(self) -> np.ndarray | None:
+        classes = self._config.model.num_classes
+        return class_weights(
+            self._config.loss.class_weights,
+            classes,
+            lambda: np.bincount(self._known_labels("loss.class_weights"), minlength=classes),
+        )
+
+    def _known_labels(self, key: str) -> np.ndarray:
+        labels = self.train_source.labels
+        if labels is None:
+            raise UserError(
+                f"{key}=balanced needs the labels of all images before the first step, which source "
+                f"'{self._config.data.source}' does not have: leave it out, or use a source of files"
+            )
+        return np.asarray(labels)
 
     @property
     def _train_example(self) -> pipeline.TrainExample:

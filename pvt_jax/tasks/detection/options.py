@@ -66,4 +66,4 @@ class DetectionConfig(TaskConfig):
 
     best_metric: ClassVar = "AP"
     example_head: ClassVar = "retinanet"
-    unread: ClassVar = ("data.repeats",)
+    unread: ClassVar = ("data.repeats", "data.sampler")

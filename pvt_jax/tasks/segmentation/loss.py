@@ -17,29 +17,37 @@ _Sums = tuple[Array, Array | None]
 
 
 def segmentation_cross_entropy(
-    logits: Float[Array, "b h w k"], labels: Integer[Array, "b y x"], ignore: int = 255
+    logits: Float[Array, "b h w k"],
+    labels: Integer[Array, "b y x"],
+    ignore: int = 255,
+    weights: tuple[float, ...] | None = None,
 ) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
     """Sum of -log softmax(logits)_label over each image's pixels that are not ignored, and their number.
 
     Logits are upsampled bilinearly to the size of the labels (half-pixel centres, borders repeated), in float32.
     Pixels with label ``ignore`` are left out; other labels are 0 to k - 1. Only one block of rows is in memory at full
     resolution; the gradient of ``logits`` is computed in the forward pass. Reverse mode and first order only.
+    ``weights`` are those of the k classes, by which the losses of their pixels are multiplied; the number is that of
+    the pixels.
     """
     counted = jnp.sum(labels != ignore, axis=(1, 2), dtype=jnp.int32)
-    return _loss(logits, labels, ignore), counted
+    return _loss(logits, labels, ignore, weights), counted
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _loss(logits: Array, labels: Array, ignore: int) -> Array:
-    return _by_blocks(logits, labels, ignore, with_gradient=False)[0]
+_Weights = tuple[float, ...] | None
 
 
-def _forward(logits: Array, labels: Array, ignore: int) -> _Sums:
-    loss, gradient = _by_blocks(logits, labels, ignore, with_gradient=True)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _loss(logits: Array, labels: Array, ignore: int, weights: _Weights) -> Array:
+    return _by_blocks(logits, labels, ignore, weights, with_gradient=False)[0]
+
+
+def _forward(logits: Array, labels: Array, ignore: int, weights: _Weights) -> _Sums:
+    loss, gradient = _by_blocks(logits, labels, ignore, weights, with_gradient=True)
     return loss, gradient if gradient is None else gradient.astype(logits.dtype)
 
 
-def _backward(ignore: int, gradient: Array, upstream: Array) -> tuple[Array, None]:
+def _backward(ignore: int, weights: _Weights, gradient: Array, upstream: Array) -> tuple[Array, None]:
     return (upstream[:, None, None, None] * gradient).astype(gradient.dtype), None
 
 
@@ -71,7 +79,11 @@ def _split(source: int, target: int) -> _Blocks:
 
 
 def _by_blocks(
-    logits: Float[Array, "b h w k"], labels: Integer[Array, "b y x"], ignore: int, with_gradient: bool
+    logits: Float[Array, "b h w k"],
+    labels: Integer[Array, "b y x"],
+    ignore: int,
+    weights: _Weights,
+    with_gradient: bool,
 ) -> tuple[Float[Array, " b"], Float[Array, "b h w k"] | None]:
     """(loss of each image, gradient), float32."""
     (batch, height, width, classes), (label_height, label_width) = logits.shape, labels.shape[1:]
@@ -94,9 +106,12 @@ def _by_blocks(
         exponentials = jnp.exp(shifted)
         total = jnp.sum(exponentials, axis=-1)
         losses = jnp.log(total) - jnp.sum(jnp.where(own, shifted, 0.0), axis=-1)
+        weight = None if weights is None else jnp.sum(jnp.where(own, jnp.asarray(weights, jnp.float32), 0.0), axis=-1)
+        losses = losses if weight is None else losses * weight
         loss = loss + jnp.sum(jnp.where(counts, losses, 0.0), axis=(1, 2))
         if gradient is not None:
             slope = jnp.where(counts[..., None], exponentials / total[..., None] - own, 0.0)
+            slope = slope if weight is None else slope * weight[..., None]
             slope = product("xw,bhxk->bhwk", columns, product("yh,byxk->bhxk", matrix, slope))
             old = jax.lax.dynamic_slice_in_dim(gradient, start, reach, axis=1)
             gradient = jax.lax.dynamic_update_slice_in_dim(gradient, old + slope, start, axis=1)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.fields import key, section
-from pvt_jax.tasks.options import TaskConfig
+from pvt_jax.tasks.options import LossOptions, TaskConfig
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,8 @@ class SegmentationConfig(TaskConfig):
 
     segmentation: SegmentationOptions = section(SegmentationOptions)
 
+    loss: LossOptions = section(LossOptions)
+
     best_metric: ClassVar = "miou"
     example_head: ClassVar = "semantic_fpn"
+    unread: ClassVar = ("data.sampler",)

@@ -1,5 +1,6 @@
 """Semantic segmentation: one class a pixel."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain
@@ -14,12 +15,14 @@ from pvt_jax.data.description import DataDescription
 from pvt_jax.data.formats import LABEL_MAPS
 from pvt_jax.errors import UserError
 from pvt_jax.heads.segmentation_model import SegmentationModel
+from pvt_jax.tasks.class_weights import class_weights, describe_weights
 from pvt_jax.tasks.segmentation import examples
 from pvt_jax.tasks.segmentation.checks import SegmentationChecks
 from pvt_jax.tasks.segmentation.loss import segmentation_cross_entropy
 from pvt_jax.tasks.segmentation.metrics import confusion_matrix, segmentation_metrics
 from pvt_jax.tasks.segmentation.options import SegmentationConfig, SegmentationOptions
 from pvt_jax.tasks.segmentation.pictures import side_by_side
+from pvt_jax.tasks.segmentation.pixel_counts import count_pixels
 from pvt_jax.tasks.segmentation.pixel_logits import PixelLogits, mirror, pixel_logits, predicted_labels
 from pvt_jax.tasks.segmentation.sliding import check_windows, sliding_logits
 from pvt_jax.tasks.segmentation.transforms import MULTIPLE, SegmentationEvalTransform, SegmentationTrainTransform
@@ -35,6 +38,7 @@ class Segmentation(Task[SegmentationConfig]):
     def __init__(self, config: SegmentationConfig):
         super().__init__(config)
         options = config.segmentation
+        self._say: Callable[[str], None] | None = None
         self._train_transform = SegmentationTrainTransform(
             crop_size=options.crop_size,
             scale=options.scale,
@@ -54,6 +58,11 @@ class Segmentation(Task[SegmentationConfig]):
         palette = tuple((r, g, b) for r, g, b in np.asarray(self._first_source.palette).tolist())
         return replace(super().describe_data(), palette=palette)
 
+    def prepare_training(self, say: Callable[[str], None] | None = None) -> list[str]:
+        """The weights of the classes."""
+        self._say = say
+        return describe_weights(self._class_weights, self.train_source.class_names)
+
     def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
         """The image, its truth and the prediction side by side."""
         source = self.eval_source
@@ -71,7 +80,8 @@ class Segmentation(Task[SegmentationConfig]):
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        losses, counts = segmentation_cross_entropy(logits, batch["label_map"])
+        weights = None if self._class_weights is None else tuple(self._class_weights.tolist())
+        losses, counts = segmentation_cross_entropy(logits, batch["label_map"], weights=weights)
         over_all = self._config.segmentation.loss_average == "all"
         count = batch["label_map"].size if over_all else jnp.maximum(counts.sum(), 1)
         return losses.sum() / count, changed, {}
@@ -104,6 +114,15 @@ class Segmentation(Task[SegmentationConfig]):
         if options.test_mode == "whole":
             return pixel_logits(apply(images, size), size)
         return sliding_logits(apply, images, size, options.window, options.window_stride)
+
+    @cached_property
+    def _class_weights(self) -> np.ndarray | None:
+        config = self._config
+
+        def counts() -> np.ndarray:
+            return count_pixels(self.train_source, config.data, skip=config.data.on_corrupt == "skip", say=self._say)
+
+        return class_weights(config.loss.class_weights, config.model.num_classes, counts)
 
     @cached_property
     def _views(self) -> tuple[SegmentationEvalTransform, ...]:
