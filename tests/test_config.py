@@ -637,6 +637,7 @@ def test_every_key_is_free_or_fixed_on_resume(key):
         "evaluation.every_epochs",
         "evaluation.every_steps",
         "evaluation.pictures",
+        "early_stopping.patience",
         "init.checkpoint",
         "model.remat",
         "model.scan",

@@ -71,6 +71,14 @@ FORMATS: Mapping[str, Format] = {
         class_names=f"{_HERE}.yolo.source:class_names_of_yolo",
         is_in=f"{_HERE}.yolo.layout:is_yolo",
     ),
+    "labelme": Format(
+        {OBJECTS: f"{_HERE}.labelme.source:open_labelme"},
+        divided=True,
+        title="labelme's JSON format",
+        extension=".json",
+        class_names=f"{_HERE}.labelme.source:class_names_of_labelme",
+        is_in=f"{_HERE}.labelme.source:is_labelme",
+    ),
     "tfds": Format(
         {
             LABELLED_IMAGES: f"{_HERE}.tfds.records:open_tfds",

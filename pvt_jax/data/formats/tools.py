@@ -51,6 +51,16 @@ _FIFTYONE = (
 )
 _DRAW = "; label maps are drawn from its polygons, each filled with the number of its class"
 
+LABELME = Tool(
+    "of labelme",
+    (".json",),
+    (r'"shapes"\s*:\s*\[', r'"(imagePath|imageData|shape_type|flags)"\s*:'),
+    # Objects are read.
+    "",
+    "examples/semantic_segmentation/labelme2voc.py of labelme writes JPEGImages and SegmentationClass; list the stems "
+    "of each split in train.txt and val.txt in ImageSets/Segmentation, or add --config.data.holdout=0.2",
+)
+
 TOOLS = (
     Tool(
         "of Supervisely",
@@ -66,15 +76,7 @@ TOOLS = (
         "in Supervisely run the app Export to COCO on the project",
         "in Supervisely run the app Export as masks on the project",
     ),
-    Tool(
-        "of labelme",
-        (".json",),
-        (r'"shapes"\s*:\s*\[', r'"(imagePath|imageData|shape_type|flags)"\s*:'),
-        "`pip install labelme2coco`, run `labelme2coco FOLDER` on the folder of each split, and move "
-        "runs/labelme2coco/dataset.json to {root}/train.json and {root}/val.json",
-        "examples/semantic_segmentation/labelme2voc.py of labelme writes JPEGImages and SegmentationClass; list the "
-        "stems of each split in train.txt and val.txt in ImageSets/Segmentation",
-    ),
+    LABELME,
     Tool(
         "of the VGG Image Annotator",
         (".json",),

@@ -66,7 +66,7 @@ def test_a_source_that_reads_no_folder(tmp_path):
     assert load(str(tmp_path / "a"), "data.source=coco").data.source == "coco"
     for wrong in ("cocoo", "tfds"):
         line = message(str(tmp_path / "a"), f"data.source={wrong}")
-        assert line == f"data.source is '{wrong}', but a folder is read by coco or voc or yolo: leave it out"
+        assert line == f"data.source is '{wrong}', but a folder is read by coco or voc or yolo or labelme: leave it out"
 
 
 def test_what_is_wrong_with_a_file_of_coco_is_said_beside_other_xml_files(tmp_path):
@@ -88,7 +88,7 @@ def test_refused(tmp_path):
     assert "nowhere,yolo does not exist" in message(f"{tmp_path / 'nowhere'},yolo")
     (tmp_path / "a.txt").write_text("0.5 0.5 0.1 0.1")
     line = message(str(tmp_path))
-    known = "COCO's JSON format or Pascal VOC's XML format or YOLO's text format"
+    known = "COCO's JSON format or Pascal VOC's XML format or YOLO's text format or labelme's JSON format"
     assert f"has no annotations in {known}: it holds a.txt" in line
 
 

@@ -6,17 +6,17 @@ An image without a label file, or with an empty one, has no object. Polygons are
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
 from pvt_jax.data.formats.class_names import check_classes, choose_classes
 from pvt_jax.data.formats.layouts import about_split
-from pvt_jax.data.formats.object_table import FilesSource, RawObjects, select, tabulate
+from pvt_jax.data.formats.masked_files import MaskedFiles
+from pvt_jax.data.formats.object_table import RawObjects, select, tabulate
 from pvt_jax.data.formats.problems import Problems
 from pvt_jax.data.formats.yolo.label_file import LabelFile, area, pixels, read_labels
 from pvt_jax.data.formats.yolo.layout import Place, find_names, find_place, label_files, label_place
-from pvt_jax.data.objects import Mask, Objects
+from pvt_jax.data.objects import Mask
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import SPLIT_WORDS, Request
 from pvt_jax.errors import UserError
@@ -25,43 +25,16 @@ from pvt_jax.files.headers import THREADS, fill_in_sizes
 from pvt_jax.messages import escaped, plural
 
 
-class YoloSource(FilesSource):
-    """The images of a split, in the order of their paths or of a list.
+class YoloSource(MaskedFiles):
+    """The images of a split, in the order of their paths or of a list."""
 
-    Args:
-        label_files: of each image, None for one without.
-        lines: int32 [n], the line of each object in its file.
-        drawn: bool [n], whether it is a polygon.
-        with_masks: whether ``objects`` returns masks.
-        files: arguments of ``FilesSource``.
-    """
-
-    def __init__(
-        self, label_files: Sequence[str | None], lines: np.ndarray, drawn: np.ndarray, with_masks: bool, *files: Any
-    ) -> None:
-        super().__init__(*files)
-        self._label_files, self._lines, self._with_masks = tuple(label_files), lines, with_masks
-        self.has_masks = with_masks and bool(drawn.any())
-        self._undrawn = int((~drawn).sum())
-
-    def objects(self, index: int) -> Objects:
-        found = super().objects(index)
-        path = self._label_files[self._number(index)]
-        if not self._with_masks or path is None or not len(found):
-            return found
-        # As when it was opened: only their lines are known, and they count all classes.
+    def read_masks(self, path: str, size: tuple[int, int]) -> dict[int, Mask | None]:
+        # All classes are known since it was opened.
         file = read_labels(read_file(path), path, 1 << 31, Problems(path))
-        polygons = dict(zip(file.lines, file.polygons, strict=True))
-        height, width = self._table.sizes[self._number(index)].tolist()
-        masks: list[Mask | None] = []
-        for line in self._lines[self._table.of(index)].tolist():
-            if line not in polygons:
-                raise UserError(f"{escaped(path)} was changed since the run started: put it back, or start again")
-            masks.append([pixels(polygons[line], (height, width))] if polygons[line] else None)
-        return Objects(found.boxes, found.labels, found.crowd, found.areas, found.ids, tuple(masks))
-
-    def without_masks(self) -> int:
-        return self._undrawn
+        return {
+            line: [pixels(points, size)] if points else None
+            for line, points in zip(file.lines, file.polygons, strict=True)
+        }
 
 
 def open_yolo(request: Request) -> YoloSource:
