@@ -1,11 +1,13 @@
 """Whole runs of a shrunk real config: killed and resumed to the bit, preempted, on many devices, on two processes."""
 
+import json
 import math
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -27,6 +29,7 @@ from tests.helpers.runs import (
     stop_after,
     wait_until,
 )
+from tests.helpers.services import Service
 
 STEPS = 12
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -50,12 +53,33 @@ def flags_of(workdir, **overrides):
 
 
 @pytest.fixture(scope="module")
-def whole(shared_programs, tmp_path_factory):  # noqa: F811
+def service():
+    """In place of Trackio."""
+    service = Service("trackio")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "trackio", service)
+        yield service
+
+
+@pytest.fixture(scope="module")
+def whole(shared_programs, service, tmp_path_factory):  # noqa: F811
     """The workdir of the run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    out, _ = run_here(flags_of(workdir))
+    out, _ = run_here(flags_of(workdir, tracking="trackio", tracking_project="mine"))
     assert out.startswith(f"done: step {STEPS}")
     return workdir
+
+
+def test_a_tracking_service_is_told_what_metrics_jsonl_is(whole, service):
+    (start,) = service.starts
+    assert start["project"] == "mine" and start["config"] == json.loads((whole / "config.json").read_text())
+    lines = [*records(whole), *records(whole, "eval")]
+    expected = [
+        (line["step"], {f"{line['split']}/{name}": line[name] for name in line if name not in ("step", "split")})
+        for line in lines
+    ]
+    assert len(lines) > STEPS and service.finished == 1
+    assert sorted(service.logged, key=str) == sorted(expected, key=str)
 
 
 def test_the_run_learns(whole):
