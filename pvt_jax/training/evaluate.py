@@ -76,6 +76,9 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
     if past is not None:
         past.check_held_out(options)
     run = build(options, training=False, resumes=True, past=past, say=say)
+    if past is not None and run.task.train_source is None:
+        past.check_apart(options)
+        say(run.data)
     for line in past.changed_data(run.description) if past else ():
         say(line)
     store = run.open_store(directory, read_only=True)

@@ -1,5 +1,6 @@
 """A run that goes on, or is evaluated, compares itself with what it was: its classes, its data, its length."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,15 @@ class Past:
                 f"the run in {self.workdir} held out {old[0]:g} of its images with seed {old[1]}, and not {new[0]:g} "
                 f"with seed {new[1]}: give --config.data.holdout={old[0]:g} and --config.seed={old[1]}, or data with a "
                 f"split for evaluation"
+            )
+
+    def check_apart(self, config: TaskConfig) -> None:
+        """Raises UserError if all images of the data that the run divided would be evaluated on."""
+        data = self.config.get("data", {})
+        if data.get("holdout") and os.path.abspath(data["root"]) == os.path.abspath(config.data.root):
+            raise UserError(
+                f"the run in {self.workdir} held out {data['holdout']:g} of the images in {config.data.root} and "
+                f"trained on the others: give --config.data.holdout={data['holdout']:g}, or a folder of other images"
             )
 
     def check_length(self, config: TaskConfig, now: Lengths, examples: int) -> None:

@@ -71,6 +71,17 @@ def test_another_choice_is_not_evaluated(trained):
         assert "give --config.data.holdout=0.2 and --config.seed=0, or data with" in str(caught.value)
 
 
+def test_all_of_what_was_divided_is_not_evaluated(trained, tmp_path):
+    folder, directory, _ = trained
+    with pytest.raises(UserError) as caught:
+        past(directory).check_apart(config_lib.read(config_of(folder, run=directory)))
+    assert str(caught.value) == (
+        f"the run in {directory} held out 0.2 of the images in {folder} and trained on the others: give "
+        f"--config.data.holdout=0.2, or a folder of other images"
+    )
+    past(directory).check_apart(config_lib.read(config_of(tmp_path, run=directory)))
+
+
 @pytest.mark.parametrize("place", ["", "test", "val"])
 def test_a_test_set_alone(trained, tmp_path, place):
     _, directory, _ = trained
