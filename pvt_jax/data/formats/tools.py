@@ -181,7 +181,8 @@ def judged(name: str, data: bytes) -> Tool | None:
     return next((row for row in rows if all(re.search(mark, text) for mark in row.marks)), None)
 
 
-def _tool_of(path: str) -> Tool | None:
+def tool_of(path: str) -> Tool | None:
+    """Returns the format of a file from its name and its first bytes; None if it is none of ``TOOLS``."""
     try:
         with open(path, "rb") as file:
             first = file.read(_FIRST)
@@ -208,7 +209,7 @@ def known_tool(root: str, options: object, path: str = "") -> str:
         options: what the config says of it: ``LabelMapOptions``, ``ObjectOptions``, or None for classes of images.
         path: of the file to judge; "" for those below the root.
     """
-    judgements = ((file, _tool_of(file)) for file in ([path] if path else _files(root)))
+    judgements = ((file, tool_of(file)) for file in ([path] if path else _files(root)))
     found = next(((file, tool, how) for file, tool in judgements if tool and (how := _way_out(tool, options))), None)
     if not found:
         return ""

@@ -16,7 +16,7 @@ from pvt_jax.data.formats.layouts import Found, Layout, NoLayoutError, Tree, abo
 from pvt_jax.data.formats.masked_files import MaskedFiles
 from pvt_jax.data.formats.object_table import RawObjects, select, tabulate
 from pvt_jax.data.formats.problems import Problems
-from pvt_jax.data.formats.tools import LABELME, judged
+from pvt_jax.data.formats.tools import LABELME, tool_of
 from pvt_jax.data.objects import Mask
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
@@ -29,8 +29,8 @@ from pvt_jax.messages import did_you_mean, escaped, escaped_name, listed, plural
 
 _LAYOUTS = (Layout("{split}"), Layout("annotations|labels|images/{split}"))
 _WHOLE = (Layout(""),)
-# Files that are judged, and bytes of each.
-_MOST_JUDGED, _FIRST = 20, 1 << 16
+# Files by which a folder is judged.
+_MOST_JUDGED = 20
 
 
 @dataclass(eq=False)
@@ -61,7 +61,7 @@ class LabelmeSource(MaskedFiles):
 def is_labelme(root: str) -> bool:
     """Whether a folder looks like a data set of labelme: by the first JSON files in it."""
     paths = [path for path in scan(root) if path.lower().endswith(".json")][:_MOST_JUDGED]
-    return any(judged(path, read_file(os.path.join(root, path))[:_FIRST]) is LABELME for path in paths)
+    return any(tool_of(os.path.join(root, path)) is LABELME for path in paths)
 
 
 def open_labelme(request: Request) -> LabelmeSource:

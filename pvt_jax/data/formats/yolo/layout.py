@@ -26,7 +26,7 @@ from pvt_jax.data.formats.layouts import (
     split_names,
 )
 from pvt_jax.data.formats.problems import Problems
-from pvt_jax.data.formats.tools import judged
+from pvt_jax.data.formats.tools import tool_of
 from pvt_jax.data.formats.yolo.yaml_file import YamlFile, find_yaml
 from pvt_jax.data.records import SPLIT_WORDS, Request
 from pvt_jax.errors import UserError
@@ -42,8 +42,8 @@ _WHOLE = (Layout("images"), Layout("obj_train_data"), Layout(""))
 _NAMES = ("obj.names", "_darknet.labels", "train/_darknet.labels")
 # Of paths of other machines these parts alone say nothing.
 _COMMON = ("images", "labels", "data", "dataset", "datasets")
-# Bytes of a file by which it is judged, and files that are.
-_FIRST, _MOST_JUDGED = 1 << 12, 20
+# Files by which a folder is judged.
+_MOST_JUDGED = 20
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def is_yolo(root: str) -> bool:
         for name in sorted(files):
             if name.lower().endswith(".txt") and found < _MOST_JUDGED:
                 found += 1
-                tool = judged(name, read_file(os.path.join(folder, name))[:_FIRST])
+                tool = tool_of(os.path.join(folder, name))
                 if tool and not tool.objects:
                     return True
     return False
