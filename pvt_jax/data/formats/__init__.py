@@ -46,6 +46,11 @@ FORMATS: Mapping[str, Format] = {
         }
     ),
     "folder": Format({LABELLED_IMAGES: f"{_HERE}.folder:open_folder"}, divided=True),
+    "metadata": Format(
+        {LABELLED_IMAGES: f"{_HERE}.metadata:open_metadata"},
+        divided=True,
+        class_names=f"{_HERE}.metadata:class_names_of_metadata",
+    ),
     "label_folder": Format({LABEL_MAPS: f"{_HERE}.label_folder:open_label_folder"}, divided=True),
     "ade20k": Format({LABEL_MAPS: f"{_HERE}.ade20k:open_ade20k"}),
     "cityscapes": Format({LABEL_MAPS: f"{_HERE}.cityscapes:open_cityscapes"}),
