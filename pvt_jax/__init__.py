@@ -4,12 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pvt_jax.models import create_model, list_heads, list_models
+    from pvt_jax.prediction.predictor import Predictor
     from pvt_jax.weights.load import load_variables
 
-__all__ = ["create_model", "list_heads", "list_models", "load_variables"]
+__all__ = ["Predictor", "create_model", "list_heads", "list_models", "load_variables"]
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Predictor": "pvt_jax.prediction.predictor",
     "create_model": "pvt_jax.models",
     "list_heads": "pvt_jax.models",
     "list_models": "pvt_jax.models",

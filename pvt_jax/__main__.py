@@ -34,6 +34,7 @@ COMMANDS: dict[str, Row] = {
     "eval": Row("pvt_jax.main", "evaluate a checkpoint of a run", ("--mode", "eval")),
     "compare": Row("pvt_jax.compare", "a table and curves of runs"),
     "convert": Row("pvt_jax.convert", "convert weights from and to PyTorch's files"),
+    "predict": Row("pvt_jax.predict", "predict images with a trained model"),
     "summary": Row("pvt_jax.summary", "what a model costs in parameters, MACs and memory"),
     "prepare": Row("pvt_jax.prepare", "prepare a TFDS data set once"),
 }

@@ -1,6 +1,7 @@
 """What the commands share: flags that fail with one line, and the exit code of bad input."""
 
 import argparse
+import ast
 import os
 import re
 import signal
@@ -8,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pvt_jax import paths
 from pvt_jax.errors import UserError
@@ -31,6 +32,67 @@ class Parser(argparse.ArgumentParser):
 def path(flag: str) -> Callable[[str], Path]:
     """The type of a flag, by its name, that takes a path on this machine; ``~`` is the home folder."""
     return lambda text: Path(paths.local(text, flag))
+
+
+def add_model_flags(parser: Parser) -> None:
+    """Flags on what a source of weights holds; ``check_model_flags`` completes what they give."""
+    parser.add_argument("--model", metavar="NAME", help="such as pvt_tiny; optional for a run, whose config names it")
+    parser.add_argument(
+        "--head", metavar="NAME", help="of a dense model, such as segformer; '' extracts its backbone as a classifier"
+    )
+    parser.add_argument(
+        "--num_classes", type=int, metavar="N", help="default: that of the source; another needs a new classifier"
+    )
+    parser.add_argument("--ema", action="store_true", help="load the moving average of a run's parameters")
+    parser.add_argument(
+        "--entry", default="", metavar="KEY", help="of a file with several sets of weights, such as model_ema"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another setting of the model, or head.KEY=VALUE of its head; may be repeated",
+    )
+
+
+def check_model_flags(flags: argparse.Namespace) -> None:
+    """Put what ``--set`` gave into ``flags.settings``. Raises UserError: a flag has no meaning."""
+    flags.settings = dict(_setting(text) for text in flags.set)
+    for name in ("num_classes", "head"):
+        if name in flags.settings:
+            raise UserError(f"use --{name} instead of --set {name}=…")
+    if flags.num_classes is not None and flags.num_classes < 1:
+        raise UserError(f"--num_classes must be above 0, but is {flags.num_classes}")
+
+
+def parse_with_overrides(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Flags, with ``--config.KEY=VALUE`` and ``--config.KEY VALUE`` collected in ``overrides``."""
+    known: list[str] = []
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--config."):
+            known.append(word)
+            continue
+        key = word.removeprefix("--config.")
+        if "=" not in key and rest and not rest[0].startswith("--"):
+            key += "=" + rest.pop(0)
+        overrides.append(key)
+    flags = parser.parse_args(known)
+    flags.overrides = overrides
+    return flags
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UserError(f"--set takes KEY=VALUE, such as --set depths=2,2,2,2, not {text!r}")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return key, value
 
 
 def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None) -> int:

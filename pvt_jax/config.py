@@ -21,7 +21,19 @@ from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 
-__all__ = ["Config", "defaults", "differences", "documented", "get", "load", "read", "resolve", "to_json"]
+__all__ = [
+    "Config",
+    "defaults",
+    "differences",
+    "documented",
+    "get",
+    "load",
+    "override",
+    "put",
+    "read",
+    "resolve",
+    "to_json",
+]
 
 # A ConfigDict with the keys of all tasks. No type checker knows them: code that computes takes what ``read`` returns.
 Config = Any
@@ -46,7 +58,7 @@ def load(spec: str, overrides: Sequence[str] = (), run: Path | None = None) -> C
     chosen, complete = file.run()
     config = resolve(chosen.to_dict() if isinstance(chosen, ConfigDict) else chosen)
     for text in overrides:
-        _override(config, text)
+        override(config, text)
     if run is not None:
         _take_found(config, run)
     if complete is not None:
@@ -81,7 +93,7 @@ def resolve(chosen: dict[str, Any]) -> Config:
     """``defaults()`` with the nested ``chosen`` values in place. Raises UserError for unknown keys and wrong types."""
     config = defaults()
     for key, value in _leaves(chosen):
-        _set(config, key, value)
+        put(config, key, value)
     return config
 
 
@@ -173,16 +185,18 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + key, value
 
 
-def _override(config: Config, override: str) -> None:
-    key, equals, text = override.partition("=")
+def override(config: Config, assignment: str) -> None:
+    """Set a key by text such as ``"model.name=pvt_small"``. Raises UserError: no such key, or a wrong type."""
+    key, equals, text = assignment.partition("=")
     if not equals:
         if isinstance(_section_of(config, key).get(key.split(".")[-1]), ConfigDict):
             raise UserError(f"--config.{key} is a section: set one of its keys, as --config.{key}.KEY=VALUE")
         raise UserError(f"--config.{key} needs a value: write --config.{key}=VALUE")
-    _set(config, key, _parse(text, _keys().get(key)))
+    put(config, key, _parse(text, _keys().get(key)))
 
 
-def _set(config: Config, name: str, value: Any) -> None:
+def put(config: Config, name: str, value: Any) -> None:
+    """Set a key by its dotted name. Raises UserError: no such key, or a wrong type."""
     section, last, key = _section_of(config, name), name.split(".")[-1], _keys().get(name)
     if isinstance(section.get(last), ConfigDict):
         raise UserError(f"config key {name!r} is a section: set one of its keys, {', '.join(section[last])}")
@@ -225,4 +239,4 @@ def _take_found(config: Config, run: Path) -> None:
         return
     for name, value in found.items():
         if not get(config, name):
-            _set(config, name, value)
+            put(config, name, value)

@@ -1,7 +1,6 @@
 """Convert weights, both ways: ``python -m pvt_jax.convert pvt_tiny.pth runs/pvt_tiny --model pvt_tiny``."""
 
 import argparse
-import ast
 import contextlib
 import json
 import os
@@ -45,39 +44,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "destination", metavar="DST", type=commands.path("DST"), help="FILE.safetensors, or a new or empty folder"
     )
-    parser.add_argument("--model", metavar="NAME", help="such as pvt_tiny; optional for a run, whose config names it")
-    parser.add_argument(
-        "--head", metavar="NAME", help="of a dense model, such as segformer; '' extracts its backbone as a classifier"
-    )
-    parser.add_argument(
-        "--num_classes", type=int, metavar="N", help="default: that of SRC; another initialises a new classifier"
-    )
+    commands.add_model_flags(parser)
     parser.add_argument(
         "--image_size", type=int, nargs=2, metavar=("H", "W"), help="default: that of SRC; another resizes tables"
-    )
-    parser.add_argument("--ema", action="store_true", help="load the moving average of a run's parameters")
-    parser.add_argument(
-        "--entry", default="", metavar="KEY", help="of a file with several sets of weights, such as model_ema"
     )
     for flag, what in (("missing", "parameters that SRC may lack"), ("unexpected", "tensors of SRC to leave out")):
         parser.add_argument(
             f"--allow_{flag}", nargs="+", action="extend", default=[], metavar="PATTERN", help=f"{what}, like 'head/*'"
         )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="another setting of the model, or head.KEY=VALUE of its head; may be repeated",
-    )
     flags = parser.parse_args(arguments)
-    flags.settings = dict(_setting(text) for text in flags.set)
-    for name in ("num_classes", "image_size", "head"):
-        value = getattr(flags, name)
-        if name in flags.settings:
-            raise UserError(f"use --{name} instead of --set {name}=…")
-        if name != "head" and value is not None and min(value if isinstance(value, list) else [value]) < 1:
-            raise UserError(f"--{name} must be above 0, but is {value}")
+    commands.check_model_flags(flags)
+    if "image_size" in flags.settings:
+        raise UserError("use --image_size instead of --set image_size=…")
+    if flags.image_size is not None and min(flags.image_size) < 1:
+        raise UserError(f"--image_size must be above 0, but is {flags.image_size}")
     return flags
 
 
@@ -89,9 +69,13 @@ def run(arguments: Sequence[str]) -> int:
     # Importing jax takes seconds; a mistyped flag is answered before.
     from pvt_jax.models import create_model
     from pvt_jax.weights import load
+    from pvt_jax.weights.settings import Stated, model_settings
 
     source = load.read_checkpoint(flags.source, ema=flags.ema, entry=flags.entry)
-    settings = _model_settings(flags, source)
+    stated = Stated(
+        flags.model or "", flags.head, flags.num_classes, flags.image_size, flags.settings, bool(flags.allow_missing)
+    )
+    settings = model_settings(source, stated)
     try:
         json.dumps(settings)  # As they are written in the end.
         model = create_model(**settings)
@@ -115,16 +99,6 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise UserError(f"--set takes KEY=VALUE, such as --set depths=2,2,2,2, not {text!r}")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return key, value
-
-
 def _check_destination(place: Path) -> None:
     if place.name in ("", "..") or place.resolve() == Path.cwd():
         raise UserError(f"{place} is an existing folder, and DST must be new: give it another name")
@@ -140,78 +114,6 @@ def _check_destination(place: Path) -> None:
     above = next(folder for folder in place.absolute().parents if folder.exists())
     if not above.is_dir():
         raise UserError(f"{above} is a file: choose another DST than {place}")
-
-
-def _model_settings(flags: argparse.Namespace, source: Any) -> dict[str, Any]:
-    """Everything for ``create_model``: from the flags, then the run's config, then what the tensors themselves tell."""
-    from pvt_jax.weights.names import compatible
-    from pvt_jax.weights.signatures import SIGNATURES, recognise
-
-    shapes = {name: tuple(tensor.shape) for name, tensor in source.tensors.items()}
-    recognised = recognise(shapes, native=source.native)
-    name = flags.model or source.model.get("name")
-    if name is None:
-        looks = ""
-        if recognised and recognised.signature in SIGNATURES.values():
-            head = f" --head {recognised.head}" if recognised.head else ""
-            looks = f", such as --model {recognised.signature}{head}, which it looks like"
-        elif recognised:
-            looks = f" and its sizes with --set: it looks like {recognised}, which has no name here"
-        raise UserError(f"give the model that {source.described} is of with --model{looks}")
-    if not isinstance(name, str):
-        raise UserError(f"the config of {source.described} calls its model {name!r:.80}: give its name with --model")
-    settings = dict(source.model) if name == source.model.get("name") else {}
-    _settle_head(flags, source, settings, recognised)
-    found: dict[str, Any] = {"name": name, "num_classes": 1000, "image_size": [224, 224]}
-    head = settings.get("head")
-    has_head = bool(recognised and recognised.head and compatible(recognised.head, head))
-    if recognised and recognised.num_classes and (recognised.head is None or has_head):
-        found["num_classes"] = recognised.num_classes
-    size = source.image_size
-    if size and recognised and not recognised.may_be_for(size):
-        # The stated image size is wrong if the position tables do not match it.
-        size = None
-        settings.pop("image_size", None)
-    if size := size or (recognised and recognised.image_size):
-        found["image_size"] = list(size)
-    given = {key: getattr(flags, key) for key in ("num_classes", "image_size") if getattr(flags, key) is not None}
-    if head and "num_classes" not in given and not has_head:
-        raise UserError(
-            f"{source.described} has no {head} head: give the number of classes of the new one with --num_classes"
-        )
-    of_head = {key.removeprefix("head."): value for key, value in flags.settings.items() if key.startswith("head.")}
-    of_model = {key: value for key, value in flags.settings.items() if not key.startswith("head.")}
-    merged = {**found, **settings, **of_model, **given}
-    stated = settings.get("head_settings")
-    if of_head := {**(stated if isinstance(stated, dict) else {}), **of_head}:
-        merged["head_settings"] = of_head
-    classes, rate = merged["num_classes"], merged.get("drop_path_rate", 0.0)
-    if type(classes) is not int or classes < 1:
-        raise UserError(f"num_classes must be above 0, but is {classes!r:.80}")
-    if type(rate) not in (int, float) or not 0 <= rate < 1:
-        raise UserError(f"drop_path_rate must be at least 0 and below 1, but is {rate!r:.80}")
-    # JSON makes lists of tuples, and the attributes of a module should not change.
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()}
-
-
-def _settle_head(flags: argparse.Namespace, source: Any, settings: dict[str, Any], recognised: Any) -> None:
-    """Put the head into ``settings``, or take it out; a dense model becomes a backbone only on request."""
-    from pvt_jax.backbones import FAMILIES
-
-    if flags.head is not None:
-        if flags.head != settings.get("head"):
-            settings.pop("head_settings", None)
-        settings["head"] = flags.head
-    if not settings.get("head"):
-        settings.pop("head", None)
-        settings.pop("head_settings", None)
-        if flags.head is None and recognised and recognised.head and not flags.allow_missing:
-            patterns = FAMILIES[recognised.signature.family].weights.classifier
-            lacking = " ".join(f"'{pattern}'" for pattern in patterns)
-            raise UserError(
-                f"{source.described} has a head: give it with --head {recognised.head}, which it looks like. Or load "
-                f"the backbone alone, for a new classifier, with --allow_missing {lacking}"
-            )
 
 
 def _task_of(settings: Mapping[str, Any]) -> str:

@@ -9,4 +9,11 @@ class UserError(Exception):
 
 
 class CorruptImageError(UserError):
-    """An image file or record that cannot be decoded; the message names its path or record."""
+    """An image file or record that cannot be decoded; the message names its path or record.
+
+    ``reason`` is what is wrong with it, without its name and the way out.
+    """
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason or message

@@ -30,21 +30,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, when run on several hosts")
     parser.add_argument("--num_processes", type=int, help="how many processes take part")
     parser.add_argument("--process_id", type=int, help="number of this process, from 0")
-    known: list[str] = []
-    overrides: list[str] = []
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--config."):
-            known.append(word)
-            continue
-        key = word.removeprefix("--config.")
-        if "=" not in key and rest and not rest[0].startswith("--"):
-            key += "=" + rest.pop(0)
-        overrides.append(key)
-    flags = parser.parse_args(known)
-    flags.overrides = overrides
-    return flags
+    return commands.parse_with_overrides(parser, arguments)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -48,6 +48,21 @@ ALLOWED: dict[str, set[str]] = {
         "tasks",
         "weights",
     },
+    "prediction": {
+        *(
+            "compilation",
+            "config",
+            "data",
+            "files",
+            "heads",
+            "messages",
+            "options",
+            "paths",
+            "tasks",
+            "training",
+            "weights",
+        ),
+    },
 }
 # What commands, the public API and experiments may import: all of it.
 PUBLIC = {"__init__", "__main__", "benchmark", "compare", "convert", "export", "main", "predict", "prepare", "summary"}
@@ -57,7 +72,9 @@ THINGS = ("backbones", "heads", "tasks")
 
 # Packages that only some rooms may import, whatever else they import. jax's own family counts as one.
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
-ON_DEVICE = {"ops", "nn", "backbones", "heads", "models", "trace", "weights", "compilation", "tasks", "training"}
+ON_DEVICE = {"ops", "nn", "backbones", "heads", "models", "trace", "weights", "compilation", "tasks", "training"} | {
+    "prediction"
+}
 RESTRICTED: dict[str, set[str]] = {
     # Data runs on hosts without a device, in worker processes; configs and errors load before jax does.
     **dict.fromkeys(JAX, ON_DEVICE),

@@ -137,9 +137,9 @@ def _read(data: bytes, name: str) -> tuple[Header, np.ndarray | DeepValues]:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plug-ins raise whatever the bytes provoke.
+        reason = f"cannot be decoded ({reason_of(error)})"
         raise CorruptImageError(
-            f"{name}: cannot be decoded ({reason_of(error)}); remove or replace the file, or pass "
-            f"--config.data.on_corrupt=skip"
+            f"{name}: {reason}; remove or replace the file, or pass --config.data.on_corrupt=skip", reason
         ) from error
 
 

@@ -93,6 +93,7 @@ class TaskConfig(RunOptions):
       best_metric: the name of the metric that ranks checkpoints and runs, higher is better.
       example_head: for dense tasks a head, to be named where a config has none; empty for a task without heads.
       unread: keys of the shared sections that a task does not read.
+      test_time_augmentation: values of keys with which several views of an image are averaged; empty: there is none.
     """
 
     init: InitOptions = section(InitOptions)
@@ -110,6 +111,12 @@ class TaskConfig(RunOptions):
     best_metric: ClassVar[str]
     example_head: ClassVar[str] = ""
     unread: ClassVar[tuple[str, ...]] = ()
+    test_time_augmentation: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def test_size(cls, height: int, width: int) -> dict[str, Any]:
+        """Values of keys with which images are evaluated at about this size, in pixels."""
+        return {"model.image_size": (height, width)}
 
     def validate(self) -> None:
         """A dense task needs a head, and frozen weights need frozen norms."""

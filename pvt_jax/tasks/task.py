@@ -12,16 +12,19 @@ import numpy as np
 from flax import linen as nn
 
 from pvt_jax.data import buckets, pipeline
+from pvt_jax.data.classes import Classes
 from pvt_jax.data.description import DataDescription, SplitDescription
 from pvt_jax.data.formats import FORMATS, Format, open_source
 from pvt_jax.data.formats.layouts import NoLayoutError
 from pvt_jax.data.records import Request, Split
+from pvt_jax.data.unlabelled import Unlabelled
 from pvt_jax.errors import UserError
 from pvt_jax.heads import HEADS
 from pvt_jax.messages import escaped
 from pvt_jax.models import create_model
 from pvt_jax.tasks.checks import DataChecks
 from pvt_jax.tasks.options import TaskConfig
+from pvt_jax.tasks.presentation import Presentation
 
 Batch = dict[str, jax.Array]
 # Sums by name, merged by addition on the host, in float64.
@@ -65,6 +68,9 @@ class Task(abc.ABC, Generic[Config]):
     _formats: Mapping[str, Format] = FORMATS
     # What is checked before the first step.
     _checks: Callable[..., DataChecks]
+    # Images without ground truth as records, and what a person gets of their predictions; None for neither.
+    _unlabelled: type[Unlabelled] | None = None
+    _presentation: type[Presentation] | None = None
     # What ``HEADS`` has to make of a backbone for a dense task.
     _model_type: type[nn.Module] = nn.Module
 
@@ -167,6 +173,28 @@ class Task(abc.ABC, Generic[Config]):
             block=block,
             loading=self._loading,
         )
+
+    def use_images(self, images: Sequence[str | bytes | np.ndarray], names: Sequence[str]) -> Unlabelled:
+        """From the start, evaluate these images in place of a data set: paths, encoded images, or uint8 [H, W, 3].
+
+        They have no ground truth: what counts are the predictions of ``evaluate``, not its sums. Raises UserError: the
+        task has no such records.
+        """
+        if self._unlabelled is None:
+            raise UserError(f"task {self._config.task!r} reads no images without ground truth: give it ``_unlabelled``")
+        self.eval_source = self._unlabelled(images, names, self._config.data)
+        return self.eval_source
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether evaluation images differ from the shapes of their batches; ``evaluate`` depends on it."""
+        return self._buckets is not None and self._buckets.waste > 0
+
+    def presentation(self, classes: Classes, *, top_k: int, min_score: float) -> Presentation:
+        """What a person gets of predictions; see ``Presentation``. Raises UserError: the task has none."""
+        if self._presentation is None:
+            raise UserError(f"task {self._config.task!r} has nothing to show of predictions: give it ``_presentation``")
+        return self._presentation(classes, top_k=top_k, min_score=min_score)
 
     def results(self) -> "Results | None":
         """What collects predictions of all images, for metrics that are no sums; None if there are no such metrics."""

@@ -82,6 +82,17 @@ def past(workdir: Path) -> Past | None:
     return Past(workdir, read_config(workdir), read_data(workdir)) if has_checkpoint(workdir) else None
 
 
+def folder_of(checkpoint: str | Path, holds: str = "config.json") -> Path | None:
+    """The workdir, with a file ``holds``, that a path names by itself, its checkpoints or a step; else None."""
+    path = expanded(checkpoint)
+    folders = {
+        path: True,
+        path.parent: path.name == "checkpoints",
+        path.parent.parent: path.parent.name == "checkpoints",
+    }
+    return next((folder for folder, may_be in folders.items() if may_be and (folder / holds).is_file()), None)
+
+
 def data_of_weights(checkpoint: str | Path) -> DataDescription | None:
     """The classes of a source of weights, as ``init.checkpoint`` names one; None if it does not tell them.
 
@@ -89,14 +100,9 @@ def data_of_weights(checkpoint: str | Path) -> DataDescription | None:
     ``convert`` wrote into a ``.safetensors`` file, whose splits and format are not known. Raises UserError: the file
     that tells them is damaged.
     """
-    path = expanded(checkpoint)
-    folders = {
-        path: True,
-        path.parent: path.name == "checkpoints",
-        path.parent.parent: path.parent.name == "checkpoints",
-    }
-    if folder := next((folder for folder, may_be in folders.items() if may_be and (folder / DATA).is_file()), None):
+    if folder := folder_of(checkpoint, DATA):
         return read_data(folder)
+    path = expanded(checkpoint)
     file = path / "model.safetensors" if path.is_dir() else path
     return DataDescription.from_metadata(read_metadata(file)) if file.is_file() else None
 

@@ -9,6 +9,7 @@ from pvt_jax.errors import UserError
 Picture = UInt8[np.ndarray, "h w 3"]
 
 _PAPER, _INK, _EDGE = (255, 255, 255), (40, 40, 40), (150, 150, 150)
+_TRACK, _BAR = (240, 240, 240), (150, 200, 240)
 
 
 def composed(panels: dict[str, Image.Image], entries: list[tuple[str, tuple[int, ...]]]) -> Picture:
@@ -38,6 +39,27 @@ def composed(panels: dict[str, Image.Image], entries: list[tuple[str, tuple[int,
         draw.rectangle((x, y, x + swatch - 1, y + swatch - 1), fill=colour, outline=_EDGE)
         draw.text((x + swatch + gap, y + swatch // 2), name, fill=_INK, font=font, anchor="lm")
     return np.asarray(picture)
+
+
+def with_scores(picture: Image.Image, scores: list[tuple[str, float]]) -> Picture:
+    """A figure of ``picture`` with a line a score (name, 0 … 1) below it, and a bar as long as the score."""
+    gap, text = 8, 15
+    line, font = text + 9, ImageFont.load_default(text)
+    texts = [(name, f"{100 * score:.1f} %") for name, score in scores]
+    needed = max([int(font.getlength(name) + font.getlength(share)) + 4 * gap for name, share in texts], default=0)
+    width = max(picture.width, needed)
+    figure = Image.new("RGB", (width + 2 * gap, picture.height + 3 * gap + len(scores) * line), _PAPER)
+    figure.paste(picture, (gap + (width - picture.width) // 2, gap))
+    draw = ImageDraw.Draw(figure)
+    for i, ((name, share), (_, score)) in enumerate(zip(texts, scores, strict=True)):
+        top = picture.height + 2 * gap + i * line
+        middle = top + (line - 3) // 2
+        draw.rectangle((gap, top, gap + width - 1, top + line - 4), fill=_TRACK)
+        if bar := round(score * width):
+            draw.rectangle((gap, top, gap + bar - 1, top + line - 4), fill=_BAR)
+        draw.text((2 * gap, middle), name, fill=_INK, font=font, anchor="lm")
+        draw.text((width, middle), share, fill=_INK, font=font, anchor="rm")
+    return np.asarray(figure)
 
 
 def fitted(picture: Picture, side: int, shrink: Image.Resampling) -> Image.Image:

@@ -24,6 +24,7 @@ class ImageTransformOptions(TransformOptions):
         above=0,
         at_most=1,
     )
+    test_flip: bool = key(False, "Evaluate with the mean logits of an image and its mirror image.", free=True)
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,4 @@ class ClassificationConfig(TaskConfig):
 
     best_metric: ClassVar = "top1"
     unread: ClassVar = ("head", "data.check", "evaluation.pictures")
+    test_time_augmentation: ClassVar = {"transform.test_flip": True}

@@ -16,7 +16,9 @@ from pvt_jax.tasks.classification import examples, mixing, transforms
 from pvt_jax.tasks.classification.checks import ClassificationChecks
 from pvt_jax.tasks.classification.metrics import classification_metrics, classification_sums
 from pvt_jax.tasks.classification.options import ClassificationConfig
+from pvt_jax.tasks.classification.presentation import ClassificationPresentation
 from pvt_jax.tasks.classification.sampling import Balanced
+from pvt_jax.tasks.classification.unlabelled import UnlabelledImages
 from pvt_jax.tasks.task import Batch, Sums, Task
 
 
@@ -24,6 +26,8 @@ class Classification(Task[ClassificationConfig]):
     """One label an image. Batches hold ``image`` uint8 [b, h, w, 3] and ``label`` int32 [b]; see ``examples.py``."""
 
     _record_kind = LABELLED_IMAGES
+    _unlabelled = UnlabelledImages
+    _presentation = ClassificationPresentation
     _checks = ClassificationChecks
 
     def __init__(self, config: ClassificationConfig):
@@ -87,7 +91,10 @@ class Classification(Task[ClassificationConfig]):
 
     def evaluate(self, variables: Any, batch: Batch) -> tuple[Sums, Batch]:
         """(sums of a padded batch, ``logits`` [b, num_classes])."""
-        logits = self._apply(variables, self.normalise(batch["image"]))
+        images = self.normalise(batch["image"])
+        logits = self._apply(variables, images)
+        if self._config.transform.test_flip:
+            logits = (logits + self._apply(variables, images[:, :, ::-1])) / 2
         return classification_sums(logits, batch["label"], batch["mask"]), {"logits": logits}
 
     def metrics(self, sums: Sums) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Keys of a config that detection reads."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.errors import UserError
@@ -67,3 +67,10 @@ class DetectionConfig(TaskConfig):
     best_metric: ClassVar = "AP"
     example_head: ClassVar = "retinanet"
     unread: ClassVar = ("data.repeats", "data.sampler")
+
+    @classmethod
+    def test_size(cls, height: int, width: int) -> dict[str, Any]:
+        """Images are resized to fit into these sides; of equal ones, the longer may have 5/3 as many pixels."""
+        shorter, longer = sorted((height, width))
+        longer = longer if longer > shorter else shorter * 5 // 3
+        return {"detection.test_short_side": shorter, "detection.long_side": longer}

@@ -21,8 +21,10 @@ from pvt_jax.tasks.detection.instance_masks import paste_mask
 from pvt_jax.tasks.detection.metrics import DetectionResults, coco_metrics
 from pvt_jax.tasks.detection.options import DetectionConfig, DetectionOptions
 from pvt_jax.tasks.detection.pictures import Instances, side_by_side
+from pvt_jax.tasks.detection.presentation import DetectionPresentation
 from pvt_jax.tasks.detection.source import DetectionSource
 from pvt_jax.tasks.detection.transforms import DetectionEvalTransform, DetectionTrainTransform, fit
+from pvt_jax.tasks.detection.unlabelled import UnlabelledImages
 from pvt_jax.tasks.task import Batch, Results, Sums, Task
 
 _TARGETS = ("boxes", "labels", "valid", "masks")
@@ -32,6 +34,8 @@ class Detection(Task[DetectionConfig]):
     """Objects of an image. Batches hold uint8 images and their objects; see ``examples.py``."""
 
     _record_kind = OBJECTS
+    _unlabelled = UnlabelledImages
+    _presentation = DetectionPresentation
     _model_type = DetectionModel
 
     def __init__(self, config: DetectionConfig):
@@ -94,7 +98,7 @@ class Detection(Task[DetectionConfig]):
     def evaluate(self, variables: Any, batch: Batch) -> tuple[Sums, Batch]:
         """(no sums, detections in pixels of the original images); see ``DetectionModel``."""
         images = self.normalise_inside(batch["image"], batch["size"])
-        found = self._apply(variables, images, batch["size"], padded=self._buckets.waste > 0)
+        found = self._apply(variables, images, batch["size"], padded=self.is_padded)
         ratio = (batch["original_size"] / batch["size"])[:, ::-1]
         boxes = found["boxes"] * jnp.tile(ratio, 2)[:, None]
         return {}, {**found, "boxes": clip_boxes(boxes, batch["original_size"][:, None])}

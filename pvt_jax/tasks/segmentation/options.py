@@ -1,7 +1,7 @@
 """Keys of a config that segmentation reads."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.fields import key, section
@@ -59,3 +59,14 @@ class SegmentationConfig(TaskConfig):
     best_metric: ClassVar = "miou"
     example_head: ClassVar = "semantic_fpn"
     unread: ClassVar = ("data.sampler",)
+    # The scales of mmsegmentation's multi-scale testing.
+    test_time_augmentation: ClassVar = {
+        "segmentation.test_flip": True,
+        "segmentation.test_ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
+    }
+
+    @classmethod
+    def test_size(cls, height: int, width: int) -> dict[str, Any]:
+        """Images are resized to fit into these sides; of equal ones, until the shorter side has as many pixels."""
+        longest = max(height, width) if height != width else 4 * height
+        return {"segmentation.scale": (longest, min(height, width))}

@@ -71,11 +71,27 @@ def side_by_side(
         _check_size(title, labels, image)
         panels[title] = fitted(coloured, side, Image.Resampling.NEAREST)
 
-    shown = np.unique(np.concatenate([np.ravel(labels) for labels in maps.values()]))
-    entries = [(str(class_names[k]), tuple(palette[k].tolist())) for k in shown if 0 <= k < len(palette)]
+    entries = _entries(np.concatenate([np.ravel(labels) for labels in maps.values()]), palette, class_names)
     if truth is not None and (np.asarray(truth) == _IGNORE).any():
         entries.append(("not counted", (0, 0, 0)))
     return composed(panels, entries)
+
+
+def beside_overlay(
+    image: Picture, labels: _Labels, palette: _Palette, class_names: Sequence[str], side: int = 512
+) -> Picture:
+    """The image, and beside it the colours of ``labels`` over it, with a legend of the classes shown.
+
+    Arguments and errors are those of ``overlay`` and ``side_by_side``.
+    """
+    panels = {"image": checked(image), "prediction": overlay(image, labels, palette)}
+    fitting = {title: fitted(panel, side, Image.Resampling.BOX) for title, panel in panels.items()}
+    return composed(fitting, _entries(labels, palette, class_names))
+
+
+def _entries(labels: np.ndarray, palette: _Palette, class_names: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
+    """Name and colour of each class in ``labels``."""
+    return [(str(class_names[k]), tuple(palette[k].tolist())) for k in np.unique(labels) if 0 <= k < len(palette)]
 
 
 def _check_size(what: str, labels: _Labels, image: Picture) -> None:

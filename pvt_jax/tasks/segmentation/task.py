@@ -24,8 +24,10 @@ from pvt_jax.tasks.segmentation.options import SegmentationConfig, SegmentationO
 from pvt_jax.tasks.segmentation.pictures import side_by_side
 from pvt_jax.tasks.segmentation.pixel_counts import count_pixels
 from pvt_jax.tasks.segmentation.pixel_logits import PixelLogits, mirror, pixel_logits, predicted_labels
+from pvt_jax.tasks.segmentation.presentation import SegmentationPresentation
 from pvt_jax.tasks.segmentation.sliding import check_windows, sliding_logits
 from pvt_jax.tasks.segmentation.transforms import MULTIPLE, SegmentationEvalTransform, SegmentationTrainTransform
+from pvt_jax.tasks.segmentation.unlabelled import UnlabelledImages
 from pvt_jax.tasks.task import Batch, Sums, Task
 
 
@@ -33,6 +35,8 @@ class Segmentation(Task[SegmentationConfig]):
     """A class for each pixel. Batches hold ``image`` and ``label_map`` uint8; see ``examples.py``."""
 
     _record_kind = LABEL_MAPS
+    _unlabelled = UnlabelledImages
+    _presentation = SegmentationPresentation
     _model_type = SegmentationModel
 
     def __init__(self, config: SegmentationConfig):
@@ -110,7 +114,7 @@ class Segmentation(Task[SegmentationConfig]):
 
         options = self._config.segmentation
         # Where all images fill their shapes nothing needs to be masked.
-        size = size if self._buckets.waste else None
+        size = size if self.is_padded else None
         if options.test_mode == "whole":
             return pixel_logits(apply(images, size), size)
         return sliding_logits(apply, images, size, options.window, options.window_stride)

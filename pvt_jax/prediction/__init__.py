@@ -1,0 +1,1 @@
+"""Prediction: a trained model from wherever it is saved, applied to images, and what it finds written down."""

@@ -1,0 +1,170 @@
+"""Predictions equal those of the evaluation, whatever the batch, and are what a person asked for."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import pvt_jax
+from pvt_jax.data.class_tables import CLASS_TABLES
+from pvt_jax.errors import UserError
+from pvt_jax.weights.files import write_safetensors
+from pvt_jax.weights.names import to_state_dict
+from tests.helpers.trained import save_run
+
+TASKS = ("classification", "segmentation", "detection")
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def run(request, tmp_path_factory):
+    return save_run(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return save_run("classification", tmp_path_factory.mktemp("classifier"))
+
+
+def evaluated(run):
+    """What ``--mode eval`` predicts of each image, by its number."""
+    found = {}
+    step = jax.jit(lambda variables, batch: run.task.evaluate(variables, batch)[1])
+    for batch in run.task.evaluation_batches((0, 1), 1):
+        records = batch.pop("record")
+        predictions = jax.tree.map(np.asarray, step(run.variables, batch))
+        found |= {
+            int(record): jax.tree.map(lambda values, row=row: values[row], predictions)
+            for row, record in enumerate(records)
+            if record >= 0
+        }
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [4, 1])
+def test_predictions_are_those_of_the_evaluation(run, batch_size):
+    expected = evaluated(run)
+    predictor = pvt_jax.Predictor(run.folder, batch_size=batch_size)
+    source, stream = predictor.stream(run.images, run.images)
+    found = dict(stream)
+    assert sorted(found) == list(range(5)) and not source.failures
+    for index, prediction in found.items():
+        valid = expected[index].get("valid", slice(None))
+        height, width = source.sizes()[index]
+        for name, values in expected[index].items():
+            here, there = prediction[name], values
+            if name == "label_map":
+                here, there = here[:height, :width], there[:height, :width]
+                assert (here != there).mean() < 1e-3, name  # ties between classes, which rounding decides
+                continue
+            if name != "valid":
+                here, there = here[valid], there[valid]
+            pixels = 1e-3 if name == "boxes" else 0.0
+            np.testing.assert_allclose(here, there, rtol=1e-5, atol=2e-5 + pixels, err_msg=name)
+
+
+def test_fields_and_pictures(run):
+    predictor = pvt_jax.Predictor(run.folder)
+    names = {"classification": ("cat", "owl", "yak"), "segmentation": ("sky", "sea", "land", "ship")}
+    names["detection"] = run.task.eval_source.class_names
+    assert predictor.classes.names == names[predictor.task_name]
+    image = np.asarray(Image.open(run.images[1]).convert("RGB"))
+    by_path, by_array = predictor([run.images[1], image], top_k=2, min_score=0.0)
+    assert json.dumps(dict(by_path.fields)) == json.dumps(dict(by_array.fields))
+    if predictor.task_name == "classification":
+        best = by_path["labels"]
+        scores = np.exp(by_path.arrays["logits"].astype(np.float64))
+        order = np.argsort(-scores)[:2]
+        assert [one["label"] for one in best] == order.tolist()
+        assert [one["name"] for one in best] == [predictor.classes.names[k] for k in order]
+        np.testing.assert_allclose([one["score"] for one in best], (scores / scores.sum())[order], atol=1e-6)
+    elif predictor.task_name == "segmentation":
+        labels = by_path.arrays["label_map"][: image.shape[0], : image.shape[1]]
+        shares = {one["name"]: one["share"] for one in by_path["classes"]}
+        assert shares == {
+            name: pytest.approx((labels == k).mean(), abs=1e-6)
+            for k, name in enumerate(predictor.classes.names)
+            if (labels == k).any()
+        }
+    else:
+        objects = by_path["objects"]
+        scores = [one["score"] for one in objects]
+        assert objects and scores == sorted(scores, reverse=True)
+        assert all(one["category_id"] == run.task.eval_source.category_ids[one["label"]] for one in objects)
+        assert all(one["mask"]["size"] == list(image.shape[:2]) for one in objects)
+        assert all(0 <= one["box"][0] <= one["box"][2] <= image.shape[1] for one in objects)
+    picture = by_path.picture()
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
+    assert by_path._repr_png_().startswith(b"\x89PNG")
+
+
+def test_test_size_and_averaged_views_are_asked_for(classifier):
+    plain = pvt_jax.Predictor(classifier.folder)(classifier.images[0]).pop().arrays["logits"]
+    larger = pvt_jax.Predictor(classifier.folder, image_size=64)(classifier.images[0]).pop().arrays["logits"]
+    assert np.abs(larger - plain).max() > 1e-3
+    image = np.asarray(Image.open(classifier.images[3]).convert("RGB"))
+    mirrored, both = image[:, ::-1], pvt_jax.Predictor(classifier.folder, tta=True)
+    views = [pvt_jax.Predictor(classifier.folder)(view).pop().arrays["logits"] for view in (image, mirrored)]
+    np.testing.assert_allclose(both(image).pop().arrays["logits"], sum(views) / 2, atol=1e-5)
+
+
+def test_weights_without_a_run_need_their_model_and_get_made_up_names(classifier, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_safetensors(path, to_state_dict(classifier.variables), {})
+    settings = {"depths": (1, 1, 1, 1), "dims": (8, 8, 12, 16), "num_heads": (1, 1, 1, 2)}
+    with pytest.raises(UserError, match="give the model that"):
+        pvt_jax.Predictor(path)
+    predictor = pvt_jax.Predictor(path, model="pvt_tiny", settings=settings, image_size=32)
+    assert predictor.classes.names == ("class 0", "class 1", "class 2")
+    assert any("--class_names" in note for note in predictor.notes)
+    expected = pvt_jax.Predictor(classifier.folder)(classifier.images[2]).pop().arrays["logits"]
+    np.testing.assert_allclose(predictor(classifier.images[2]).pop().arrays["logits"], expected, atol=1e-5)
+    (tmp_path / "names.txt").write_text("ant\nbee\nfly\n")
+    named = pvt_jax.Predictor(
+        path, model="pvt_tiny", settings=settings, image_size=32, class_names=str(tmp_path / "names.txt")
+    )
+    assert named.classes.names == ("ant", "bee", "fly")
+    with pytest.raises(UserError, match="1,000 names, and the model has 3 classes"):
+        pvt_jax.Predictor(path, model="pvt_tiny", settings=settings, class_names="imagenet")
+    with pytest.raises(UserError, match="no weights for 2 parameters"):
+        pvt_jax.Predictor(path, model="pvt_tiny", settings=settings, num_classes=7)
+
+
+def test_choices_that_do_not_fit_are_refused(classifier, tmp_path):
+    for choices, message in (
+        ({"step": "best"}, "saved with an evaluation"),
+        ({"step": 5}, "no checkpoint of step 5 in .*: there are 3"),
+        ({"step": "last"}, "latest, best or a number"),
+        ({"class_names": "imagnet"}, "did you mean 'imagenet'"),
+        ({"overrides": ["batch_sise=3"]}, "did you mean 'batch_size'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pvt_jax.Predictor(classifier.folder, **choices)
+    predictor = pvt_jax.Predictor(classifier.folder, step=3)
+    with pytest.raises(UserError, match=r"image 0 is float32 \[4, 4, 3\]"):
+        predictor(np.zeros((4, 4, 3), np.float32))
+    (tmp_path / "broken.jpg").write_bytes(b"none")
+    with pytest.raises(UserError, match="broken.jpg: cannot be decoded"):
+        predictor([classifier.images[0], tmp_path / "broken.jpg"])
+
+
+def test_tables_name_every_class_once():
+    sizes = {name: len(table.classes.names) for name, table in CLASS_TABLES.items()}
+    assert sizes == {
+        **{"imagenet": 1000, "ade20k": 150, "cityscapes": 19},
+        **{"voc_segmentation": 21, "coco": 80, "voc": 20},
+    }
+    for table in CLASS_TABLES.values():
+        assert len(set(table.classes.names)) == len(table.classes.names)
+    coco = CLASS_TABLES["coco"].classes
+    by_id = dict(zip(coco.category_ids or (), coco.names, strict=True))
+    assert (by_id[1], by_id[13], by_id[44], by_id[67], by_id[90]) == (
+        *("person", "stop sign", "bottle", "dining table"),
+        "toothbrush",
+    )
+    imagenet = CLASS_TABLES["imagenet"].classes.names
+    assert (imagenet[0], imagenet[207], imagenet[281], imagenet[999]) == (
+        *("tench", "golden retriever", "tabby"),
+        "toilet tissue",
+    )
