@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 import pvt_jax
-from pvt_jax import compare, convert, main, summary, trace
+from pvt_jax import compare, convert, main, predict, summary, trace
 from pvt_jax import config as config_lib
 from pvt_jax.__main__ import COMMANDS
 from pvt_jax.backbones import cost
@@ -72,13 +72,14 @@ WITH_ORBAX = python_block("saved = ocp.load_checkpointables(path)")
 ELSEWHERE = python_block("SingleDeviceSharding")
 WITH_NNX = python_block("nnx.bridge.ToNNX")
 TRAINING = python_block("loop.train(")
+PREDICTION = python_block("pvt_jax.Predictor")
 TABLE_OF_BOXES = python_block('"xmin"')
 TABLE_OF_LABELS = python_block('row["label"]')
 
 
 def test_no_python_block_is_forgotten():
     known = {SEGMENTATION, DETECTION, PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX}
-    assert {*run_blocks()} == known | {TRAINING, TABLE_OF_BOXES, TABLE_OF_LABELS}
+    assert {*run_blocks()} == known | {TRAINING, PREDICTION, TABLE_OF_BOXES, TABLE_OF_LABELS}
 
 
 # Run after the blocks, in the same process: the same random images through all of them, and what they showed.
@@ -104,6 +105,7 @@ numpy.savez("attention.npz", weights=weights, picture=picture)
 assert result.step == 2 and "top1" in result.metrics
 assert list(saved) == ["params", "opt_state"] and list(maps) == ["c2", "c3", "c4", "c5"]
 assert logits.shape == nnx_logits.shape == (1, 10)
+assert best in list("0123456789") and drawn.shape[2] == 3
 """
 
 
@@ -136,6 +138,7 @@ def folder(tmp_path_factory):
         "orbax_params = params\n",
         ELSEWHERE,
         WITH_NNX,
+        PREDICTION,
         COMPARE,
     ]
     run("".join(blocks), folder, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
@@ -319,7 +322,14 @@ def test_every_command_is_checked():
         else:
             assert any(re.fullmatch(pattern, line) for pattern in OTHER_COMMANDS), line
     # tests/data/formats check the last: it needs archives of ImageNet.
-    assert modules == {"pvt_jax.main", "pvt_jax.convert", "pvt_jax.summary", "pvt_jax.prepare", "pvt_jax.compare"}
+    assert modules == {
+        "pvt_jax.main",
+        "pvt_jax.convert",
+        "pvt_jax.summary",
+        "pvt_jax.prepare",
+        "pvt_jax.compare",
+        "pvt_jax.predict",
+    }
 
 
 @pytest.mark.parametrize("arguments", commands("pvt_jax.main"), ids=" ".join)
@@ -351,6 +361,14 @@ def test_conversions_name_real_models_and_flags(arguments):
 @pytest.mark.parametrize("arguments", commands("pvt_jax.summary"), ids=" ".join)
 def test_summaries_name_real_models_and_flags(arguments):
     pvt_jax.create_model(summary.parse(arguments).name)
+
+
+@pytest.mark.parametrize("arguments", commands("pvt_jax.predict"), ids=" ".join)
+def test_predictions_have_real_flags(arguments):
+    flags = predict.parse(arguments)
+    assert flags.paths and flags.output
+    if flags.model:
+        pvt_jax.create_model(flags.model, head=flags.head, **flags.settings)
 
 
 @pytest.mark.parametrize("arguments", commands("pvt_jax.compare"), ids=" ".join)
