@@ -32,6 +32,7 @@ class Row:
 COMMANDS: dict[str, Row] = {
     "train": Row("pvt_jax.main", "train a model, or go on with a run", ("--mode", "train")),
     "eval": Row("pvt_jax.main", "evaluate a checkpoint of a run", ("--mode", "eval")),
+    "browse": Row("pvt_jax.browse", "draw training examples as the model sees them"),
     "compare": Row("pvt_jax.compare", "a table and curves of runs"),
     "convert": Row("pvt_jax.convert", "convert weights from and to PyTorch's files"),
     "predict": Row("pvt_jax.predict", "predict images with a trained model"),

@@ -27,6 +27,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--mode", choices=("train", "eval"), default="train")
     parser.add_argument("--extend", action="store_true", help="train the run in the workdir on to more steps or epochs")
     parser.add_argument("--step", default="latest", help="with --mode eval: latest, best, or a step number")
+    parser.add_argument(
+        "--report", metavar="DIR", help="with --mode eval: a new folder for a table of classes, figures, worst images"
+    )
     parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, when run on several hosts")
     parser.add_argument("--num_processes", type=int, help="how many processes take part")
     parser.add_argument("--process_id", type=int, help="number of this process, from 0")
@@ -42,6 +45,8 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError(f"--step takes latest, best or a number, not {flags.step!r}")
     if flags.mode == "eval" and flags.extend:
         raise UserError("--extend belongs to --mode train: an evaluation has no length")
+    if flags.mode == "train" and flags.report is not None:
+        raise UserError("--report belongs to --mode eval: it is of an evaluation")
     if flags.mode == "train" and step != "latest":
         raise UserError("--step belongs to --mode eval: training goes on from the newest checkpoint")
 
@@ -57,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     if flags.mode == "train":
         result = loop.train(config, flags.workdir, extend=flags.extend)
     else:
-        result = loop.evaluate(config, flags.workdir, step)
+        result = loop.evaluate(config, flags.workdir, step, flags.report)
     if jax.process_index() == 0:
         print(_last_line(result, flags), flush=True)
     return result.exit_code
@@ -71,7 +76,8 @@ def _last_line(result: "Result", flags: argparse.Namespace) -> str:
         )
     numbers = result.headline
     if flags.mode == "eval":
-        return f"evaluated: step {result.step}  {numbers}  of {flags.workdir}"
+        report = f"; report in {flags.report}" if flags.report is not None else ""
+        return f"evaluated: step {result.step}  {numbers}  of {flags.workdir}{report}"
     return f"done: step {result.step}  {numbers}  in {flags.workdir} (metrics.jsonl, checkpoints/, tensorboard/)"
 
 

@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 import pvt_jax
-from pvt_jax import compare, convert, main, predict, summary, trace
+from pvt_jax import browse, compare, convert, main, predict, summary, trace
 from pvt_jax import config as config_lib
 from pvt_jax.__main__ import COMMANDS
 from pvt_jax.backbones import cost
@@ -328,6 +328,7 @@ def test_every_command_is_checked():
         "pvt_jax.summary",
         "pvt_jax.prepare",
         "pvt_jax.compare",
+        "pvt_jax.browse",
         "pvt_jax.predict",
     }
 
@@ -361,6 +362,13 @@ def test_conversions_name_real_models_and_flags(arguments):
 @pytest.mark.parametrize("arguments", commands("pvt_jax.summary"), ids=" ".join)
 def test_summaries_name_real_models_and_flags(arguments):
     pvt_jax.create_model(summary.parse(arguments).name)
+
+
+@pytest.mark.parametrize("arguments", commands("pvt_jax.browse"), ids=" ".join)
+def test_sheets_have_real_configs_and_flags(arguments, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    flags = browse.parse(arguments)
+    config_lib.load(flags.config, flags.overrides)
 
 
 @pytest.mark.parametrize("arguments", commands("pvt_jax.predict"), ids=" ".join)

@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
         "options",
         "paths",
         "tasks",
+        "visualization",
         "weights",
     },
     "prediction": {
@@ -65,7 +66,19 @@ ALLOWED: dict[str, set[str]] = {
     },
 }
 # What commands, the public API and experiments may import: all of it.
-PUBLIC = {"__init__", "__main__", "benchmark", "compare", "convert", "export", "main", "predict", "prepare", "summary"}
+PUBLIC = {
+    "__init__",
+    "__main__",
+    "benchmark",
+    "browse",
+    "compare",
+    "convert",
+    "export",
+    "main",
+    "predict",
+    "prepare",
+    "summary",
+}
 
 # A folder in here is one thing, and one thing does not know another of its kind.
 THINGS = ("backbones", "heads", "tasks")

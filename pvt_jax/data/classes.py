@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pvt_jax.data.labels import distinct_colours
+from pvt_jax.files.labels import distinct_colours
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,8 @@ class SpatialReductionAttention(nn.Module):
 
 
 def _split_heads(x: Float[Array, "b k c"], head_dim: int) -> Float[Array, "b h k {head_dim}"]:
-    return x.reshape(*x.shape[:2], -1, head_dim).transpose(0, 2, 1, 3)
+    # Not -1 for the heads: of an empty batch they could not be told.
+    return x.reshape(*x.shape[:2], x.shape[2] // head_dim, head_dim).transpose(0, 2, 1, 3)
 
 
 class FeedForward(nn.Module):

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pvt_jax import config as config_lib
-from pvt_jax.data.class_tables import CLASS_TABLES, table_of
 from pvt_jax.data.classes import Classes
 from pvt_jax.data.formats.class_names import read_names
 from pvt_jax.errors import UserError
 from pvt_jax.heads import HEADS
 from pvt_jax.messages import did_you_mean, plural
+from pvt_jax.prediction.class_tables import CLASS_TABLES, table_of
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.task import Task

@@ -1,4 +1,4 @@
-"""What a person gets of predictions: fields of JSON lines, files, rows of a table, pictures."""
+"""What a person gets of predictions: fields of JSON lines, files, rows of a table, pictures; and of examples."""
 
 import abc
 from typing import Any
@@ -32,6 +32,13 @@ class Presentation(abc.ABC):
     @abc.abstractmethod
     def picture(self, image: Picture, prediction: Prediction) -> Picture:
         """The image, uint8 [h, w, 3], with what was predicted."""
+
+    @abc.abstractmethod
+    def example(self, image: Picture, target: Prediction) -> tuple[str, Picture]:
+        """(target in words, the image with it drawn) of one example of ``Task.prepare``.
+
+        ``image`` is uint8 [h, w, 3], ``target`` what the batch holds besides.
+        """
 
     def files(self, prediction: Prediction, size: tuple[int, int]) -> dict[str, bytes]:
         """PNG files by the name of the field that refers to each."""

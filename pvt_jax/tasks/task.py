@@ -16,6 +16,7 @@ from pvt_jax.data.classes import Classes
 from pvt_jax.data.description import DataDescription, SplitDescription
 from pvt_jax.data.formats import FORMATS, Format, open_source
 from pvt_jax.data.formats.layouts import NoLayoutError
+from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.records import Request, Split
 from pvt_jax.data.unlabelled import Unlabelled
 from pvt_jax.errors import UserError
@@ -25,6 +26,7 @@ from pvt_jax.models import create_model
 from pvt_jax.tasks.checks import DataChecks
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.presentation import Presentation
+from pvt_jax.tasks.report import Report
 
 Batch = dict[str, jax.Array]
 # Sums by name, merged by addition on the host, in float64.
@@ -71,6 +73,7 @@ class Task(abc.ABC, Generic[Config]):
     # Images without ground truth as records, and what a person gets of their predictions; None for neither.
     _unlabelled: type[Unlabelled] | None = None
     _presentation: type[Presentation] | None = None
+    _report: type[Report] | None = None
     # What ``HEADS`` has to make of a backbone for a dense task.
     _model_type: type[nn.Module] = nn.Module
 
@@ -195,6 +198,17 @@ class Task(abc.ABC, Generic[Config]):
         if self._presentation is None:
             raise UserError(f"task {self._config.task!r} has nothing to show of predictions: give it ``_presentation``")
         return self._presentation(classes, top_k=top_k, min_score=min_score)
+
+    def report(self, classes: Classes) -> Report:
+        """What collects an evaluation for a person. Raises UserError: the task has no report."""
+        if self._report is None:
+            raise UserError(f"task {self._config.task!r} has no report: leave --report away, or give it ``_report``")
+        return self._report(self, classes)
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """How image files are read."""
+        return self._config.data
 
     def results(self) -> "Results | None":
         """What collects predictions of all images, for metrics that are no sums; None if there are no such metrics."""

@@ -14,11 +14,14 @@ from pvt_jax import config as config_lib
 from pvt_jax import paths
 from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
+from pvt_jax.data.classes import Classes
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.report import Report
 from pvt_jax.tasks.task import Results, Task
 from pvt_jax.training import sharding, workdir
 from pvt_jax.training.build import Run, build
 from pvt_jax.training.distributed import gather, say
+from pvt_jax.training.reports import check_report, write_report
 from pvt_jax.training.state import TrainState
 from pvt_jax.training.writer import write_results
 
@@ -55,12 +58,19 @@ def headline(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "/" not in name)
 
 
-def evaluate(config: Config, directory: Path | str, step: int | str = "latest") -> Result:
+def evaluate(
+    config: Config, directory: Path | str, step: int | str = "latest", report: Path | str | None = None
+) -> Result:
     """Evaluate a checkpoint of the run in ``directory``: the ``"latest"``, the ``"best"``, or that of a step number.
 
     While there is none, ``"latest"`` and 0 are what a run would start from: the weights in ``init.checkpoint``. Raises
     UserError: bad input, or no such checkpoint.
+
+    ``report`` is a folder that gets ``metrics.json``, ``per_class.csv``, figures, and the worst images in ``worst/``.
     """
+    if report is not None:
+        report = Path(paths.local(report, "the folder of the report"))
+        check_report(report)
     directory, options = Path(paths.local(directory, "the workdir")), config_lib.read(config)
     if options.init.checkpoint and step in ("latest", 0) and not workdir.has_checkpoint(directory):
         run = build(options, training=False, say=say)
@@ -69,7 +79,7 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
         say(run.initial.report)
         for note in run.notes:
             say(f"note: {note}")
-        return Result(0, _metrics_of(run, run.first_state(run.initial), directory))
+        return Result(0, _metrics_of(run, run.first_state(run.initial), directory, report))
     workdir.read_config(directory)
     workdir.check(directory, config, only=_COMPARED)
     past = workdir.past(directory)
@@ -95,13 +105,19 @@ def evaluate(config: Config, directory: Path | str, step: int | str = "latest") 
         store.close()
     if state is None:
         raise UserError(f"no checkpoint in {directory}: train first")
-    return Result(int(state.step), _metrics_of(run, state, directory))
+    return Result(int(state.step), _metrics_of(run, state, directory, report))
 
 
-def _metrics_of(run: Run, state: TrainState, directory: Path) -> dict[str, float]:
-    found = Evaluator(run.task, run.mesh, run.config.evaluation.pictures)(state)
+def _metrics_of(run: Run, state: TrainState, directory: Path, place: Path | None) -> dict[str, float]:
+    report = None
+    if place is not None:
+        data = run.description
+        report = run.task.report(Classes(data.class_names, data.palette, data.category_ids))
+    found = Evaluator(run.task, run.mesh, run.config.evaluation.pictures, report)(state)
     if found and jax.process_index() == 0:
         write_results(directory, found.files)
+    if found and report is not None and place is not None:
+        write_report(place, report, {"step": int(state.step), **found.metrics})
     return found.metrics if found else {}
 
 
@@ -121,11 +137,11 @@ class Evaluator:
     """A function from a state to what it reaches on the whole evaluation set; EMA metrics get the prefix ``ema_``.
 
     Up to ``pictures`` examples, evenly spaced in the task's order, are drawn as the parameters predict them, not their
-    average.
+    average. So is what ``report`` collects.
     """
 
-    def __init__(self, task: Task, mesh: Mesh, pictures: int):
-        self._task, self._mesh, self._pictures = task, mesh, pictures
+    def __init__(self, task: Task, mesh: Mesh, pictures: int, report: Report | None = None):
+        self._task, self._mesh, self._pictures, self._report = task, mesh, pictures, report
         self._block = sharding.host_block()
         self._batch_sharding = sharding.batch_sharding(mesh)
         self._step = jax.jit(
@@ -153,6 +169,8 @@ class Evaluator:
                 found, predictions = self._step(values, on_device)
                 _add(sums[prefix], found)
                 _collect(results[prefix], records, batch["mask"], predictions)
+                if not prefix and self._report is not None:
+                    _add_to(self._report, records, batch, predictions)
                 if not prefix and drawn:
                     examples = enumerate(np.flatnonzero(records >= 0).tolist(), start=seen)
                     here = [row for number, row in examples if number in drawn and batch["mask"][row]]
@@ -190,6 +208,13 @@ def _collect(results: Results | None, records: np.ndarray, mask: np.ndarray, pre
         rows = np.flatnonzero((records >= 0) & mask)
         local = jax.tree.map(sharding.local_rows, predictions)
         results.add(records[rows], jax.tree.map(lambda x: x[rows], local))
+
+
+def _add_to(report: Report, records: np.ndarray, batch: dict[str, np.ndarray], predictions: Any) -> None:
+    local = jax.tree.map(sharding.local_rows, predictions)
+    for row in np.flatnonzero((records >= 0) & batch["mask"]).tolist():
+        example = {name: values[row] for name, values in batch.items()}
+        report.add(int(records[row]), example, jax.tree.map(lambda x, row=row: x[row], local))
 
 
 def _add(total: dict[str, Any], found: dict[str, jax.Array]) -> None:

@@ -47,7 +47,7 @@ def train_step(
     updates leave everything but ``step`` as it was.
     What ``frozen`` names (see ``optimizer.split``) has no gradient and never changes, and no more does its average.
     """
-    prepare_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    prepare_key, loss_key = keys_of(seed, state.step)
     batch = objective.prepare(batch, prepare_key)
 
     # Only what is trained is an argument of the gradient: no backward pass reaches for the rest.
@@ -107,6 +107,12 @@ def train_step(
         opt_state=opt_state,
     )
     return new_state, metrics
+
+
+def keys_of(seed: int, step: int | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys of a step: of what is done to its batch, and of the model."""
+    prepare_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return prepare_key, loss_key
 
 
 def split_parts(x: jax.Array, parts: int) -> jax.Array:

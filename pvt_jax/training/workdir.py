@@ -35,7 +35,13 @@ def check(workdir: Path, config: Config, only: tuple[str, ...] = ("",), *, exten
         raise UserError(f"cannot read the workdir {workdir}: {error.strerror}. Choose another --workdir") from error
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} has checkpoints but no config.json: restore that file, or use another --workdir")
-    lines = config_lib.differences(read_config(workdir), json.loads(config_lib.to_json(config)))
+    saved = read_config(workdir)
+    if "optimizer" not in saved:
+        raise UserError(
+            f"{workdir} holds weights alone, as convert writes them, and no run: give "
+            f"--config.init.checkpoint={workdir} and another --workdir"
+        )
+    lines = config_lib.differences(saved, json.loads(config_lib.to_json(config)))
     lines = [line for line in lines if line.startswith(only)]
     others = [line for line in lines if not line.startswith(_LENGTH)]
     if lines and not others and not extend:

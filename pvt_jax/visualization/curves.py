@@ -1,13 +1,13 @@
 """Curves over steps, drawn by matplotlib, which is an extra: nothing else needs it."""
 
 import importlib
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pvt_jax.errors import UserError
+from pvt_jax.visualization.figures import check_installed, plain
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,7 @@ class Panel:
 
 def check_file(file: Path, flag: str) -> None:
     """Raises UserError: matplotlib is not installed, or writes no such file. ``flag`` is who asks."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(f"{flag} needs matplotlib: pip install matplotlib (or 'pvt_jax[plots]'), or leave {flag} away")
+    check_installed(flag)
     known = _figure().canvas.get_supported_filetypes()
     if file.suffix.lower().removeprefix(".") not in known:
         raise UserError(f"{flag} {file} has no ending of a picture: take {file.with_suffix('.png')}")
@@ -42,7 +41,7 @@ def write(file: Path, panels: Sequence[Panel]) -> None:
         axes.set_title(panel.title)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-    figure.legend([lines[name] for name in names], _plain(names), loc="outside lower center", ncols=columns)
+    figure.legend([lines[name] for name in names], plain(names), loc="outside lower center", ncols=columns)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
 
@@ -50,8 +49,3 @@ def write(file: Path, panels: Sequence[Panel]) -> None:
 def _figure(panels: int = 1, rows: int = 1) -> Any:
     figure = importlib.import_module("matplotlib.figure").Figure
     return figure((max(5.0 * panels, 6.0), 4.0 + 0.22 * rows), dpi=150, layout="constrained")
-
-
-def _plain(names: Sequence[str]) -> list[str]:
-    """Names in which a dollar sign starts no formula; matplotlib hides those that begin with an underscore."""
-    return [("\u200b" + name if name.startswith("_") else name).replace("$", r"\$") for name in names]

@@ -1,5 +1,7 @@
 """Figures of results: panels of one size in a row, with titles and a legend."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -60,6 +62,32 @@ def with_scores(picture: Image.Image, scores: list[tuple[str, float]]) -> Pictur
         draw.text((2 * gap, middle), name, fill=_INK, font=font, anchor="lm")
         draw.text((width, middle), share, fill=_INK, font=font, anchor="rm")
     return np.asarray(figure)
+
+
+def sheet(pictures: Sequence[tuple[str, Picture]], side: int = 256, columns: int = 4) -> Picture:
+    """A figure of ``pictures`` (caption, uint8 [h, w, 3]) in rows, each scaled to fit ``side``."""
+    gap, text = 8, 13
+    font = ImageFont.load_default(text)
+    panels = [fitted(checked(picture), side, Image.Resampling.BOX) for _, picture in pictures]
+    width, height = (max([panel.size[axis] for panel in panels], default=side) for axis in (0, 1))
+    pitch = (max(width, side // 2) + gap, height + text + 2 * gap)
+    columns = max(min(columns, len(panels)), 1)
+    rows = -(-len(panels) // columns)
+    figure = Image.new("RGB", (columns * pitch[0] + gap, rows * pitch[1] + gap), _PAPER)
+    draw = ImageDraw.Draw(figure)
+    for number, ((caption, _), panel) in enumerate(zip(pictures, panels, strict=True)):
+        left, top = gap + number % columns * pitch[0], gap + number // columns * pitch[1]
+        figure.paste(panel, (left, top))
+        draw.text((left, top + panel.height + gap // 2), _shortened(caption, font, pitch[0] - gap), _INK, font)
+    return np.asarray(figure)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
 
 
 def fitted(picture: Picture, side: int, shrink: Image.Resampling) -> Image.Image:

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from pvt_jax.backbones import FAMILIES
 from pvt_jax.weights import names, readings, signatures
 from pvt_jax.weights.torch_pickle import one_line
 
@@ -170,6 +171,11 @@ def refusal(
     other_head = there is not None and there.head and (here is None or there.head != here.head)
     if there is not None and (other_head or here is None or there.signature != here.signature):
         return f"{text}. It looks like {there}: create that model, or {exceptions}"
+    family = None if names.is_dense(wanted) else names.kind_of(wanted).family
+    if family and [kind for kind, items in problems.items() if items] == ["missing"]:
+        patterns = FAMILIES[family].weights.classifier
+        if all(names.is_of_classifier(path, family) for path in problems["missing"]):
+            return f"{text}. It has no classifier: to start from a new one, give allow_missing={list(patterns)}"
     if native:
         return f"{text}. Create the model with the name and settings in the run's config.json, or {exceptions}"
     return f"{text}. Use another file, or {exceptions}"

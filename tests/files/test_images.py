@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
-from pvt_jax.data.labels import LabelEncoding
 from pvt_jax.data.options import ReadingOptions
 from pvt_jax.errors import CorruptImageError, UserError
 from pvt_jax.files.headers import image_header
 from pvt_jax.files.images import decode, inspect
+from pvt_jax.files.labels import LabelEncoding
 
 # How the stored pixels look upright, written out for each EXIF orientation.
 UPRIGHT = {

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import pvt_jax
-from pvt_jax.data.class_tables import CLASS_TABLES
 from pvt_jax.errors import UserError
+from pvt_jax.prediction.class_tables import CLASS_TABLES
 from pvt_jax.weights.files import write_safetensors
 from pvt_jax.weights.names import to_state_dict
 from tests.helpers.trained import save_run

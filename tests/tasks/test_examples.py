@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pvt_jax.data.labels import LabelEncoding
 from pvt_jax.errors import CorruptImageError, UserError
+from pvt_jax.files.labels import LabelEncoding
 from pvt_jax.tasks.segmentation.examples import SegmentationEvaluation, image_and_label_map
 from pvt_jax.tasks.segmentation.transforms import SegmentationEvalTransform
 

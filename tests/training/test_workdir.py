@@ -88,3 +88,13 @@ def test_a_damaged_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"batch_size": ')
     with pytest.raises(UserError, match="cannot read .*config.json"):
         workdir.read_config(tmp_path)
+
+
+def test_a_folder_of_weights_is_no_run(run):
+    (run / "config.json").write_text(json.dumps({"task": "classification", "model": {"name": "pvt_tiny"}}))
+    with pytest.raises(UserError) as error:
+        workdir.check(run, config())
+    assert str(error.value) == (
+        f"{run} holds weights alone, as convert writes them, and no run: give --config.init.checkpoint={run} and "
+        "another --workdir"
+    )

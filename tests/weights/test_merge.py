@@ -49,6 +49,17 @@ def test_a_missing_tensor():
     assert merged(tensors, allow_missing=report.missing)[1] == report, "a whole path is a pattern too"
 
 
+def test_a_backbone_alone():
+    tensors = tensors_of()
+    del tensors["head.weight"], tensors["head.bias"]
+    text = "w.pth does not hold this model: 2 missing: params/head/linear/bias, params/head/linear/kernel. It has no "
+    assert (
+        refused(tensors)
+        == text + "classifier: to start from a new one, give allow_missing=['head/linear/*', 'norm/*', 'cls_token']"
+    )
+    assert len(merged(tensors, allow_missing=("head/*",))[1].missing) == 2
+
+
 def test_an_unexpected_tensor():
     tensors = tensors_of()
     tensors["extra.weight"] = np.zeros(3, np.float32)

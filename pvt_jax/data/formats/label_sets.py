@@ -7,9 +7,9 @@ import numpy as np
 
 from pvt_jax.data.formats.class_lists import find_class_list
 from pvt_jax.data.formats.class_names import without_ignored
-from pvt_jax.data.labels import LabelEncoding, distinct_colours
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.errors import UserError
+from pvt_jax.files.labels import LabelEncoding, distinct_colours
 from pvt_jax.messages import escaped
 
 

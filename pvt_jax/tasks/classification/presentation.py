@@ -9,6 +9,7 @@ from pvt_jax.tasks.presentation import Picture, Prediction, Presentation
 from pvt_jax.visualization.panels import checked, fitted, with_scores
 
 _SIDE = 384
+_LEAST = 0.005
 
 
 class ClassificationPresentation(Presentation):
@@ -32,3 +33,12 @@ class ClassificationPresentation(Presentation):
         best = self.fields(prediction, (0, 0))["labels"]
         panel = fitted(checked(image), _SIDE, Image.Resampling.BOX)
         return with_scores(panel, [(one["name"], one["score"]) for one in best])
+
+    def example(self, image: Picture, target: Prediction) -> tuple[str, Picture]:
+        """The share of each class that has more than label smoothing gives all."""
+        shares = np.asarray(target["target"], np.float64)
+        best = np.argsort(-shares, kind="stable")[:2]
+        # Of two images in one, the smaller may have next to nothing.
+        shown = [k for k in best.tolist() if shares[k] > shares.min() + _LEAST]
+        words = ", ".join(f"{self._classes.names[k]} {shares[k]:.2f}" for k in shown)
+        return words or "all classes alike", checked(image)

@@ -17,6 +17,7 @@ from pvt_jax.tasks.classification.checks import ClassificationChecks
 from pvt_jax.tasks.classification.metrics import classification_metrics, classification_sums
 from pvt_jax.tasks.classification.options import ClassificationConfig
 from pvt_jax.tasks.classification.presentation import ClassificationPresentation
+from pvt_jax.tasks.classification.report import ClassificationReport
 from pvt_jax.tasks.classification.sampling import Balanced
 from pvt_jax.tasks.classification.unlabelled import UnlabelledImages
 from pvt_jax.tasks.task import Batch, Sums, Task
@@ -28,6 +29,7 @@ class Classification(Task[ClassificationConfig]):
     _record_kind = LABELLED_IMAGES
     _unlabelled = UnlabelledImages
     _presentation = ClassificationPresentation
+    _report = ClassificationReport
     _checks = ClassificationChecks
 
     def __init__(self, config: ClassificationConfig):

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from pvt_jax.messages import plural
 from pvt_jax.tasks.detection.instance_masks import paste_and_encode, paste_mask
-from pvt_jax.tasks.detection.pictures import Instances, side_by_side
+from pvt_jax.tasks.detection.pictures import Instances, draw_detections, side_by_side
 from pvt_jax.tasks.presentation import Picture, Prediction, Presentation
 
 
@@ -38,6 +39,18 @@ class DetectionPresentation(Presentation):
             masks = [paste_mask(*pair, height, width) for pair in pairs]
         shown = Instances(found["boxes"], found["labels"], found["scores"], masks)
         return side_by_side(image, None, shown, self._classes.names, 1024, self._min_score)
+
+    def example(self, image: Picture, target: Prediction) -> tuple[str, Picture]:
+        """Masks are as they are learned, on a grid over each box."""
+        valid, names = target["valid"], self._classes.names
+        boxes, labels = target["boxes"][valid], target["labels"][valid]
+        masks = None
+        if "masks" in target:
+            # A grid holds how much of each cell is covered, in 0..255.
+            grids = target["masks"][valid].astype(np.float32) / 255
+            masks = [paste_mask(grid, box, *image.shape[:2]) for grid, box in zip(grids, boxes, strict=True)]
+        picture = draw_detections(image, boxes, labels, names, masks=masks, side=max(image.shape[:2]))
+        return f"{plural(len(labels), 'object')}", picture
 
 
 def _finite(prediction: Prediction) -> Prediction:

@@ -22,6 +22,7 @@ from pvt_jax.tasks.detection.metrics import DetectionResults, coco_metrics
 from pvt_jax.tasks.detection.options import DetectionConfig, DetectionOptions
 from pvt_jax.tasks.detection.pictures import Instances, side_by_side
 from pvt_jax.tasks.detection.presentation import DetectionPresentation
+from pvt_jax.tasks.detection.report import DetectionReport
 from pvt_jax.tasks.detection.source import DetectionSource
 from pvt_jax.tasks.detection.transforms import DetectionEvalTransform, DetectionTrainTransform, fit
 from pvt_jax.tasks.detection.unlabelled import UnlabelledImages
@@ -36,6 +37,7 @@ class Detection(Task[DetectionConfig]):
     _record_kind = OBJECTS
     _unlabelled = UnlabelledImages
     _presentation = DetectionPresentation
+    _report = DetectionReport
     _model_type = DetectionModel
 
     def __init__(self, config: DetectionConfig):

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from pvt_jax.data.formats.class_names import UNLABELLED
-from pvt_jax.data.labels import IGNORE, Contents, worst
 from pvt_jax.errors import CorruptImageError, UserError
 from pvt_jax.files.headers import image_header
+from pvt_jax.files.labels import IGNORE, Contents, worst
 from pvt_jax.files.traits import describe_orientations, way_to_turn
 from pvt_jax.messages import listed
 from pvt_jax.tasks.checks import Attempt, Attempts, DataChecks, Suspects

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pvt_jax.data.labels import IGNORE
 from pvt_jax.data.options import ReadingOptions
 from pvt_jax.data.pipeline import Batch
 from pvt_jax.errors import UserError
 from pvt_jax.files.images import decoded
+from pvt_jax.files.labels import IGNORE
 from pvt_jax.tasks.images import place
 from pvt_jax.tasks.segmentation.source import SegmentationSource
 from pvt_jax.tasks.segmentation.transforms import SegmentationEvalTransform, SegmentationTrainTransform

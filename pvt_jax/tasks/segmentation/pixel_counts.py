@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pvt_jax.data.labels import IGNORE
 from pvt_jax.data.options import ReadingOptions
 from pvt_jax.errors import CorruptImageError
 from pvt_jax.files.headers import THREADS
+from pvt_jax.files.labels import IGNORE
 from pvt_jax.tasks.segmentation.source import ReadsLabels, SegmentationSource
 
 _SECONDS_BETWEEN_REPORTS = 10

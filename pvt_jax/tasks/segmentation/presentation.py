@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pvt_jax.tasks.presentation import Picture, Prediction, Presentation
-from pvt_jax.tasks.segmentation.pictures import beside_overlay
+from pvt_jax.tasks.segmentation.pictures import beside_overlay, overlay
 
 
 class SegmentationPresentation(Presentation):
@@ -33,6 +33,13 @@ class SegmentationPresentation(Presentation):
     def picture(self, image: Picture, prediction: Prediction) -> Picture:
         labels = _cut(prediction, (image.shape[0], image.shape[1]))
         return beside_overlay(image, labels, self._classes.colours, self._classes.names)
+
+    def example(self, image: Picture, target: Prediction) -> tuple[str, Picture]:
+        """Ignored pixels, and padding, show the image."""
+        labels, colours, names = target["label_map"], self._classes.colours, self._classes.names
+        present, counts = np.unique(labels[labels < len(names)], return_counts=True)
+        largest = present[np.argsort(-counts, kind="stable")][:3].tolist()
+        return ", ".join(names[k] for k in largest) or "all ignored", overlay(image, labels, colours)
 
 
 def _cut(prediction: Prediction, size: tuple[int, int]) -> np.ndarray:

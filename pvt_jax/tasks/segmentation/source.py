@@ -4,8 +4,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from pvt_jax.data.labels import LabelEncoding
 from pvt_jax.data.records import SegmentationRecord, Source
+from pvt_jax.files.labels import LabelEncoding
 
 
 @runtime_checkable

@@ -25,6 +25,7 @@ from pvt_jax.tasks.segmentation.pictures import side_by_side
 from pvt_jax.tasks.segmentation.pixel_counts import count_pixels
 from pvt_jax.tasks.segmentation.pixel_logits import PixelLogits, mirror, pixel_logits, predicted_labels
 from pvt_jax.tasks.segmentation.presentation import SegmentationPresentation
+from pvt_jax.tasks.segmentation.report import SegmentationReport
 from pvt_jax.tasks.segmentation.sliding import check_windows, sliding_logits
 from pvt_jax.tasks.segmentation.transforms import MULTIPLE, SegmentationEvalTransform, SegmentationTrainTransform
 from pvt_jax.tasks.segmentation.unlabelled import UnlabelledImages
@@ -37,6 +38,7 @@ class Segmentation(Task[SegmentationConfig]):
     _record_kind = LABEL_MAPS
     _unlabelled = UnlabelledImages
     _presentation = SegmentationPresentation
+    _report = SegmentationReport
     _model_type = SegmentationModel
 
     def __init__(self, config: SegmentationConfig):

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pvt_jax.data.labels import IGNORE
 from pvt_jax.errors import UserError
+from pvt_jax.files.labels import IGNORE
 from pvt_jax.tasks.images import Fill, Scale, check_rgb, fitted_size, pad_to
 
 # Sides that every model's maps divide evenly, at all four strides.

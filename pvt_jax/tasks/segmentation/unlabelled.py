@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pvt_jax.data.labels import IGNORE, LabelEncoding
 from pvt_jax.data.records import SegmentationRecord
 from pvt_jax.data.unlabelled import Unlabelled
+from pvt_jax.files.labels import IGNORE, LabelEncoding
 
 
 class UnlabelledImages(Unlabelled):

@@ -15,11 +15,11 @@ from pvt_jax.data.formats import LABEL_MAPS, open_source
 from pvt_jax.data.formats.cityscapes import CLASSES
 from pvt_jax.data.formats.class_names import names_file, read_names
 from pvt_jax.data.formats.layouts import HOLD_OUT
-from pvt_jax.data.labels import LabelEncoding, distinct_colours
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 from pvt_jax.files import folders
+from pvt_jax.files.labels import LabelEncoding, distinct_colours
 from pvt_jax.tasks.segmentation.source import SegmentationSource
 
 

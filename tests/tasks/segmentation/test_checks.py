@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from pvt_jax.data.formats import LABEL_MAPS, open_source
-from pvt_jax.data.labels import LabelEncoding
 from pvt_jax.data.options import LabelMapOptions, ReadingOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
+from pvt_jax.files.labels import LabelEncoding
 from pvt_jax.tasks import checks
 from pvt_jax.tasks.segmentation.checks import SegmentationChecks
 from pvt_jax.tasks.segmentation.transforms import SegmentationTrainTransform

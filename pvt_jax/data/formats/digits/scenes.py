@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pvt_jax.data.formats.digits.images import DigitsSource, refuse_split_names
-from pvt_jax.data.labels import LabelEncoding
 from pvt_jax.data.records import Request, SegmentationRecord, Split
 from pvt_jax.errors import UserError
+from pvt_jax.files.labels import LabelEncoding
 
 CLASS_NAMES = ("background", *(str(digit) for digit in range(10)))
 _COUNTS = {"train": 32768, "eval": 256}

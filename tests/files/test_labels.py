@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pvt_jax.data.labels import IGNORE, LabelEncoding, distinct_colours
 from pvt_jax.errors import CorruptImageError, UserError
+from pvt_jax.files.labels import IGNORE, LabelEncoding, distinct_colours
 
 SMALL = np.array([[0, 1, 2], [3, 255, 0]], np.uint8)
 

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from pvt_jax.data.class_tables import ade20k, coco, imagenet
 from pvt_jax.data.classes import Classes
 from pvt_jax.data.formats.cityscapes import CLASSES as CITYSCAPES
 from pvt_jax.data.formats.class_names import VOC_CLASSES
+from pvt_jax.prediction.class_tables import ade20k, coco, imagenet
 
 
 class ClassTable(NamedTuple):
