@@ -8,7 +8,7 @@ from PIL import Image
 
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.report import Report
-from pvt_jax.visualization.figures import check_installed
+from pvt_jax.visualization.curves import check_installed
 
 
 def check_report(folder: Path) -> None:

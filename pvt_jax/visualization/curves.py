@@ -1,13 +1,13 @@
 """Curves over steps, drawn by matplotlib, which is an extra: nothing else needs it."""
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pvt_jax.errors import UserError
-from pvt_jax.visualization.figures import check_installed, plain
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,12 @@ class Panel:
 
     title: str
     curves: Sequence[tuple[str, Sequence[int], Sequence[float]]]
+
+
+def check_installed(flag: str) -> None:
+    """Raises UserError: matplotlib is not installed. ``flag`` is who asks."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError(f"{flag} needs matplotlib: pip install matplotlib (or 'pvt_jax[plots]'), or leave {flag} away")
 
 
 def check_file(file: Path, flag: str) -> None:
@@ -49,3 +55,8 @@ def write(file: Path, panels: Sequence[Panel]) -> None:
 def _figure(panels: int = 1, rows: int = 1) -> Any:
     figure = importlib.import_module("matplotlib.figure").Figure
     return figure((max(5.0 * panels, 6.0), 4.0 + 0.22 * rows), dpi=150, layout="constrained")
+
+
+def plain(names: Sequence[str]) -> list[str]:
+    """Names in which a dollar sign starts no formula; matplotlib hides those that begin with an underscore."""
+    return [("\u200b" + name if name.startswith("_") else name).replace("$", r"\$") for name in names]

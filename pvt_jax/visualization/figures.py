@@ -1,23 +1,16 @@
 """Figures of a report, as PNG files: confusion matrices and curves. matplotlib draws them, which is an extra."""
 
 import importlib
-import importlib.util
 import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pvt_jax.errors import UserError
+from pvt_jax.visualization.curves import plain
 
 # More classes get no names and numbers: they could not be read.
 _MOST_NAMED, _MOST_NUMBERED = 60, 20
-
-
-def check_installed(flag: str) -> None:
-    """Raises UserError: matplotlib is not installed. ``flag`` is who asks."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(f"{flag} needs matplotlib: pip install matplotlib (or 'pvt_jax[plots]'), or leave {flag} away")
 
 
 def confusion(counts: np.ndarray, names: Sequence[str]) -> bytes:
@@ -62,11 +55,6 @@ def curves(
 def normalised_rows(counts: np.ndarray) -> np.ndarray:
     """Rows that sum to 1; those without counts stay 0."""
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
-
-
-def plain(names: Sequence[str]) -> list[str]:
-    """Names in which a dollar sign starts no formula; matplotlib hides those that begin with an underscore."""
-    return [("\u200b" + name if name.startswith("_") else name).replace("$", r"\$") for name in names]
 
 
 def _figure(width: float, height: float) -> Any:

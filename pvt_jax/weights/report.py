@@ -171,7 +171,7 @@ def refusal(
     other_head = there is not None and there.head and (here is None or there.head != here.head)
     if there is not None and (other_head or here is None or there.signature != here.signature):
         return f"{text}. It looks like {there}: create that model, or {exceptions}"
-    family = None if names.is_dense(wanted) else names.kind_of(wanted).family
+    family = None if native or names.is_dense(wanted) else names.kind_of(wanted).family
     if family and [kind for kind, items in problems.items() if items] == ["missing"]:
         patterns = FAMILIES[family].weights.classifier
         if all(names.is_of_classifier(path, family) for path in problems["missing"]):
