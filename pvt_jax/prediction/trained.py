@@ -53,6 +53,7 @@ class Choices:
       image_size: (height, width) to evaluate at; None is as in the run.
       tta: average several views of each image.
       class_names: a file of names, or one of ``CLASS_TABLES``; "" for those of the source.
+      batch_size: images at a time.
       overrides: "KEY=VALUE" of the run's config.
     """
 

@@ -1,5 +1,6 @@
 """Images with a file of annotations each, in which masks stay until they are needed."""
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,9 +36,9 @@ class MaskedFiles(FilesSource):
         self.has_masks = with_masks and bool(masked.any())
         self._unmasked = int((~masked).sum())
 
+    @abc.abstractmethod
     def read_masks(self, path: str, size: tuple[int, int]) -> dict[int, Mask | None]:
         """Returns the masks in a file, of an image of ``size`` (height, width), by the numbers of objects."""
-        raise NotImplementedError
 
     def objects(self, index: int) -> Objects:
         found = super().objects(index)

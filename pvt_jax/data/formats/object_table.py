@@ -1,5 +1,6 @@
 """The objects of a whole data set in a few arrays, and the sources built on them."""
 
+import abc
 import operator
 import os
 from collections.abc import Callable, Sequence
@@ -179,7 +180,7 @@ def select(
     return ObjectTable(table.sizes[images], ends, kept, table.places[objects], tuple(found)), images
 
 
-class TabledSource:
+class TabledSource(abc.ABC):
     """Images whose objects are in a table. A subclass reads the images.
 
     Args:
@@ -210,11 +211,13 @@ class TabledSource:
     def __getitem__(self, index: int) -> tuple[Any, Objects]:
         return self.image(index), self.objects(index)
 
+    @abc.abstractmethod
     def image(self, index: int) -> bytes:
-        raise NotImplementedError
+        """Returns the file of an image."""
 
+    @abc.abstractmethod
     def name(self, index: int) -> str:
-        raise NotImplementedError
+        """Returns what a person needs to find an image."""
 
     def objects(self, index: int) -> Objects:
         return self._table.objects.take(self._table.of(self._number(index)))

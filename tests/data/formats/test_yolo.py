@@ -113,7 +113,7 @@ class TestObjects:
 
     def test_lines_that_repeat(self, tmp_path):
         source = opened(write(tmp_path, {**LABELS, "train/1": "0 .5 .5 1 1\n0 0.5 0.5 1.0 1\n"}))
-        assert len(source.objects(1)) == 1 and "1 line that repeat another left out" in source.notes()
+        assert len(source.objects(1)) == 1 and "1 repeated line left out" in source.notes()
 
     def test_key_points_are_not_polygons(self, tmp_path):
         yaml = f"{YAML}kpt_shape: [2, 2]\n"

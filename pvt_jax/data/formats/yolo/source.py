@@ -82,7 +82,7 @@ def open_yolo(request: Request) -> YoloSource:
     if missing := sum(path is None for path in paths):
         notes.append(f"{plural(missing, 'image')} without a label file taken for background")
     if repeated := sum(file.repeated for file in files):
-        notes.append(f"{plural(repeated, 'line')} that repeat another left out")
+        notes.append(f"{plural(repeated, 'repeated line')} left out")
     table, images = select(tabulate(raw, sizes, first, where), where, request, notes, names)
     chosen_places = numbers[table.places]
     described = root, table, class_names, tuple(chosen), [os.path.splitext(names[image])[0] for image in images]
