@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
 SOURCE is the workdir of a run, a file or folder of weights, or a name of known weights, as pvt_tiny. PATH is an image,
 a folder of images or a glob. OUT gets predictions.jsonl, a line of JSON an image; predictions.csv of a classifier;
-label_map/ with the label maps of a segmentation; and pictures/ with what was found drawn into the images. Images that
-cannot be read are named, the others done, and the exit code is then 1.
+label_map/ with the label maps of a segmentation; pictures/ with what was found drawn into the images; and with
+--attention, attention/ with the attention weights of a stage. Images that cannot be read are named, the others done,
+and the exit code is then 1.
 
 examples:
   python -m pvt_jax.predict runs/digits photos/ --output predictions
@@ -59,7 +60,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--class_names", default="", metavar="FILE", help="names of the classes, one a line, or a data set, as imagenet"
     )
-    parser.add_argument("--no_pictures", action="store_true", help="write no pictures")
+    parser.add_argument("--no_pictures", action="store_true", help="write no pictures of what was found")
+    parser.add_argument(
+        "--attention", default="", metavar="STAGE", help="draw the attention of a stage, as stage4, or of a block"
+    )
     flags = commands.parse_with_overrides(parser, arguments)
     commands.check_model_flags(flags)
     if flags.image_size is not None:
@@ -102,20 +106,24 @@ def run(arguments: Sequence[str]) -> int:
     )
     for note in (*predictor.notes, *chosen.notes):
         _say(f"note: {note}")
+    # A mistyped stage leaves no folder behind.
+    block = predictor.attention_block(flags.attention) if flags.attention else ""
     presentation = predictor.presentation(top_k=flags.top_k, min_score=flags.min_score)
     with output.Output(flags.output, presentation.columns, overwrite=flags.overwrite) as written:
-        unread = _predict(predictor, presentation, chosen, written, not flags.no_pictures)
+        unread = _predict(predictor, presentation, chosen, written, not flags.no_pictures, block)
     done = len(chosen.paths) - unread
     lost = f"; {plural(unread, 'image')} could not be read" if unread else ""
     print(f"done: {plural(done, 'prediction')} in {flags.output} ({', '.join(_written(flags.output))}){lost}")
     return 1 if unread else 0
 
 
-def _predict(predictor: "Predictor", presentation: Any, chosen: "Chosen", written: "Output", pictures: bool) -> int:
+def _predict(
+    predictor: "Predictor", presentation: Any, chosen: "Chosen", written: "Output", pictures: bool, block: str
+) -> int:
     """The number of images that could not be read."""
-    source, found = predictor.stream(chosen.paths, chosen.paths)
+    source, found = predictor.stream(chosen.paths, chosen.paths, block)
     progress = _Progress(len(chosen.paths))
-    for index, prediction in found:
+    for index, prediction, attention in found:
         path, stem = chosen.paths[index], chosen.stems[index]
         height, width = size = tuple(source.sizes()[index].tolist())
         fields = {"height": height, "width": width, **presentation.fields(prediction, size)}
@@ -124,6 +132,8 @@ def _predict(predictor: "Predictor", presentation: Any, chosen: "Chosen", writte
             written.file(fields[name], content)
         if pictures:
             written.picture(f"pictures/{stem}.jpg", presentation.picture(source.image(index), prediction))
+        if attention is not None:
+            written.picture(f"attention/{stem}.jpg", attention.picture())
         written.add(index, path, fields, presentation.row(fields))
         progress.advance()
     for index, reason in sorted(source.failures.items()):

@@ -42,12 +42,14 @@ def lines(folder):
 
 def test_classifier_writes_lines_a_table_and_pictures(classifier, photos, tmp_path, capsys):
     out = tmp_path / "out"
-    flags = [str(classifier.folder), str(photos), "--output", str(out), "--top_k", "2"]
+    flags = [str(classifier.folder), str(photos), "--output", str(out), "--top_k", "2", "--attention", "stage4"]
     assert predict.main(flags) == 1
     said = capsys.readouterr()
     assert f"cannot read {photos}/broken.jpg: cannot be decoded (no image format is recognised)" in said.err
     assert "1 of 5 files" in said.err and ".txt" in said.err
-    assert said.out.startswith(f"done: 3 predictions in {out} (pictures/, predictions.csv, predictions.jsonl)")
+    assert said.out.startswith(
+        f"done: 3 predictions in {out} (attention/, pictures/, predictions.csv, predictions.jsonl)"
+    )
     found = {os.path.relpath(line.pop("path"), photos): line for line in lines(out)}
     assert list(found) == ["a.jpg", "a.png", "broken.jpg", "sub/ä b.png"]
     assert (found["a.jpg"]["height"], found["a.jpg"]["width"]) == (60, 80)
@@ -59,11 +61,12 @@ def test_classifier_writes_lines_a_table_and_pictures(classifier, photos, tmp_pa
         line["labels"][0]["name"] if "labels" in line else "" for line in found.values()
     ]
     pictures = sorted(str(path.relative_to(out)) for path in out.rglob("*.jpg"))
-    assert pictures == ["pictures/a.jpg.jpg", "pictures/a.png.jpg", "pictures/sub/ä b.jpg"]
+    names = ("a.jpg.jpg", "a.png.jpg", "sub/ä b.jpg")
+    assert pictures == [f"{folder}/{name}" for folder in ("attention", "pictures") for name in names]
 
     assert predict.main(flags) == 2
     assert "is not empty: choose another --output, or add --overwrite" in capsys.readouterr().err
-    assert predict.main([*flags[:1], str(photos / "a.jpg"), *flags[2:], "--overwrite", "--no_pictures"]) == 0
+    assert predict.main([*flags[:1], str(photos / "a.jpg"), *flags[2:6], "--overwrite", "--no_pictures"]) == 0
     assert sorted(os.listdir(out)) == ["predictions.csv", "predictions.jsonl"] and len(lines(out)) == 1
 
 
@@ -114,6 +117,7 @@ def test_files_folders_and_globs_name_images_once(photos, tmp_path):
         (["{photos}", "--output", "{photos}/a.jpg"], "is a file: choose another --output"),
         (["{photos}", "--output", "{out}", "--top_k", "0"], "--top_k must be 1 or more, but is 0"),
         (["{photos}", "--output", "{out}", "--image_size", "3", "4", "5"], "--image_size takes one side"),
+        (["{photos}", "--output", "{out}", "--attention", "stage5"], "the model has no 'stage5' to draw attention of"),
         (["gs://bucket/a.jpg", "--output", "{out}"], "is a URL"),
     ],
 )

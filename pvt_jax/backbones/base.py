@@ -73,16 +73,22 @@ class Backbone(nn.Module, kw_only=True):
         pyramid = self._forward(images, train=train, classify=False, sizes=sizes)
         return {level: zero_outside(maps, shrunk(sizes, 2 ** int(level[1:]))) for level, maps in pyramid.items()}
 
-    def attention_maps(self, images: Float[Array, "b h w 3"]) -> dict[str, AttentionMap]:
+    def attention_maps(
+        self, images: Float[Array, "b h w 3"], sizes: Int[Array, "b 2"] | None = None
+    ) -> dict[str, AttentionMap]:
         """The attention weights of every block by name (``stage1/block0``), in the classifier's forward pass.
 
-        Without a classifier (``num_classes=0``) they are those of ``features``. Memory grows with the fourth power of
-        the image's side: at 224² the first stage of PVT has 3136 × 49 weights per head.
+        Without a classifier (``num_classes=0``), or with the ``sizes`` of padded images, they are those of
+        ``features``. Memory grows with the fourth power of the image's side: at 224² the first stage of PVT has
+        3136 × 49 weights per head.
         """
         # Rematerialised and scanned blocks cannot sow intermediates.
         plain = self.clone(parent=None, remat=False, scan=False)
-        method = "features" if self.num_classes == 0 else "__call__"
-        _, collected = plain.apply(self.variables, images, mutable="intermediates", method=method)
+        if self.num_classes == 0 or sizes is not None:
+            method, given = "features", (images, False, sizes)
+        else:
+            method, given = "__call__", (images,)
+        _, collected = plain.apply(self.variables, *given, mutable="intermediates", method=method)
         sown = jax.tree_util.tree_leaves_with_path(
             collected.get("intermediates", {}), is_leaf=lambda leaf: isinstance(leaf, AttentionMap)
         )

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.backbones.base import Backbone
+from pvt_jax.nn.layers import AttentionMap
 from pvt_jax.ops.nms import nms
 from pvt_jax.weight_names import HeadWeights
 
@@ -29,6 +30,12 @@ class DenseModel(nn.Module):
 
     # The name of the task that these models are for.
     task: ClassVar[str]
+
+    def attention_maps(
+        self, images: Float[Array, "b h w 3"], sizes: Int[Array, "b 2"] | None = None
+    ) -> dict[str, AttentionMap]:
+        """The attention weights of the backbone's blocks; see ``Backbone.attention_maps``."""
+        return self.backbone.attention_maps(images, sizes)
 
     @property
     def num_classes(self) -> int:

@@ -198,13 +198,31 @@ class AttentionMap:
     """Attention weights of one block, [b, heads, n queries, m keys], float32; each row sums to 1.
 
     Queries and keys are the positions of ``query_grid`` and ``key_grid`` (rows, columns) in row-major order.
-    ``extra_tokens`` class tokens precede the queries, and the keys too where both grids are equal.
+    ``extra_tokens`` class tokens precede the queries, and the keys too where both grids are equal. Of padded images,
+    ``query_sizes`` and ``key_sizes`` int32 [b, 2] are the rows and columns in the valid region; None: all.
     """
 
     weights: Float[Array, "b h n m"]
     query_grid: tuple[int, int] = struct.field(pytree_node=False)
     key_grid: tuple[int, int] = struct.field(pytree_node=False)
     extra_tokens: int = struct.field(pytree_node=False, default=0)
+    query_sizes: Int[Array, "b 2"] | None = None
+    key_sizes: Int[Array, "b 2"] | None = None
+
+    def of_keys(self) -> Float[Array, "b rows columns"]:
+        """The weight of each position of ``key_grid``, averaged over heads: for the class token, or for all queries.
+
+        The class token's own weight is left out.
+        """
+        weights = self.weights[:, :, 0] if self.extra_tokens else self._mean_over_queries()
+        rows, columns = self.key_grid
+        return weights.mean(1)[:, weights.shape[2] - rows * columns :].reshape(len(weights), rows, columns)
+
+    def _mean_over_queries(self) -> Float[Array, "b h m"]:
+        if self.query_sizes is None:
+            return self.weights.mean(2)
+        valid = inside(self.query_sizes, self.query_grid).reshape(len(self.weights), 1, -1, 1)
+        return jnp.where(valid, self.weights, 0.0).sum(2) / valid.sum(2)
 
 
 class SpatialReductionAttention(nn.Module):
@@ -251,7 +269,14 @@ class SpatialReductionAttention(nn.Module):
             total = weights.sum(axis=-1, keepdims=True)
             out = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32) / total
         if self.is_mutable_collection("intermediates"):
-            self.sow("intermediates", "map", AttentionMap(weights / total, grid, key_grid, n - grid[0] * grid[1]))
+            key_sizes = sizes
+            if sizes is not None:
+                # Pooling leaves the padding out.
+                whole = jnp.broadcast_to(jnp.array(key_grid, sizes.dtype), sizes.shape)
+                key_sizes = whole if self.pooled_side else sizes // self.sr_ratio
+            extra_tokens = n - grid[0] * grid[1]
+            kept = AttentionMap(weights / total, grid, key_grid, extra_tokens, sizes, key_sizes)
+            self.sow("intermediates", "map", kept)
         out = out.astype(value.dtype).transpose(0, 2, 1, 3).reshape(b, n, self.dim)
         return Dense(self.dim, self.dtype, name="proj")(out)
 

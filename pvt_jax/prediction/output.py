@@ -17,7 +17,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.messages import escaped
 
 LINES, TABLE = "predictions.jsonl", "predictions.csv"
-FOLDERS = ("pictures", "label_map")
+FOLDERS = ("pictures", "label_map", "attention")
 _QUALITY = 92
 
 

@@ -3,8 +3,9 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,16 +17,25 @@ from pvt_jax.data.classes import Classes
 from pvt_jax.data.unlabelled import Unlabelled
 from pvt_jax.errors import UserError
 from pvt_jax.files.images import to_rgb
+from pvt_jax.prediction.attention import Attention, attended, block_of, weights_of
 from pvt_jax.prediction.trained import Choices, Trained, open_trained
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.presentation import Picture, Presentation
 from pvt_jax.tasks.presentation import Prediction as Arrays
-from pvt_jax.tasks.task import Task
+from pvt_jax.tasks.task import Batch, Task
 from pvt_jax.training import sharding
 from pvt_jax.weights.settings import Stated
 
 # What an image may be given as.
 ImageLike = str | Path | bytes | np.ndarray | Image.Image
+
+
+class Found(NamedTuple):
+    """What was predicted for the image of this number, and where the model attends in it if that was asked for."""
+
+    number: int
+    arrays: Arrays
+    attention: Attention | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +48,13 @@ class Prediction:
       arrays: the numbers behind them: ``logits`` [k]; ``boxes`` [n, 4], ``labels``, ``scores`` [n], ``masks``;
         ``label_map`` uint8 [h, w].
       image: uint8 [h, w, 3].
+      attention: if it was asked for, attention weights; ``attention.picture()`` draws them.
     """
 
     fields: Mapping[str, Any]
     arrays: Arrays
     image: Picture
+    attention: Attention | None
     _presentation: Presentation = field(repr=False)
 
     def __getitem__(self, name: str) -> Any:
@@ -124,65 +136,83 @@ class Predictor:
         self._mesh = sharding.make_mesh(1)
         self._variables = jax.device_put(trained.variables, sharding.replicated(self._mesh))
         # One program for images that fill their shapes, one for those that are padded.
-        self._steps: dict[bool, Any] = {}
+        self._steps: dict[tuple[bool, str], Any] = {}
 
     def __call__(
-        self, images: ImageLike | Sequence[ImageLike], *, top_k: int = 5, min_score: float = 0.3
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        top_k: int = 5,
+        min_score: float = 0.3,
+        attention: str = "",
     ) -> list[Prediction]:
         """A prediction for each image, in their order.
 
-        Raises UserError: an image cannot be read.
+        Raises UserError: an image cannot be read, or the model has no such attention.
 
         Args:
           images: one or several: paths, encoded files, uint8 [H, W, 3] or [H, W], or images of Pillow.
           top_k: labels of an image, best first.
           min_score: least score of the objects that are drawn.
+          attention: a stage, as "stage4", or a block, whose attention each prediction gets; "" for none.
         """
         several = [images] if isinstance(images, ImageLike) else list(images)
         presentation = self.presentation(top_k=top_k, min_score=min_score)
         names = [str(image) if isinstance(image, str | Path) else f"image {i}" for i, image in enumerate(several)]
-        source, found = self.stream([_plain(image, name) for image, name in zip(several, names, strict=True)], names)
-        arrays = dict(found)
+        given = [_plain(image, name) for image, name in zip(several, names, strict=True)]
+        source, found = self.stream(given, names, attention)
+        by_index = {one.number: one for one in found}
         if source.failures:
             index, reason = min(source.failures.items())
             raise UserError(f"{names[index]}: {reason}")
         made = []
         for index in range(len(several)):
-            image = source.image(index)
-            fields = presentation.fields(arrays[index], image.shape[:2])
-            made.append(Prediction(fields, arrays[index], image, presentation))
+            image, one = source.image(index), by_index[index]
+            fields = presentation.fields(one.arrays, image.shape[:2])
+            made.append(Prediction(fields, one.arrays, image, one.attention, presentation))
         return made
 
     def presentation(self, *, top_k: int, min_score: float) -> Presentation:
         """What a person gets of the arrays that ``stream`` yields."""
         return self.trained.task.presentation(self.classes, top_k=top_k, min_score=min_score)
 
-    def stream(
-        self, images: Sequence[str | bytes | np.ndarray], names: Sequence[str]
-    ) -> tuple[Unlabelled, Iterator[tuple[int, Arrays]]]:
-        """The images as a source, and (number, what was predicted) of each that can be read, batch by batch.
+    def attention_block(self, wanted: str) -> str:
+        """The name of the block that ``attention`` takes for ``wanted``. Raises UserError: the model has none."""
+        return block_of(self.trained.task, self._variables, wanted)
 
-        Images of like size share a batch, so that the numbers are not in order.
+    def stream(
+        self, images: Sequence[str | bytes | np.ndarray], names: Sequence[str], attention: str = ""
+    ) -> tuple[Unlabelled, Iterator[Found]]:
+        """The images as a source, and what was predicted for each that can be read, batch by batch.
+
+        Images of like size share a batch, so that the numbers are not in order. Raises UserError: see ``__call__``.
         """
         task = TASKS[self.task_name].make(self.trained.config)
+        block = self.attention_block(attention) if attention else ""
         source = task.use_images(images, names)
-        return source, self._predict(task)
+        return source, self._predict(task, block)
 
-    def _predict(self, task: Task) -> Iterator[tuple[int, Arrays]]:
+    def _predict(self, task: Task, block: str) -> Iterator[Found]:
         if not len(task.eval_source):
             return
-        step = self._steps.get(task.is_padded)
+        step = self._steps.get((task.is_padded, block))
         if step is None:
-            step = self._steps[task.is_padded] = jax.jit(
-                lambda variables, batch: task.evaluate(variables, batch)[1], compiler_options=compiler_options("infer")
+            step = self._steps[task.is_padded, block] = jax.jit(
+                partial(_step, task, block), compiler_options=compiler_options("infer")
             )
         places = sharding.batch_sharding(self._mesh)
         for batch in task.evaluation_batches((0, 1), self._mesh.size):
             records, mask = batch.pop("record"), batch["mask"]
             batch.pop("corrupt")
-            found = jax.tree.map(np.asarray, step(self._variables, sharding.to_devices(batch, places)))
+            predicted, weights = jax.tree.map(np.asarray, step(self._variables, sharding.to_devices(batch, places)))
             for row in np.flatnonzero((records >= 0) & mask).tolist():
-                yield int(records[row]), jax.tree.map(lambda values, row=row: values[row], found)
+                arrays, where = jax.tree.map(lambda values, row=row: values[row], (predicted, weights))
+                yield Found(int(records[row]), arrays, attended(where, block) if block else None)
+
+
+def _step(task: Task, block: str, variables: Any, batch: Batch) -> tuple[Batch, Batch]:
+    """(what is predicted for a batch, where the model attends; empty without ``block``)."""
+    return task.evaluate(variables, batch)[1], weights_of(task, variables, batch, block) if block else {}
 
 
 def _plain(image: ImageLike, name: str) -> str | bytes | np.ndarray:

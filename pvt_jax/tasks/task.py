@@ -4,7 +4,7 @@ import abc
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,21 @@ Batch = dict[str, jax.Array]
 # Sums by name, merged by addition on the host, in float64.
 Sums = dict[str, Any]
 Config = TypeVar("Config", bound=TaskConfig)
+
+
+class Seen(NamedTuple):
+    """What the model sees of a batch of evaluation images, uint8 [b, h, w, 3], in one view.
+
+    Attributes:
+      normalised: the images as the model takes them.
+      size: (height, width) of each image, without padding; int32 [b, 2].
+      region: (height, width) that the backbone sees of each, with padding; None: all.
+    """
+
+    images: Any
+    normalised: jax.Array
+    size: jax.Array
+    region: jax.Array | None
 
 
 class Results(Protocol):
@@ -241,6 +256,12 @@ class Task(abc.ABC, Generic[Config]):
     @abc.abstractmethod
     def evaluate(self, variables: Any, batch: Batch) -> tuple[Sums, Batch]:
         """(sums of a padded batch, predictions of its images [b, …])."""
+
+    def seen(self, batch: Batch) -> Seen:
+        """What the model sees of an evaluation batch; by default images without padding."""
+        images = batch["image"]
+        size = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
+        return Seen(images, self.normalise(images), size, None)
 
     @abc.abstractmethod
     def metrics(self, sums: Sums) -> dict[str, float]:

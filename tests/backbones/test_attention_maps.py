@@ -134,3 +134,29 @@ def test_weights_agree_with_hugging_face(kind):
     assert len(expected) == len(maps)
     for (name, _, _), wanted in zip(GRIDS[kind], expected, strict=True):
         assert reference.relative_error(maps[name].weights, wanted) < 2e-5
+
+
+@pytest.mark.parametrize("kind", ["pvt", "pvt_v2_linear", "vit"])
+def test_padding_changes_nothing_and_is_told(kind):
+    variables = {"params": reference.to_flax(running.drawn(WEIGHTS[kind]))}
+    images, size = pictures(96, 128), (96, 64)
+    padded = TOYS[kind].apply("attention_maps")(variables, images, jnp.array([size, (64, 128)]))
+    alone = TOYS[kind].apply("attention_maps")(variables, images[:1, :96, :64], jnp.array([size]))
+    for name in ("block11",) if kind == "vit" else ("stage1/block1", "stage4/block0"):
+        one = padded[name]
+        rows, columns = one.key_sizes[0].tolist()
+        assert alone[name].key_grid == (rows, columns)
+        weights = np.asarray(one.of_keys()[0])
+        np.testing.assert_allclose(weights[:rows, :columns], alone[name].of_keys()[0], atol=1e-5)
+        assert not weights[rows:].any() and not weights[:, columns:].any()
+
+
+def test_weights_of_keys_are_those_of_the_class_token_or_the_mean_of_the_queries():
+    weights = jnp.arange(2 * 3 * 5 * 5, dtype=jnp.float32).reshape(2, 3, 5, 5)
+    token = AttentionMap(weights, (2, 2), (2, 2), 1).of_keys()
+    np.testing.assert_allclose(token, np.asarray(weights)[:, :, 0, 1:].mean(1).reshape(2, 2, 2))
+    plain = AttentionMap(weights[:, :, :4], (2, 2), (1, 5))
+    np.testing.assert_allclose(plain.of_keys(), np.asarray(weights)[:, :, :4].mean((1, 2))[:, None])
+    padded = AttentionMap(weights[:, :, :4], (2, 2), (1, 5), 0, jnp.array([[1, 2], [2, 1]]))
+    expected = [np.asarray(weights)[row][:, queries].mean((0, 1)) for row, queries in ((0, [0, 1]), (1, [0, 2]))]
+    np.testing.assert_allclose(padded.of_keys()[:, 0], expected)

@@ -1,6 +1,8 @@
 """Predictions equal those of the evaluation, whatever the batch, and are what a person asked for."""
 
+import functools
 import json
+import types
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 import pvt_jax
 from pvt_jax.errors import UserError
+from pvt_jax.prediction.attention import attended, block_of, weights_of
 from pvt_jax.prediction.class_tables import CLASS_TABLES
 from pvt_jax.weights.files import write_safetensors
 from pvt_jax.weights.names import to_state_dict
@@ -47,7 +50,7 @@ def test_predictions_are_those_of_the_evaluation(run, batch_size):
     expected = evaluated(run)
     predictor = pvt_jax.Predictor(run.folder, batch_size=batch_size)
     source, stream = predictor.stream(run.images, run.images)
-    found = dict(stream)
+    found = {one.number: one.arrays for one in stream}
     assert sorted(found) == list(range(5)) and not source.failures
     for index, prediction in found.items():
         valid = expected[index].get("valid", slice(None))
@@ -97,6 +100,51 @@ def test_fields_and_pictures(run):
     picture = by_path.picture()
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
     assert by_path._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("run", ["classification", "detection"], indirect=True)
+def test_attention_is_that_of_the_image_alone(run):
+    task = run.task
+    alone = jax.jit(functools.partial(task.model.apply, method="attention_maps"))
+    weights = jax.jit(functools.partial(weights_of, task, block="stage1/block0"))
+    for batch in task.evaluation_batches((0, 1), 1):
+        found = jax.tree.map(np.asarray, weights(run.variables, batch))
+        for row in range(len(batch["mask"])):
+            one = attended(jax.tree.map(lambda values, row=row: values[row], found), "stage1/block0")
+            height, width = one.image.shape[:2]
+            image = np.zeros((1, *one.region, 3), np.uint8)
+            image[0, :height, :width] = one.image
+            expected = alone(run.variables, task.normalise_inside(image, np.array([[height, width]])))["stage1/block0"]
+            assert one.weights.shape == expected.key_grid
+            np.testing.assert_allclose(one.weights.ravel(), np.asarray(expected.weights).mean((0, 1, 2)), atol=1e-5)
+            picture = one.picture()
+            assert picture.dtype == np.uint8 and min(picture.shape[:2]) > 100
+
+
+def test_attention_of_no_stage_is_refused(classifier):
+    predictor = pvt_jax.Predictor(classifier.folder)
+    assert predictor.attention_block("stage4") == predictor.attention_block("stage4/block0") == "stage4/block0"
+    with pytest.raises(UserError, match=r"no 'stage5' .* \(did you mean 'stage[1-4]'\?\): give stage1 … stage4"):
+        predictor(classifier.images, attention="stage5")
+
+
+@pytest.mark.parametrize(
+    ("name", "block"), [("vit_tiny_patch16", "block1"), ("mit_b0", "stage4/block0"), ("resnet18", "")]
+)
+def test_last_stage_of_every_family(classifier, name, block):
+    settings = {"image_size": 32, "num_classes": 3, "depth": 2, "dim": 8, "num_heads": 2}
+    if not name.startswith("vit"):
+        settings = {"num_classes": 3, "depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)} | (
+            {"num_heads": (1, 1, 1, 2)} if block else {}
+        )
+    model = pvt_jax.create_model(name, **settings)
+    variables = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+    task = types.SimpleNamespace(model=model, image_size=(32, 32))
+    if block:
+        assert block_of(task, variables, "stage4") == block
+        return
+    with pytest.raises(UserError, match="ResNet has no attention"):
+        block_of(task, variables, "stage4")
 
 
 def test_test_size_and_averaged_views_are_asked_for(classifier):

@@ -26,7 +26,7 @@ from pvt_jax.tasks.detection.report import DetectionReport
 from pvt_jax.tasks.detection.source import DetectionSource
 from pvt_jax.tasks.detection.transforms import DetectionEvalTransform, DetectionTrainTransform, fit
 from pvt_jax.tasks.detection.unlabelled import UnlabelledImages
-from pvt_jax.tasks.task import Batch, Results, Sums, Task
+from pvt_jax.tasks.task import Batch, Results, Seen, Sums, Task
 
 _TARGETS = ("boxes", "labels", "valid", "masks")
 
@@ -104,6 +104,12 @@ class Detection(Task[DetectionConfig]):
         ratio = (batch["original_size"] / batch["size"])[:, ::-1]
         boxes = found["boxes"] * jnp.tile(ratio, 2)[:, None]
         return {}, {**found, "boxes": clip_boxes(boxes, batch["original_size"][:, None])}
+
+    def seen(self, batch: Batch) -> Seen:
+        """Images, and what fills them up to multiples of 32."""
+        images, size = batch["image"], batch["size"]
+        region = -(-size // MULTIPLE) * MULTIPLE if self.is_padded else None
+        return Seen(images, self.normalise_inside(images, size), size, region)
 
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Nothing: average precision is no sum; see ``results``."""

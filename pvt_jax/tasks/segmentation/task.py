@@ -29,7 +29,7 @@ from pvt_jax.tasks.segmentation.report import SegmentationReport
 from pvt_jax.tasks.segmentation.sliding import check_windows, sliding_logits
 from pvt_jax.tasks.segmentation.transforms import MULTIPLE, SegmentationEvalTransform, SegmentationTrainTransform
 from pvt_jax.tasks.segmentation.unlabelled import UnlabelledImages
-from pvt_jax.tasks.task import Batch, Sums, Task
+from pvt_jax.tasks.task import Batch, Seen, Sums, Task
 
 
 class Segmentation(Task[SegmentationConfig]):
@@ -105,6 +105,13 @@ class Segmentation(Task[SegmentationConfig]):
         predicted = predicted_labels(logits, batch["label_size"], (height, width))
         matrix = confusion_matrix(predicted, batch["label_map"], self._config.model.num_classes, batch["mask"])
         return {"confusion": matrix}, {"label_map": predicted}
+
+    def seen(self, batch: Batch) -> Seen:
+        """The whole image, also where a window slides, in the view nearest to the size of the plain one."""
+        ratios = self._config.segmentation.test_ratios
+        view = min(range(len(ratios)), key=lambda i: abs(ratios[i] - 1))
+        images, size = batch[f"image{view}"], batch[f"size{view}"]
+        return Seen(images, self.normalise_inside(images, size), size, size if self.is_padded else None)
 
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Added sums → ``miou``, ``mean_accuracy``, ``pixel_accuracy``, and ``iou/CLASS`` of each class."""
