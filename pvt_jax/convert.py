@@ -16,6 +16,7 @@ from pvt_jax.weights.torch_pickle import one_line
 
 if TYPE_CHECKING:
     from pvt_jax.data.description import DataDescription
+    from pvt_jax.weights.entries import StatedClasses
 
 _EXAMPLES = """\
 SRC is a .pth or .safetensors file (names of the reference, timm, torchvision, mmsegmentation, mmdetection or Hugging
@@ -90,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
         ) from error
     print(report.summary())
     # A new classifier has learned no classes yet.
-    data = None if report.replaced else _classes(flags.source, settings)
+    data = None if report.replaced else _classes(flags.source, source.classes, settings)
     if flags.destination.suffix == ".safetensors":
         _write_file(flags.destination, variables, settings, data)
     else:
@@ -122,12 +123,19 @@ def _task_of(settings: Mapping[str, Any]) -> str:
     return HEADS[settings["head"]].model.task if "head" in settings else "classification"
 
 
-def _classes(source: Path, settings: Mapping[str, Any]) -> "DataDescription | None":
+def _classes(source: Path, stated: "StatedClasses | None", settings: Mapping[str, Any]) -> "DataDescription | None":
     """What the source tells of its classes; None if it does not, or the model has others."""
+    from pvt_jax.data.description import DataDescription
+    from pvt_jax.prediction.class_tables import of_stated
     from pvt_jax.training import workdir
 
-    data = workdir.data_of_weights(source)
-    fits = data and data.task == _task_of(settings) and len(data.class_names) == settings["num_classes"]
+    task, data = _task_of(settings), workdir.data_of_weights(source)
+    if data is None and stated is not None:
+        classes = of_stated(task, stated.names, stated.palette)
+        data = DataDescription(
+            task, "", classes.names, palette=classes.palette, category_ids=classes.category_ids, foreign=True
+        )
+    fits = data and data.task == task and len(data.class_names) == settings["num_classes"]
     return data if fits else None
 
 

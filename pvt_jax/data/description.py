@@ -30,6 +30,7 @@ class DataDescription:
         train, eval: the two splits; of a file of weights they are not known.
         palette: (red, green, blue) of each class in pictures, for tasks that have one.
         category_ids: what files of results call each class, for tasks that write them.
+        foreign: whether the names are those of another project's file, which may spell them otherwise than the data.
     """
 
     task: str
@@ -39,10 +40,12 @@ class DataDescription:
     eval: SplitDescription = SplitDescription()
     palette: tuple[tuple[int, int, int], ...] | None = None
     category_ids: tuple[int, ...] | None = None
+    foreign: bool = False
 
     def to_json(self) -> str:
         """As JSON text with an entry a line, which ``from_json`` reads."""
-        lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(self).items()]
+        entries = {name: value for name, value in asdict(self).items() if name != "foreign" or value}
+        lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in entries.items()]
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
@@ -57,7 +60,7 @@ class DataDescription:
 
     def to_metadata(self) -> dict[str, str]:
         """What a file of weights says of its classes, as the text entries that safetensors has beside tensors."""
-        values = {name: getattr(self, name) for name in _OF_CLASSES}
+        values = {name: getattr(self, name) for name in _OF_CLASSES} | {"foreign": self.foreign or None}
         return {"task": self.task, **{name: json.dumps(value) for name, value in values.items() if value is not None}}
 
     @classmethod
@@ -71,7 +74,7 @@ class DataDescription:
 
 
 _SPLITS = {"train": "training", "eval": "evaluation"}
-_OF_CLASSES = ("class_names", "palette", "category_ids")
+_OF_CLASSES = ("class_names", "palette", "category_ids", "foreign")
 
 
 def _classes(read: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +86,7 @@ def _classes(read: Mapping[str, Any]) -> dict[str, Any]:
         "class_names": tuple(map(str, read["class_names"])),
         "palette": None if palette is None else tuple((int(r), int(g), int(b)) for r, g, b in palette),
         "category_ids": None if ids is None else tuple(map(int, ids)),
+        "foreign": read.get("foreign") is True,
     }
 
 

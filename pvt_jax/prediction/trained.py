@@ -11,12 +11,13 @@ from pvt_jax.data.formats.class_names import read_names
 from pvt_jax.errors import UserError
 from pvt_jax.heads import HEADS
 from pvt_jax.messages import did_you_mean, plural
-from pvt_jax.prediction.class_tables import CLASS_TABLES, table_of
+from pvt_jax.prediction.class_tables import CLASS_TABLES, of_stated, table_of
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.task import Task
 from pvt_jax.training import history, workdir
 from pvt_jax.training.store import CheckpointStore
+from pvt_jax.weights.entries import StatedClasses
 from pvt_jax.weights.load import match_to_model, read_checkpoint
 from pvt_jax.weights.settings import Stated, model_settings
 
@@ -90,7 +91,7 @@ def open_trained(source: str, choices: Choices | None = None) -> Trained:
             f"{saved.described} has no weights for {len(random)} parameters of the model ({random[0]} and others), and "
             "predictions would be random: give the model that it is of with --model, --head, --num_classes or --set"
         )
-    classes, note = _classes_of(place, config, choices.class_names)
+    classes, note = _classes_of(place, saved.classes, config, choices.class_names)
     return Trained(config, task, variables, classes, (report.summary(), *([note] if note else [])))
 
 
@@ -145,7 +146,7 @@ def _settled(chosen: Mapping[str, Any], choices: Choices) -> TaskConfig:
     return config_lib.read(config)
 
 
-def _classes_of(source: str, config: TaskConfig, wanted: str) -> tuple[Classes, str]:
+def _classes_of(source: str, stated: StatedClasses | None, config: TaskConfig, wanted: str) -> tuple[Classes, str]:
     """(classes, a note on where they come from if that was assumed)."""
     count = config.model.num_classes
     if wanted:
@@ -153,6 +154,8 @@ def _classes_of(source: str, config: TaskConfig, wanted: str) -> tuple[Classes, 
     data = workdir.data_of_weights(source)
     if data is not None and len(data.class_names) == count:
         return Classes(data.class_names, data.palette, data.category_ids), ""
+    if stated is not None and len(stated.names) == count:
+        return of_stated(config.task, stated.names, stated.palette), ""
     if (table := table_of(config.task, count)) is not None:
         return table.classes, (
             f"{source} names no classes: as they are {count:,}, those of {table.title} are taken; --class_names FILE "

@@ -213,7 +213,12 @@ def _compared(initial: Initial, config: TaskConfig, data: DataDescription, train
     """
     theirs = workdir.data_of_weights(config.init.checkpoint) if config.init.checkpoint else None
     # Another number has no part in it: that classifier is replaced.
-    if theirs is None or theirs.task != config.task or len(theirs.class_names) != len(data.class_names):
+    if (
+        theirs is None
+        or theirs.foreign
+        or theirs.task != config.task
+        or len(theirs.class_names) != len(data.class_names)
+    ):
         return initial
     what = difference_of_classes(theirs.class_names, data.class_names)
     if what and not training:

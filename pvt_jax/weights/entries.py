@@ -18,11 +18,19 @@ _MOST_VISITS = 200_000
 _NUMPY_ARRAY = re.compile(r"numpy\.(_?core)\.multiarray\._reconstruct")
 
 
+class StatedClasses(NamedTuple):
+    """What a file of another project calls its classes, in the order of their labels, and their colours if it says."""
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] | None = None
+
+
 class Weights(NamedTuple):
-    """Tensors by name, and lines on what else a file holds."""
+    """Tensors by name, lines on what else a file holds, and the classes that it names."""
 
     tensors: dict[str, np.ndarray]
     notes: tuple[str, ...] = ()
+    classes: StatedClasses | None = None
 
 
 def choose(tree: Any, path: Path, entry: str = "") -> Weights:
@@ -48,7 +56,7 @@ def choose(tree: Any, path: Path, entry: str = "") -> Weights:
             f"{path} holds no named tensors ({inside}): save the weights with torch.save(model.state_dict(), …)"
         )
     if entry:
-        return Weights(_entry(entry, tensors, path))
+        return Weights(_entry(entry, tensors, path), classes=_classes_of_checkpoint(tree))
     chosen = _usual(tree)
     if not chosen or chosen not in sizes:
         # Without a usual key the top level is taken as ever, unless another dictionary has more.
@@ -62,7 +70,37 @@ def choose(tree: Any, path: Path, entry: str = "") -> Weights:
     if others := [one_line(name, 80) for name in dict.fromkeys(_foreign_names(tree))]:
         more = f" and {len(others) - 3} more" * (len(others) > 3)
         notes.append(f"objects beside the weights, not read: {', '.join(others[:3])}{more}")
-    return Weights(tensors[chosen], tuple(notes))
+    return Weights(tensors[chosen], tuple(notes), _classes_of_checkpoint(tree))
+
+
+def classes_of_config(config: Any) -> StatedClasses | None:
+    """The classes that the config.json of a Hugging Face model names; None for labels that only count."""
+    labels = config.get("id2label") if isinstance(config, dict) else None
+    if not isinstance(labels, dict) or set(labels) != {str(label) for label in range(len(labels))}:
+        return None
+    names = [labels[str(label)] for label in range(len(labels))]
+    counting = [f"LABEL_{label}" for label in range(len(names))]
+    return None if names == counting else _stated(names)
+
+
+def _classes_of_checkpoint(tree: Any) -> StatedClasses | None:
+    """The classes that mmsegmentation and mmdetection keep in ``meta``: CLASSES, or since 2022 ``dataset_meta``."""
+    meta = _content((_content(tree) or {}).get("meta")) or {}
+    for place in (_content(meta.get("dataset_meta")) or {}, meta):
+        entries = {key.lower(): value for key, value in place.items() if isinstance(key, str)}
+        if (stated := _stated(entries.get("classes"), entries.get("palette"))) is not None:
+            return stated
+    return None
+
+
+def _stated(names: Any, palette: Any = None) -> StatedClasses | None:
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) and name for name in names):
+        return None
+    colours = _array(palette)
+    rows = palette if colours is None and isinstance(palette, list | tuple) else [] if colours is None else colours
+    table = [tuple(map(int, row)) for row in rows if np.shape(row) == (3,) and all(0 <= level < 256 for level in row)]
+    whole = len(table) == len(names) == len(rows)
+    return StatedClasses(tuple(names), tuple((r, g, b) for r, g, b in table) if whole else None)
 
 
 def under(tensors: Mapping[str, np.ndarray], entry: str, path: Path) -> dict[str, np.ndarray]:

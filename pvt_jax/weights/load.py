@@ -17,6 +17,7 @@ from orbax.checkpoint import v1 as ocp
 
 from pvt_jax.errors import UserError
 from pvt_jax.weights import names
+from pvt_jax.weights.entries import StatedClasses, classes_of_config
 from pvt_jax.weights.files import model_folder, read_metadata, read_weights
 from pvt_jax.weights.known import KNOWN, fetch_known
 from pvt_jax.weights.merge import merge
@@ -42,6 +43,7 @@ class Source:
         and ``head_settings`` if there is a head; empty if there are none.
       image_size: (height, width) of the images that its position tables are for; None if it does not say.
       notes: lines on what else a file holds.
+      classes: that a file of another project names; None if it names none, and for a run, which has them in data.json.
     """
 
     tensors: dict[str, np.ndarray]
@@ -50,6 +52,7 @@ class Source:
     model: dict[str, Any]
     image_size: tuple[int, int] | None
     notes: tuple[str, ...] = ()
+    classes: StatedClasses | None = None
 
 
 def load_variables(
@@ -123,13 +126,17 @@ def read_checkpoint(path: str | Path, *, ema: bool = False, entry: str = "") -> 
             f"{place} has no moving average: only checkpoints of runs do, so leave ema out, or name "
             "the one of a file with init.entry (--entry of a command), as model_ema"
         )
+    # Of a Hugging Face folder also one of its files may be named.
+    folder = place if place.is_dir() else place.parent
+    config = _read_json(folder / "config.json") if place.is_dir() or any(map(place.match, _FOLDER_FILES)) else {}
     if place.is_dir():
-        stated: Any = _read_json(place / "config.json").get("image_size")
+        stated: Any = config.get("image_size")
     else:
         stated = _parse_json(read_metadata(place).get("image_size", ""))
     weights = read_weights(place, entry)
     described = f"{place}, {entry}" if entry else str(place)
-    return Source(weights.tensors, described, False, settings, _pair(stated), weights.notes)
+    classes = weights.classes or classes_of_config(config)
+    return Source(weights.tensors, described, False, settings, _pair(stated), weights.notes, classes)
 
 
 def match_to_model(

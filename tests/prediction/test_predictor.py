@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 import pvt_jax
+from pvt_jax import convert
 from pvt_jax.errors import UserError
 from pvt_jax.prediction.attention import attended, block_of, weights_of
-from pvt_jax.prediction.class_tables import CLASS_TABLES
+from pvt_jax.prediction.class_tables import CLASS_TABLES, of_stated
+from pvt_jax.training.workdir import data_of_weights
 from pvt_jax.weights.files import write_safetensors
 from pvt_jax.weights.names import to_state_dict
 from tests.helpers.trained import save_run
@@ -177,6 +179,33 @@ def test_weights_without_a_run_need_their_model_and_get_made_up_names(classifier
         pvt_jax.Predictor(path, model="pvt_tiny", settings=settings, class_names="imagenet")
     with pytest.raises(UserError, match="no weights for 2 parameters"):
         pvt_jax.Predictor(path, model="pvt_tiny", settings=settings, num_classes=7)
+
+
+def test_files_of_other_projects_name_their_classes(classifier, tmp_path, capsys):
+    folder = tmp_path / "hub"
+    write_safetensors(folder / "model.safetensors", to_state_dict(classifier.variables), {})
+    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "ant", "1": "bee", "2": "fly, a"}}))
+    settings = {"depths": (1, 1, 1, 1), "dims": (8, 8, 12, 16), "num_heads": (1, 1, 1, 2)}
+    for source in (folder, folder / "model.safetensors"):
+        predictor = pvt_jax.Predictor(source, model="pvt_tiny", settings=settings)
+        assert predictor.classes.names == ("ant", "bee", "fly, a")
+        assert not any("names no classes" in note for note in predictor.notes)
+    flags = [f"--set={name}={','.join(map(str, value))}" for name, value in settings.items()]
+    for converted in (tmp_path / "folder", tmp_path / "file.safetensors"):
+        assert convert.main([str(folder), str(converted), "--model", "pvt_tiny", *flags]) == 0
+        data = data_of_weights(converted)
+        assert data is not None and data.foreign and data.class_names == ("ant", "bee", "fly, a")
+    assert pvt_jax.Predictor(tmp_path / "folder", settings=settings).classes.names == ("ant", "bee", "fly, a")
+    # As many as the model has, or none.
+    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "ant", "1": "bee"}}))
+    assert pvt_jax.Predictor(folder, model="pvt_tiny", settings=settings).classes.names[0] == "class 0"
+
+
+def test_stated_classes_of_a_known_data_set_get_its_ids_and_colours():
+    coco, cityscapes = CLASS_TABLES["coco"].classes, CLASS_TABLES["cityscapes"].classes
+    assert of_stated("detection", coco.names, None) == coco
+    assert of_stated("segmentation", cityscapes.names, None) == cityscapes
+    assert of_stated("detection", ("a", "b"), ((1, 2, 3), (4, 5, 6))).palette == ((1, 2, 3), (4, 5, 6))
 
 
 def test_choices_that_do_not_fit_are_refused(classifier, tmp_path):

@@ -96,7 +96,7 @@ def test_other_classes_are_refused_to_train_and_to_evaluate(run):
     assert not (run / "run.lock").exists() and len(records(run, "eval")) == 1
 
 
-def test_weights_of_a_run_with_other_classes(run, tmp_path, capfd):
+def test_weights_of_a_run_with_other_classes(run, tmp_path, monkeypatch, capfd):
     rename(run, [*DIGITS[:9], "nine"])
     with pytest.raises(UserError, match=f"than the run of init.checkpoint, {run}: .* label 9 was 'nine' and is '9'"):
         loop.evaluate(config_of(init__checkpoint=str(run)), tmp_path / "new")
@@ -105,6 +105,12 @@ def test_weights_of_a_run_with_other_classes(run, tmp_path, capfd):
     assert workdir.data_of_weights(run / "tensorboard") is None
     loaded = loop.build(config_lib.read(config_of(init__checkpoint=str(run)))).initial
     assert loaded is not None and "; init.checkpoint is of a run with other classes: it learned 10" in loaded.report
+    # Other projects spell names as they like.
+    foreign = dataclasses.replace(workdir.read_data(run), foreign=True)
+    monkeypatch.setattr(workdir, "data_of_weights", lambda path: foreign)
+    loaded = loop.build(config_lib.read(config_of(init__checkpoint=str(run)))).initial
+    assert loaded is not None and "other classes" not in loaded.report
+    monkeypatch.undo()
     # A folder of weights is of the same classes, unless it gets a new classifier.
     assert convert.main([str(run), str(tmp_path / "same")]) == 0
     assert convert.main([str(run), str(tmp_path / "other"), "--num_classes", "3"]) == 0

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pvt_jax.errors import UserError
 from pvt_jax.weights import load
+from pvt_jax.weights.entries import StatedClasses, choose, classes_of_config
 from pvt_jax.weights.files import read_state_dict, read_weights, write_safetensors
 from pvt_jax.weights.merge import merge
 from tests.helpers import dense_toys, state_dicts
@@ -315,3 +316,45 @@ def test_what_pytorch_itself_writes(tmp_path):
     assert {key: x.astype(np.float64).tolist() for key, x in read_state_dict(path).items()} == {
         **{"w": [1, 1], "half": [1.5], "brain": [1.5]}
     }
+
+
+COLOURS = ((120, 120, 120), (6, 230, 230))
+
+
+@pytest.mark.parametrize(
+    ("meta", "palette"),
+    [
+        ({"CLASSES": ("wall", "sky"), "PALETTE": [list(colour) for colour in COLOURS], "epoch": 12}, COLOURS),
+        ({"CLASSES": ["wall", "sky"], "PALETTE": None}, None),
+        ({"CLASSES": ("wall", "sky"), "PALETTE": np.array(COLOURS, np.uint8)}, COLOURS),
+        ({"dataset_meta": {"classes": ("wall", "sky"), "palette": list(COLOURS)}, "CLASSES": None}, COLOURS),
+        ({"dataset_meta": {"CLASSES": ("wall", "sky"), "PALETTE": [(0, 0, 0)]}}, None),  # not one a class
+        ({"dataset_meta": {"classes": ("wall", "sky"), "palette": [(0, 0, 256), (0, 0, 1)]}}, None),
+    ],
+)
+def test_classes_beside_the_weights(meta, palette):
+    assert choose({"meta": meta, "state_dict": ONE}, Path("w.pth")).classes == StatedClasses(("wall", "sky"), palette)
+
+
+@pytest.mark.parametrize(
+    "meta", [None, 3, {}, {"CLASSES": None}, {"CLASSES": ()}, {"CLASSES": "ab"}, {"CLASSES": ("a", 3)}, {"classes": {}}]
+)
+def test_no_classes_beside_the_weights(meta):
+    assert choose({"meta": meta, "state_dict": ONE}, Path("w.pth")).classes is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ({"0": "tench", "1": "goldfish"}, ("tench", "goldfish")),
+        ({"1": "goldfish", "0": "tench"}, ("tench", "goldfish")),
+        ({"0": "LABEL_0", "1": "LABEL_1"}, None),  # what transformers makes up
+        ({"1": "tench", "2": "goldfish"}, None),
+        ({"0": "tench", "1": 3}, None),
+        (["tench"], None),
+        ({}, None),
+    ],
+)
+def test_classes_of_a_hugging_face_config(labels, names):
+    assert classes_of_config({"id2label": labels}) == (names and StatedClasses(names))
+    assert classes_of_config([labels]) is None

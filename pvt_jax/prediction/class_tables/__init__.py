@@ -34,3 +34,13 @@ def table_of(task: str, num_classes: int) -> ClassTable | None:
     """Returns the one data set of a task with so many classes; None if there is none."""
     found = [row for row in CLASS_TABLES.values() if row.task == task and len(row.classes.names) == num_classes]
     return found[0] if len(found) == 1 else None
+
+
+def of_stated(task: str, names: tuple[str, ...], palette: tuple[tuple[int, int, int], ...] | None) -> Classes:
+    """Classes that a file of another project names; colours and ids that it lacks are those of a set of these names."""
+    known = next(
+        (row.classes for row in CLASS_TABLES.values() if row.task == task and row.classes.names == names), None
+    )
+    if known is None:
+        return Classes(names, palette)
+    return Classes(names, palette or known.palette, known.category_ids)
