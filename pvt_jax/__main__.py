@@ -35,6 +35,7 @@ COMMANDS: dict[str, Row] = {
     "browse": Row("pvt_jax.browse", "draw training examples as the model sees them"),
     "compare": Row("pvt_jax.compare", "a table and curves of runs"),
     "convert": Row("pvt_jax.convert", "convert weights from and to PyTorch's files"),
+    "export": Row("pvt_jax.export", "write a model that runs with jax alone"),
     "predict": Row("pvt_jax.predict", "predict images with a trained model"),
     "summary": Row("pvt_jax.summary", "what a model costs in parameters, MACs and memory"),
     "prepare": Row("pvt_jax.prepare", "prepare a TFDS data set once"),

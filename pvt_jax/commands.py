@@ -66,6 +66,30 @@ def check_model_flags(flags: argparse.Namespace) -> None:
         raise UserError(f"--num_classes must be above 0, but is {flags.num_classes}")
 
 
+def add_source_flags(parser: Parser) -> None:
+    """SOURCE, a trained model, and what a person may say of it; ``source_choices`` reads them."""
+    parser.add_argument("source", metavar="SOURCE", help="a trained model")
+    add_model_flags(parser)
+    parser.add_argument("--step", default="latest", help="of a run: latest, best, or a step number")
+    parser.add_argument(
+        "--class_names", default="", metavar="FILE", help="names of the classes, one a line, or a data set, as imagenet"
+    )
+
+
+def source_choices(flags: argparse.Namespace) -> dict[str, Any]:
+    """SOURCE and what the flags say of it, as keyword arguments of ``pvt_jax.Predictor``."""
+    named = ("head", "num_classes", "settings", "ema", "entry", "step", "class_names", "overrides")
+    chosen = {name: getattr(flags, name) for name in named}
+    return {"source": paths.local(flags.source, "SOURCE"), "model": flags.model or "", **chosen}
+
+
+def image_size(sides: Sequence[int]) -> tuple[int, int]:
+    """(height, width) from what ``--image_size`` was given. Raises UserError: that is neither one side nor two."""
+    if len(sides) > 2 or min(sides) < 1:
+        raise UserError("--image_size takes one side, or height and width, in pixels")
+    return sides[0], sides[-1]
+
+
 def parse_with_overrides(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """Flags, with ``--config.KEY=VALUE`` and ``--config.KEY VALUE`` collected in ``overrides``."""
     known: list[str] = []

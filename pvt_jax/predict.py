@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvt_jax import commands, paths
+from pvt_jax import commands
 from pvt_jax.errors import UserError
 from pvt_jax.messages import escaped, plural
 
@@ -38,12 +38,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = commands.Parser(prog="python -m pvt_jax.predict", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLES
-    parser.add_argument("source", metavar="SOURCE", help="a trained model")
+    commands.add_source_flags(parser)
     parser.add_argument("paths", metavar="PATH", nargs="+", help="images")
     parser.add_argument("--output", metavar="OUT", required=True, type=commands.path("--output"), help="a new folder")
     parser.add_argument("--overwrite", action="store_true", help="replace the predictions in OUT")
-    commands.add_model_flags(parser)
-    parser.add_argument("--step", default="latest", help="of a run: latest, best, or a step number")
     parser.add_argument(
         "--image_size", type=int, nargs="+", metavar="SIDE", help="one side, or height and width; default: the run's"
     )
@@ -57,9 +55,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="S",
         help="least score that is drawn of objects (default: 0.3)",
     )
-    parser.add_argument(
-        "--class_names", default="", metavar="FILE", help="names of the classes, one a line, or a data set, as imagenet"
-    )
     parser.add_argument("--no_pictures", action="store_true", help="write no pictures of what was found")
     parser.add_argument(
         "--attention", default="", metavar="STAGE", help="draw the attention of a stage, as stage4, or of a block"
@@ -67,9 +62,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     flags = commands.parse_with_overrides(parser, arguments)
     commands.check_model_flags(flags)
     if flags.image_size is not None:
-        if len(flags.image_size) > 2 or min(flags.image_size) < 1:
-            raise UserError("--image_size takes one side, or height and width, in pixels")
-        flags.image_size = (flags.image_size[0], flags.image_size[-1])
+        flags.image_size = commands.image_size(flags.image_size)
     for name in ("batch_size", "top_k"):
         if getattr(flags, name) < 1:
             raise UserError(f"--{name} must be 1 or more, but is {getattr(flags, name)}")
@@ -88,21 +81,11 @@ def run(arguments: Sequence[str]) -> int:
     from pvt_jax.prediction import output
     from pvt_jax.prediction.predictor import Predictor
 
-    source = paths.local(flags.source, "SOURCE")
     predictor = Predictor(
-        source,
-        model=flags.model or "",
-        head=flags.head,
-        num_classes=flags.num_classes,
-        settings=flags.settings,
+        **commands.source_choices(flags),
         image_size=flags.image_size,
         tta=flags.tta,
-        ema=flags.ema,
-        entry=flags.entry,
-        step=flags.step,
-        class_names=flags.class_names,
         batch_size=flags.batch_size,
-        overrides=flags.overrides,
     )
     for note in (*predictor.notes, *chosen.notes):
         _say(f"note: {note}")

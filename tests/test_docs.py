@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 import pvt_jax
-from pvt_jax import browse, compare, convert, main, predict, summary, trace
+from pvt_jax import browse, compare, convert, export, main, predict, summary, trace
 from pvt_jax import config as config_lib
 from pvt_jax.__main__ import COMMANDS
 from pvt_jax.backbones import cost
@@ -31,6 +31,7 @@ from pvt_jax.data.records import Request
 from pvt_jax.weights import names as names_lib
 from pvt_jax.weights.files import write_safetensors
 from pvt_jax.weights.known import KNOWN
+from tests.helpers.symbolic import unchecked_signatures
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -73,13 +74,14 @@ ELSEWHERE = python_block("SingleDeviceSharding")
 WITH_NNX = python_block("nnx.bridge.ToNNX")
 TRAINING = python_block("loop.train(")
 PREDICTION = python_block("pvt_jax.Predictor")
+EXPORTED = python_block("export.deserialize")
 TABLE_OF_BOXES = python_block('"xmin"')
 TABLE_OF_LABELS = python_block('row["label"]')
 
 
 def test_no_python_block_is_forgotten():
     known = {SEGMENTATION, DETECTION, PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX}
-    assert {*run_blocks()} == known | {TRAINING, PREDICTION, TABLE_OF_BOXES, TABLE_OF_LABELS}
+    assert {*run_blocks()} == known | {TRAINING, PREDICTION, EXPORTED, TABLE_OF_BOXES, TABLE_OF_LABELS}
 
 
 # Run after the blocks, in the same process: the same random images through all of them, and what they showed.
@@ -265,6 +267,36 @@ def test_orbax_alone_restores_plain_dicts(folder, shown):
             np.testing.assert_array_equal(alone[name], shown[f"params/{name}"])
 
 
+# Runs before the block: nothing of this package or Flax may be imported.
+ALONE = """
+import sys
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("pvt_jax", "flax", "orbax"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refused())
+"""
+
+
+def test_an_export_runs_with_jax_alone(folder):
+    with unchecked_signatures():
+        assert export.main([str(folder / "runs/digits"), str(folder / "digits.zip"), "--platforms", "cpu"]) == 0
+    shown = EXPORTED.replace("np.zeros(", "np.random.default_rng(0).integers(0, 256, ")
+    assert shown != EXPORTED
+    run(
+        f"{ALONE}{shown}\nnp.savez('exported.npz', images=images, **outputs)",
+        folder,
+        PYTHONPATH="",
+        JAX_PLATFORMS="cpu",
+    )
+    with np.load(folder / "exported.npz") as file:
+        assert file["images"].shape == (2, 32, 32, 3) and file["images"].dtype == np.uint8
+        logits, probabilities = file["logits"], file["probabilities"]
+        found = pvt_jax.Predictor(folder / "runs/digits")(list(file["images"]))
+    np.testing.assert_allclose(logits, [one.arrays["logits"] for one in found], atol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
+
+
 def test_a_checkpoint_of_more_devices_restores_on_one(tmp_path):
     path = tmp_path / "2"
     code = f"""
@@ -330,6 +362,7 @@ def test_every_command_is_checked():
         "pvt_jax.compare",
         "pvt_jax.browse",
         "pvt_jax.predict",
+        "pvt_jax.export",
     }
 
 
@@ -377,6 +410,11 @@ def test_predictions_have_real_flags(arguments):
     assert flags.paths and flags.output
     if flags.model:
         pvt_jax.create_model(flags.model, head=flags.head, **flags.settings)
+
+
+@pytest.mark.parametrize("arguments", commands("pvt_jax.export"), ids=" ".join)
+def test_exports_have_real_flags(arguments):
+    assert export.parse(arguments).file
 
 
 @pytest.mark.parametrize("arguments", commands("pvt_jax.compare"), ids=" ".join)

@@ -127,7 +127,7 @@ def _over_batch(function: Callable[..., Any]) -> Callable[..., Any]:
             return x.reshape(size * x.shape[1], *x.shape[2:])
 
         results = function(*jax.tree.map(fold, arguments, tuple(batched)))
-        results = jax.tree.map(lambda x: x.reshape(size, len(x) // size, *x.shape[1:]), results)
+        results = jax.tree.map(lambda x: x.reshape(size, x.shape[0] // size, *x.shape[1:]), results)
         return results, jax.tree.map(lambda _: True, results)
 
     return function

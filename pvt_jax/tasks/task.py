@@ -89,6 +89,11 @@ class Task(abc.ABC, Generic[Config]):
     _unlabelled: type[Unlabelled] | None = None
     _presentation: type[Presentation] | None = None
     _report: type[Report] | None = None
+    # What ``predict`` gives by name, and how an image becomes one of its images, in words for those who run an export.
+    outputs: Mapping[str, str] = {}
+    preparation: str = ""
+    # Outputs that an export has only if it is asked for them.
+    large_outputs: tuple[str, ...] = ()
     # What ``HEADS`` has to make of a backbone for a dense task.
     _model_type: type[nn.Module] = nn.Module
 
@@ -262,6 +267,19 @@ class Task(abc.ABC, Generic[Config]):
         images = batch["image"]
         size = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
         return Seen(images, self.normalise(images), size, None)
+
+    def predict(self, variables: Any, images: jax.Array) -> Batch:
+        """``outputs`` by name for images [b, h, w, 3] that ``normalise`` made, none of them padded.
+
+        ``b`` may be symbolic. Raises UserError: the task has no outputs, or the config averages what needs images of
+        several sizes.
+        """
+        raise UserError(f"task {self._config.task!r} exports nothing: give it ``predict``")
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the images that an export is for by default."""
+        return self.image_size
 
     @abc.abstractmethod
     def metrics(self, sums: Sums) -> dict[str, float]:

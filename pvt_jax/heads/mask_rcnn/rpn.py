@@ -81,7 +81,8 @@ class RegionProposalNetwork(nn.Module):
             inside = None if region is None else jax.vmap(partial(inside_region, grid, number, stride))(region)
             hidden = nn.relu(conv(x))
             logits, deltas = classifier(hidden), regressor(hidden)
-            levels.append(Level(anchors, inside, logits.reshape(len(x), -1), deltas.reshape(len(x), -1, 4)))
+            batch = x.shape[0]
+            levels.append(Level(anchors, inside, logits.reshape(batch, -1), deltas.reshape(batch, -1, 4)))
         return levels
 
 

@@ -161,8 +161,8 @@ class RetinaNetHead(nn.Module):
             usable = None if region is None else jax.vmap(partial(inside_region, grid, len(base), stride))(region)
             levels.append(
                 Level(
-                    logits.reshape(len(x), total, self.num_classes),
-                    deltas.reshape(len(x), total, 4),
+                    logits.reshape(x.shape[0], total, self.num_classes),
+                    deltas.reshape(x.shape[0], total, 4),
                     grid_anchors(base, grid, stride),
                     usable,
                 )

@@ -31,6 +31,7 @@ class Classification(Task[ClassificationConfig]):
     _presentation = ClassificationPresentation
     _report = ClassificationReport
     _checks = ClassificationChecks
+    outputs = {"logits": "a score of each class", "probabilities": "their softmax"}
 
     def __init__(self, config: ClassificationConfig):
         super().__init__(config)
@@ -45,6 +46,10 @@ class Classification(Task[ClassificationConfig]):
             policy=options.policy,
         )
         self._eval_transform = transforms.EvalTransform(self.image_size, options.eval_crop_fraction)
+        self.preparation = (
+            "resized by Pillow with antialiased bicubic interpolation, keeping its aspect ratio, until it just covers "
+            f"the size divided by {options.eval_crop_fraction:.5g}, and cropped to its centre"
+        )
 
     def prepare_training(self, say: Callable[[str], None] | None = None) -> list[str]:
         """The order of the images, and the weights of the classes."""
@@ -93,15 +98,23 @@ class Classification(Task[ClassificationConfig]):
 
     def evaluate(self, variables: Any, batch: Batch) -> tuple[Sums, Batch]:
         """(sums of a padded batch, ``logits`` [b, num_classes])."""
-        images = self.normalise(batch["image"])
-        logits = self._apply(variables, images)
-        if self._config.transform.test_flip:
-            logits = (logits + self._apply(variables, images[:, :, ::-1])) / 2
+        logits = self._logits(variables, self.normalise(batch["image"]))
         return classification_sums(logits, batch["label"], batch["mask"]), {"logits": logits}
+
+    def predict(self, variables: Any, images: jax.Array) -> Batch:
+        """``logits`` and their softmax ``probabilities``, float32 [b, num_classes]."""
+        logits = self._logits(variables, images)
+        return {"logits": logits, "probabilities": jax.nn.softmax(logits)}
 
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Added sums → ``loss``, ``top1``, ``top5``."""
         return classification_metrics({name: float(value) for name, value in sums.items()})
+
+    def _logits(self, variables: Any, images: jax.Array) -> jax.Array:
+        logits = self._apply(variables, images)
+        if self._config.transform.test_flip:
+            logits = (logits + self._apply(variables, images[:, :, ::-1])) / 2
+        return logits
 
     @property
     def _order(self) -> pipeline.Order | None:

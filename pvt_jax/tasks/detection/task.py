@@ -39,10 +39,23 @@ class Detection(Task[DetectionConfig]):
     _presentation = DetectionPresentation
     _report = DetectionReport
     _model_type = DetectionModel
+    outputs = {
+        "boxes": "x1, y1, x2, y2 in pixels of the image, by descending score",
+        "scores": "from 0 to 1",
+        "labels": "the class of each box",
+        "valid": "which of the boxes are objects; the others are 0",
+        "masks": "probabilities on a grid that spans the box",
+    }
+    preparation = (
+        "resized bilinearly by OpenCV until it fits, keeping its aspect ratio, and padded on the right and below with "
+        "the mean colour"
+    )
 
     def __init__(self, config: DetectionConfig):
         super().__init__(config)
         self._checks = partial(DetectionChecks, needs_masks=self.model.needs_masks)
+        if not self.model.needs_masks:
+            self.outputs = {name: text for name, text in self.outputs.items() if name != "masks"}
         options = config.detection
         self._train_transform = DetectionTrainTransform(
             flip_probability=config.transform.flip_probability,
@@ -110,6 +123,19 @@ class Detection(Task[DetectionConfig]):
         images, size = batch["image"], batch["size"]
         region = -(-size // MULTIPLE) * MULTIPLE if self.is_padded else None
         return Seen(images, self.normalise_inside(images, size), size, region)
+
+    def predict(self, variables: Any, images: jax.Array) -> Batch:
+        """Detections in pixels of these images; see ``DetectionModel``."""
+        batch, *shape, _ = images.shape
+        below, beyond = (-side % MULTIPLE for side in shape)
+        padded = jnp.pad(images, ((0, 0), (0, below), (0, beyond), (0, 0)))
+        sizes = jnp.broadcast_to(jnp.array(shape, jnp.int32), (batch, 2))
+        return self._apply(variables, padded, sizes, padded=False)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """That of a landscape image which fills both sides in the evaluation."""
+        return self._eval_transform.short_side, self._eval_transform.long_side
 
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Nothing: average precision is no sum; see ``results``."""

@@ -88,9 +88,23 @@ def predicted_labels(
         return jnp.min(jnp.where(highest, jnp.arange(last + 1), last), axis=-1).astype(jnp.uint8)
 
     with jax.named_scope("predicted_labels"):
-        blocks = [one.rows.reshape(len(one.rows), number, block_rows, -1) for one in sources]
+        blocks = [one.rows.reshape(one.rows.shape[0], number, block_rows, -1) for one in sources]
         labels = jax.lax.map(predict, [jnp.moveaxis(rows, 1, 0) for rows in blocks])
         return jnp.moveaxis(labels, 0, 1).reshape(-1, number * block_rows, width)[:, :height]
+
+
+def full_logits(
+    logits: Sequence[PixelLogits], label_sizes: Int[Array, "b 2"], label_shape: tuple[int, int]
+) -> Float[Array, "b {label_shape[0]} {label_shape[1]} k"]:
+    """The logits behind ``predicted_labels``, all in memory, float32; of several, logarithms of mean probabilities."""
+    total = []
+    for one in logits:
+        rows, columns = _merged(one, label_sizes, label_shape)
+        by_row = jnp.einsum("byi,bijk->byjk", rows, one.maps.astype(jnp.float32), precision=_PRECISION)
+        total.append(jnp.einsum("bxj,byjk->byxk", columns, by_row, precision=_PRECISION))
+    if len(total) == 1:
+        return total[0]
+    return jnp.log(functools.reduce(jnp.add, map(jax.nn.softmax, total)) / len(total))
 
 
 def mirror(images: Num[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None) -> Num[Array, "b h w c"]:
@@ -111,7 +125,18 @@ class _Resampling(NamedTuple):
 
 
 def _resampling(logits: PixelLogits, target_sizes: Int[Array, "b 2"], target: tuple[int, int]) -> _Resampling:
-    """Upsampling to the network's input and resizing to the target, merged into one product of matrices."""
+    rows, columns = _merged(logits, target_sizes, target)
+    places, weights = [], []
+    # Not by top_k, for which devices would gather the whole batch.
+    for _ in range(min(logits.taps, columns.shape[-1])):
+        places.append(jnp.argmax(columns, axis=-1))
+        weights.append(jnp.max(columns, axis=-1))
+        columns = jnp.where(jnp.arange(columns.shape[-1]) == places[-1][..., None], 0.0, columns)
+    return _Resampling(rows, jnp.stack(places, -1), jnp.stack(weights, -1))
+
+
+def _merged(logits: PixelLogits, target_sizes: Int[Array, "b 2"], target: tuple[int, int]) -> tuple[Array, Array]:
+    """Upsampling to the network's input and resizing to the target: a matrix for rows [b, y, i], one for columns."""
     rows, columns = (
         jnp.einsum(
             "bty,byi->bti",
@@ -121,13 +146,7 @@ def _resampling(logits: PixelLogits, target_sizes: Int[Array, "b 2"], target: tu
         )
         for axis, first in enumerate((logits.rows, logits.columns))
     )
-    places, weights = [], []
-    # Not by top_k, for which devices would gather the whole batch.
-    for _ in range(min(logits.taps, columns.shape[-1])):
-        places.append(jnp.argmax(columns, axis=-1))
-        weights.append(jnp.max(columns, axis=-1))
-        columns = jnp.where(jnp.arange(columns.shape[-1]) == places[-1][..., None], 0.0, columns)
-    return _Resampling(rows, jnp.stack(places, -1), jnp.stack(weights, -1))
+    return rows, columns
 
 
 def _picked_columns(

@@ -23,7 +23,7 @@ from pvt_jax.tasks.segmentation.metrics import confusion_matrix, segmentation_me
 from pvt_jax.tasks.segmentation.options import SegmentationConfig, SegmentationOptions
 from pvt_jax.tasks.segmentation.pictures import side_by_side
 from pvt_jax.tasks.segmentation.pixel_counts import count_pixels
-from pvt_jax.tasks.segmentation.pixel_logits import PixelLogits, mirror, pixel_logits, predicted_labels
+from pvt_jax.tasks.segmentation.pixel_logits import PixelLogits, full_logits, mirror, pixel_logits, predicted_labels
 from pvt_jax.tasks.segmentation.presentation import SegmentationPresentation
 from pvt_jax.tasks.segmentation.report import SegmentationReport
 from pvt_jax.tasks.segmentation.sliding import check_windows, sliding_logits
@@ -40,6 +40,9 @@ class Segmentation(Task[SegmentationConfig]):
     _presentation = SegmentationPresentation
     _report = SegmentationReport
     _model_type = SegmentationModel
+    outputs = {"label_map": "the class of each pixel", "logits": "a score of each class for each pixel"}
+    large_outputs = ("logits",)
+    preparation = "resized bilinearly by OpenCV, without antialiasing"
 
     def __init__(self, config: SegmentationConfig):
         super().__init__(config)
@@ -98,9 +101,8 @@ class Segmentation(Task[SegmentationConfig]):
         for i in range(len(self._views)):
             size = batch[f"size{i}"]
             images = self.normalise_inside(batch[f"image{i}"], size)
-            logits.append(self._logits(variables, images, size))
-            if self._config.segmentation.test_flip:
-                logits.append(self._logits(variables, mirror(images, size), size).mirrored())
+            # Where all images fill their shapes nothing needs to be masked.
+            logits += self._logits(variables, images, size if self.is_padded else None)
         _, height, width = batch["label_map"].shape
         predicted = predicted_labels(logits, batch["label_size"], (height, width))
         matrix = confusion_matrix(predicted, batch["label_map"], self._config.model.num_classes, batch["mask"])
@@ -113,17 +115,47 @@ class Segmentation(Task[SegmentationConfig]):
         images, size = batch[f"image{view}"], batch[f"size{view}"]
         return Seen(images, self.normalise_inside(images, size), size, size if self.is_padded else None)
 
+    def predict(self, variables: Any, images: jax.Array) -> Batch:
+        """``label_map`` uint8 [b, h, w], and ``logits`` float32 [b, h, w, num_classes]; see ``full_logits``."""
+        if self._config.segmentation.test_ratios != (1.0,):
+            raise UserError(
+                f"segmentation.test_ratios is {self._config.segmentation.test_ratios}, and an exported model sees an "
+                "image in one size: add --config.segmentation.test_ratios=(1.0,)"
+            )
+        batch, height, width, _ = images.shape
+        if self._config.segmentation.test_mode == "slide" and (height % MULTIPLE or width % MULTIPLE):
+            raise UserError(
+                f"sliding windows are for images whose sides are multiples of {MULTIPLE}, not {height}×{width}: choose "
+                "such sides with --image_size, or add --config.segmentation.test_mode=whole"
+            )
+        sizes = jnp.broadcast_to(jnp.array((height, width), jnp.int32), (batch, 2))
+        logits = self._logits(variables, images, None)
+        return {
+            "label_map": predicted_labels(logits, sizes, (height, width)),
+            "logits": full_logits(logits, sizes, (height, width)),
+        }
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """That of the training crops."""
+        return self._config.segmentation.crop_size
+
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Added sums → ``miou``, ``mean_accuracy``, ``pixel_accuracy``, and ``iou/CLASS`` of each class."""
         return segmentation_metrics(np.asarray(sums["confusion"]).astype(np.int64), self.eval_source.class_names)
 
-    def _logits(self, variables: Any, images: jax.Array, size: jax.Array | None) -> PixelLogits:
+    def _logits(self, variables: Any, images: jax.Array, size: jax.Array | None) -> list[PixelLogits]:
+        """Of the images and, if the config says so, of their mirror images."""
+        logits = [self._view_logits(variables, images, size)]
+        if self._config.segmentation.test_flip:
+            logits.append(self._view_logits(variables, mirror(images, size), size).mirrored())
+        return logits
+
+    def _view_logits(self, variables: Any, images: jax.Array, size: jax.Array | None) -> PixelLogits:
         def apply(images: jax.Array, size: jax.Array | None) -> jax.Array:
             return self._apply(variables, images, sizes=size)
 
         options = self._config.segmentation
-        # Where all images fill their shapes nothing needs to be masked.
-        size = size if self.is_padded else None
         if options.test_mode == "whole":
             return pixel_logits(apply(images, size), size)
         return sliding_logits(apply, images, size, options.window, options.window_stride)

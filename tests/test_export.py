@@ -1,0 +1,171 @@
+"""The command: what it writes and says, what it refuses."""
+
+import jax
+import numpy as np
+import pytest
+
+from pvt_jax import export
+from pvt_jax.prediction.exported import check, container
+from pvt_jax.prediction.exported.function import function_of
+from pvt_jax.prediction.predictor import Predictor
+from tests.helpers.symbolic import unchecked_signatures
+from tests.helpers.trained import save_run
+
+SIZES = ("--image_size", "32", "--image_size", "64", "48", "--image_size", "32")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unchecked():
+    with unchecked_signatures():
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return {
+        name: save_run(name, tmp_path_factory.mktemp(name)) for name in ("classification", "segmentation", "detection")
+    }
+
+
+@pytest.fixture(scope="module")
+def source(runs):
+    return str(runs["classification"].folder)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3), np.uint8)
+
+
+def test_a_file_has_a_program_for_each_size_and_the_weights_once(runs, source, images, tmp_path, capsys):
+    file = tmp_path / "new" / "model.zip"
+    assert export.main([source, str(file), *SIZES]) == 0
+    said = capsys.readouterr().out.splitlines()
+    begun = [line.partition(": difference ")[0] for line in said[:-1]]
+    assert begun == [f"{size}, batch {batch}" for size in ("32×32", "64×48") for batch in (1, 3)]
+    assert said[-1].startswith(f"done: {file}, ") and said[-1].endswith(
+        "2 programs for cpu, cuda, tpu; takes uint8 images [b, height, width, 3], gives logits, probabilities"
+    )
+    assert [path.name for path in file.parent.iterdir()] == ["model.zip"]
+
+    read, run = container.read(file), runs["classification"]
+    assert list(read.programs) == [(32, 32), (64, 48)]
+    assert read.metadata["class_names"] == ["cat", "owl", "yak"] and len(read.metadata["palette"]) == 3
+    assert read.metadata["platforms"] == ["cpu", "cuda", "tpu"] and read.metadata["versions"]["jax"] == jax.__version__
+    assert read.metadata["programs"][1]["outputs"]["logits"] == {"shape": ["b", 3], "dtype": "float32"}
+    assert "divided by 0.875, and cropped" in read.metadata["input"]["preparation"]
+    leaves = jax.tree.leaves(run.variables)
+    assert sum(leaf.size for leaf in read.weights.values()) == sum(leaf.size for leaf in leaves)
+
+    mean, std = (np.array(read.metadata["input"][name], np.float32) for name in ("mean", "std"))
+    expected = run.task.model.apply(run.variables, (images - mean) / std)
+    found = read.programs[64, 48].call(read.weights, images)
+    np.testing.assert_allclose(found["logits"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides"),
+    [
+        ("classification", ["transform.eval_crop_fraction=1.0", "transform.test_flip=True"]),
+        ("segmentation", []),
+        (
+            "segmentation",
+            [
+                *("segmentation.test_flip=True", "segmentation.test_mode=slide"),
+                *("segmentation.window=(32,32)", "segmentation.window_stride=(32,32)"),
+            ],
+        ),
+        ("detection", []),
+    ],
+)
+def test_what_is_exported_is_what_the_evaluation_predicts(runs, task, overrides):
+    """Images have the size to which the evaluation resizes, so that nothing is resized."""
+    predictor = Predictor(runs[task].folder, overrides=overrides)
+    size = {"classification": (32, 32), "segmentation": (64, 96), "detection": (48, 72)}[task]
+    images = check.photographs(2, size)
+    inside, outside = (function_of(predictor.trained, preprocess) for preprocess in ("inside", "outside"))
+    found = jax.jit(inside)(inside.weights, images)
+    for row, prediction in enumerate(predictor(list(images))):
+        assert found.keys() - prediction.arrays.keys() <= {"probabilities"}
+        for name in found.keys() & prediction.arrays.keys():
+            assert check.difference(np.asarray(found[name][row]), prediction.arrays[name]) < 1e-5, name
+    if task == "classification":
+        normalised = jax.jit(outside)(outside.weights, outside.input(images))
+        np.testing.assert_allclose(normalised["logits"], found["logits"], atol=1e-6)
+
+
+def test_a_file_that_differs_is_not_kept(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(check, "difference", lambda *_: 0.5)
+    file = tmp_path / "model.zip"
+    file.write_text("before")
+    assert export.main([source, str(file), "--platforms", "cpu", "--overwrite"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == (
+        f"error: the export differs from the model by 5.0e-01, more than 1e-05: {file} is not written; --tolerance "
+        "accepts more"
+    )
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+    assert export.main([source, str(file), "--platforms", "cpu", "--overwrite", "--tolerance", "0.5"]) == 0
+
+
+def test_other_platforms_are_exported_for_but_not_compared(source, tmp_path, capsys):
+    file = tmp_path / "model.zip"
+    assert export.main([source, str(file), "--platforms", "tpu", "cuda", "--dtype", "bfloat16"]) == 0
+    note = "note: nothing was compared: this machine has cpu, and the export is for tpu, cuda"
+    assert note in capsys.readouterr().err.splitlines()
+    assert container.read(file).metadata["dtype"] == "bfloat16"
+
+
+def test_differences():
+    zeros = np.zeros((2, 2), np.float32)
+    assert check.difference(zeros + 0.5, zeros) == 0.5
+    assert check.difference(zeros + 11, zeros + 10) == 0.1
+    assert check.difference(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5])) == 0.25
+    assert check.difference(zeros.astype(np.float16), zeros) == check.difference(zeros[:1], zeros) == np.inf
+    assert check.difference(zeros + np.nan, zeros) == check.difference(zeros, zeros + np.nan) == np.inf
+    assert check.difference(zeros + np.nan, zeros + np.nan) == check.difference(zeros[:0], zeros[:0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "line"),
+    [
+        ("classification", ["{old}"], "{old} exists: choose another file, or add --overwrite"),
+        ("classification", ["{folder}"], "{folder} is a folder: give the file to write"),
+        ("classification", ["gs://b/f"], "FILE gs://b/f is a URL"),
+        (
+            "classification",
+            ["{new}", "--image_size", "1", "2", "3"],
+            "--image_size takes one side, or height and width",
+        ),
+        ("classification", ["{new}", "--image_size", "16"], "an image of 16×16 is too small: stage 1 has"),
+        ("classification", ["{new}", "--tolerance", "-1"], "--tolerance must be 0 or more, but is -1.0"),
+        ("classification", ["{new}", "--platforms", "gpu"], "argument --platforms: invalid choice: 'gpu'"),
+        (
+            "classification",
+            ["{new}", "--outputs", "logit"],
+            "the model has no output 'logit' (did you mean 'logits'?): choose from logits, probabilities",
+        ),
+        (
+            "segmentation",
+            [
+                *("{new}", "--image_size", "64", "80", "--config.segmentation.test_mode=slide"),
+                *("--config.segmentation.window=(32,32)", "--config.segmentation.window_stride=(32,32)"),
+            ],
+            "sliding windows are for images whose sides are multiples of 32, not 64×80: choose such sides with "
+            "--image_size, or add --config.segmentation.test_mode=whole",
+        ),
+        (
+            "segmentation",
+            ["{new}", "--config.segmentation.test_ratios=(0.5,1.0)"],
+            "segmentation.test_ratios is (0.5, 1.0), and an exported model sees an image in one size: add "
+            "--config.segmentation.test_ratios=(1.0,)",
+        ),
+    ],
+)
+def test_bad_usage_is_one_line(runs, tmp_path, capsys, task, flags, line):
+    places = {"new": tmp_path / "new.zip", "old": tmp_path / "old.zip", "folder": tmp_path}
+    places["old"].write_text("before")
+    assert export.main([str(runs[task].folder), *(flag.format(**places) for flag in flags)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {line.format(**places)}")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
