@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 from jax import export as jax_export
 
@@ -72,7 +71,6 @@ def describe(function: Function, programs: Sequence[Program]) -> dict[str, Any]:
         "versions": {
             "pvt_jax": importlib.import_module("pvt_jax").__version__,
             "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
             "calling_convention": programs[0].exported.calling_convention_version,
         },
     }

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -41,7 +42,8 @@ class Function:
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
         """Arrays by their path in the variables, as "params/head/linear/kernel"."""
-        return flatten_dict(jax.device_get(self.trained.variables), sep="/")
+        flat: Any = flatten_dict(jax.device_get(self.trained.variables), sep="/")
+        return {name: np.asarray(leaf) for name, leaf in flat.items()}
 
     @property
     def input_dtype(self) -> np.dtype:
@@ -55,7 +57,9 @@ class Function:
 
     def input(self, images: np.ndarray) -> np.ndarray:
         """Images, uint8 [b, h, w, 3], as the function takes them."""
-        return images if self.preprocess == "inside" else np.asarray(self.trained.task.normalise(images), np.float32)
+        if self.preprocess == "inside":
+            return images
+        return np.asarray(self.trained.task.normalise(jnp.asarray(images)), np.float32)
 
 
 def function_of(trained: Trained, preprocess: Preprocess = "inside", outputs: Sequence[str] = ()) -> Function:
