@@ -2,16 +2,27 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pvt_jax.version import __version__
+
 if TYPE_CHECKING:
+    from pvt_jax.environment import check_environment
     from pvt_jax.models import create_model, list_heads, list_models
     from pvt_jax.prediction.predictor import Predictor
     from pvt_jax.weights.load import load_variables
 
-__all__ = ["Predictor", "create_model", "list_heads", "list_models", "load_variables"]
-__version__ = "0.1.0"
+__all__ = [
+    "Predictor",
+    "check_environment",
+    "create_model",
+    "list_heads",
+    "list_models",
+    "load_variables",
+    "__version__",
+]
 
 _HOMES = {
     "Predictor": "pvt_jax.prediction.predictor",
+    "check_environment": "pvt_jax.environment",
     "create_model": "pvt_jax.models",
     "list_heads": "pvt_jax.models",
     "list_models": "pvt_jax.models",
@@ -29,4 +40,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return list(__all__)

@@ -19,6 +19,8 @@ ALLOWED: dict[str, set[str]] = {
     "paths": set(),
     "commands": {"paths"},
     "compilation": set(),
+    "environment": {"version"},
+    "version": set(),
     "messages": set(),
     "fields": {"paths"},
     "weight_names": set(),
@@ -40,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         "compilation",
         "config",
         "data",
+        "environment",
         "fields",
         "files",
         "messages",
@@ -87,9 +90,19 @@ THINGS = ("backbones", "heads", "tasks")
 
 # Packages that only some rooms may import, whatever else they import. jax's own family counts as one.
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
-ON_DEVICE = {"ops", "nn", "backbones", "heads", "models", "trace", "weights", "compilation", "tasks", "training"} | {
-    "prediction"
-}
+ON_DEVICE = {
+    "ops",
+    "nn",
+    "backbones",
+    "heads",
+    "models",
+    "trace",
+    "weights",
+    "compilation",
+    "environment",
+    "tasks",
+    "training",
+} | {"prediction"}
 RESTRICTED: dict[str, set[str]] = {
     # Data runs on hosts without a device, in worker processes; configs and errors load before jax does.
     **dict.fromkeys(JAX, ON_DEVICE),

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from pvt_jax import environment
 from pvt_jax.compilation import compiler_options
 from pvt_jax.data.description import DataDescription, difference_of_classes
 from pvt_jax.errors import UserError
@@ -140,6 +141,9 @@ def build(
     if past is not None and not training:
         task.learned = past.data
     mesh = sharding.make_mesh(config.mesh.fsdp)
+    device = mesh.devices.flat[0]
+    if config.model.dtype == "bfloat16" and environment.lacks_bfloat16(device):
+        notes.append(environment.bfloat16_note(device))
     if training:
         sharding.check_batch(config.batch_size, mesh, config.accumulation_steps)
     variables = jax.eval_shape(task.init, jax.random.key(config.seed))
