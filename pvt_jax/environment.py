@@ -4,6 +4,7 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -40,13 +41,13 @@ def check_environment() -> str:
     return "\n".join(lines)
 
 
-def lacks_bfloat16(device: jax.Device) -> bool:
+def lacks_bfloat16(device: Any) -> bool:
     """Whether ``device`` is a GPU of before Ampere, such as a T4 or a V100, which emulates bfloat16."""
     capability = getattr(device, "compute_capability", "")
     return device.platform == "gpu" and capability.count(".") == 1 and float(capability) < _BFLOAT16
 
 
-def bfloat16_note(device: jax.Device) -> str:
+def bfloat16_note(device: Any) -> str:
     """What to do about bfloat16 on a device that lacks it."""
     return f"{device.device_kind} has no bfloat16 units and emulates it: model.dtype=float32 is faster"
 
