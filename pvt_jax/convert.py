@@ -92,10 +92,13 @@ def run(arguments: Sequence[str]) -> int:
     print(report.summary())
     # A new classifier has learned no classes yet.
     data = None if report.replaced else _classes(flags.source, source.classes, settings)
+    normalisation: dict[str, Any] = {}
+    if source.normalisation:
+        normalisation = {"mean": source.normalisation[0], "std": source.normalisation[1]}
     if flags.destination.suffix == ".safetensors":
-        _write_file(flags.destination, variables, settings, data)
+        _write_file(flags.destination, variables, settings, data, normalisation)
     else:
-        _write_folder(flags.destination, variables, settings, data)
+        _write_folder(flags.destination, variables, settings, data, normalisation)
     print(f"wrote {flags.destination}: {_described(settings)}")
     return 0
 
@@ -139,18 +142,31 @@ def _classes(source: Path, stated: "StatedClasses | None", settings: Mapping[str
     return data if fits else None
 
 
-def _write_file(place: Path, variables: Any, settings: dict[str, Any], data: "DataDescription | None") -> None:
+def _write_file(
+    place: Path,
+    variables: Any,
+    settings: dict[str, Any],
+    data: "DataDescription | None",
+    normalisation: Mapping[str, Any],
+) -> None:
     from pvt_jax.weights.files import write_safetensors
     from pvt_jax.weights.names import to_state_dict
 
     # "pt" is what readers of PyTorch ask for. The image size tells the grid of position tables that are not square.
     described = {"model": settings["name"], **({"head": settings["head"]} if "head" in settings else {})}
     described |= {"image_size": json.dumps(settings["image_size"]), "format": "pt"}
+    described |= {name: json.dumps(value) for name, value in normalisation.items()}
     described |= data.to_metadata() if data else {}
     write_safetensors(place, to_state_dict(variables), described)
 
 
-def _write_folder(place: Path, variables: Any, settings: dict[str, Any], data: "DataDescription | None") -> None:
+def _write_folder(
+    place: Path,
+    variables: Any,
+    settings: dict[str, Any],
+    data: "DataDescription | None",
+    normalisation: Mapping[str, Any],
+) -> None:
     import logging
 
     from pvt_jax.training import workdir
@@ -164,6 +180,8 @@ def _write_folder(place: Path, variables: Any, settings: dict[str, Any], data: "
         config: dict[str, Any] = {"task": _task_of(settings), "model": dict(settings)}
         if head := config["model"].pop("head", None):
             config |= {"head": {"name": head, **config["model"].pop("head_settings", {})}}
+        if normalisation:
+            config["batch_transform"] = dict(normalisation)
         text = json.dumps(config, indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
         if data:

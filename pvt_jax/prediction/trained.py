@@ -82,6 +82,9 @@ def open_trained(source: str, choices: Choices | None = None) -> Trained:
     chosen["model"] = {key: value for key, value in settings.items() if key not in ("head", "head_settings")}
     head = settings.get("head", "")
     chosen["head"] = {"name": head, **settings.get("head_settings", {})}
+    if saved.normalisation is not None:
+        mean, std = saved.normalisation
+        chosen["batch_transform"] = {**chosen.get("batch_transform", {}), "mean": mean, "std": std}
     chosen["task"] = chosen.get("task") or (HEADS[head].model.task if head else "classification")
     config = _settled(chosen, choices)
     task = TASKS[config.task].make(config)

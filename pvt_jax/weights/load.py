@@ -32,6 +32,10 @@ _FOLDER_FILES = ("model.safetensors*", "pytorch_model.bin*")
 _LARGEST_SIDE = 2**14
 
 
+# Mean and deviation of red, green and blue, in 0..255.
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
 @dataclass(frozen=True)
 class Source:
     """What a checkpoint holds, before any model is known.
@@ -44,6 +48,7 @@ class Source:
       image_size: (height, width) of the images that its position tables are for; None if it does not say.
       notes: lines on what else a file holds.
       classes: that a file of another project names; None if it names none, and for a run, which has them in data.json.
+      normalisation: (mean, std) of each channel, in 0..255, of the images it is for; None if it does not say.
     """
 
     tensors: dict[str, np.ndarray]
@@ -53,6 +58,7 @@ class Source:
     image_size: tuple[int, int] | None
     notes: tuple[str, ...] = ()
     classes: StatedClasses | None = None
+    normalisation: Normalisation | None = None
 
 
 def load_variables(
@@ -128,15 +134,18 @@ def read_checkpoint(path: str | Path, *, ema: bool = False, entry: str = "") -> 
         )
     # Of a Hugging Face folder also one of its files may be named.
     folder = place if place.is_dir() else place.parent
-    config = _read_json(folder / "config.json") if place.is_dir() or any(map(place.match, _FOLDER_FILES)) else {}
+    of_folder = place.is_dir() or any(map(place.match, _FOLDER_FILES))
+    config = _read_json(folder / "config.json") if of_folder else {}
+    normalisation = _of_processor(_read_json(folder / "preprocessor_config.json")) if of_folder else None
     if place.is_dir():
         stated: Any = config.get("image_size")
     else:
-        stated = _parse_json(read_metadata(place).get("image_size", ""))
+        metadata = {name: _parse_json(text) for name, text in read_metadata(place).items()}
+        stated, normalisation = metadata.get("image_size"), _normalisation(metadata) or normalisation
     weights = read_weights(place, entry)
     described = f"{place}, {entry}" if entry else str(place)
     classes = weights.classes or classes_of_config(config)
-    return Source(weights.tensors, described, False, settings, _pair(stated), weights.notes, classes)
+    return Source(weights.tensors, described, False, settings, _pair(stated), weights.notes, classes, normalisation)
 
 
 def match_to_model(
@@ -218,7 +227,33 @@ def _open_orbax(step: Path, ema: bool) -> Source:
     if head.get("name"):
         settings = {key: value for key, value in head.items() if key != "name"}
         config = {**config, "head": head["name"], **({"head_settings": settings} if settings else {})}
-    return Source(tensors, str(step), True, config, _pair(config.get("image_size")))
+    normalisation = _normalisation(whole.get("batch_transform"))
+    return Source(tensors, str(step), True, config, _pair(config.get("image_size")), normalisation=normalisation)
+
+
+def _of_processor(config: Any) -> Normalisation | None:
+    """Of a Hugging Face preprocessor_config.json, whose values are of images that were rescaled to 0..1."""
+    if not isinstance(config, dict) or config.get("do_normalize") is False:
+        return None
+    factor = config.get("rescale_factor", 1 / 255)
+    values: list[Any] = [config.get(name) for name in ("image_mean", "image_std")]
+    if type(factor) is not float or not factor > 0 or not all(map(_is_triple, values)):
+        return None
+    mean, std = ([round(value / factor, 4) for value in triple] for triple in values)
+    return _normalisation({"mean": mean, "std": std})
+
+
+def _normalisation(stated: Any) -> Normalisation | None:
+    """(mean, std) of the entries ``mean`` and ``std``; None where they are not such."""
+    values: list[Any] = [stated.get(name) for name in ("mean", "std")] if isinstance(stated, dict) else []
+    if not values or not all(map(_is_triple, values)):
+        return None
+    mean, std = (tuple(map(float, triple)) for triple in values)
+    return (mean, std) if max(*mean, *std) <= 255 and min(mean) >= 0 < min(std) else None
+
+
+def _is_triple(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(type(level) in (int, float) for level in value)
 
 
 def _step_folder(path: Path) -> Path:
