@@ -36,10 +36,14 @@ class Listing(NamedTuple):
 
 
 class Images(NamedTuple):
-    """The ``paths`` of the images below a folder, sorted and relative to it, and a count of what else is there."""
+    """The ``paths`` of the images below a folder, sorted and relative to it, and a count of what else is there.
+
+    ``broken`` are names of images that lead to no file: broken links, pipes, devices.
+    """
 
     paths: list[str]
     unread: Unread
+    broken: Sequence[str] = ()
 
 
 def find_root(root: str, source: str, what: str) -> str:
@@ -59,17 +63,16 @@ def list_folder(folder: str) -> Listing:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                name = entry.name
+                name, is_folder, is_file = entry.name, *_leads_to(entry)
                 if name.startswith("."):
-                    is_folder = entry.is_dir()
                     # macOS keeps what it knows of x.jpg in ._x.jpg on other disks.
                     if name not in _HIDDEN_FOLDERS if is_folder else ending_of(name) in EXTENSIONS and name[1] != "_":
                         listing.hidden.append(name)
                 elif is_ignored(name):
                     continue
-                elif entry.is_dir():
+                elif is_folder:
                     listing.folders.append(name)
-                elif entry.is_file():
+                elif is_file:
                     listing.files.append(name)
                 else:
                     listing.broken.append(name)
@@ -78,6 +81,14 @@ def list_folder(folder: str) -> Listing:
             f"cannot list the folder {escaped(folder)} ({error.strerror}): check its permissions"
         ) from error
     return listing
+
+
+def _leads_to(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """(whether it is a folder, whether it is a file), or leads to one; a link that leads to itself to neither."""
+    try:
+        return entry.is_dir(), entry.is_file()
+    except OSError:
+        return False, False
 
 
 def is_ignored(name: str) -> bool:
@@ -100,13 +111,14 @@ def scan(folder: str, nested: bool = True) -> list[str]:
 
 def scan_images(folder: str, nested: bool = True) -> Images:
     """Finds the images in ``folder``, and if ``nested`` below it. Files without a known ending are opened to tell."""
-    files, unread = [], Unread()
+    files, broken, unread = [], [], Unread()
     for prefix, listing in _listings(folder, nested):
         files += [os.path.join(prefix, name) for name in listing.files]
+        broken += [os.path.join(prefix, name) for name in listing.broken if is_image(name)]
         unread.add_left_out(listing.broken, listing.hidden)
     found = choose_images(folder, files)
     found.unread.update(unread)
-    return found
+    return found._replace(broken=sorted(broken))
 
 
 def choose_images(folder: str, paths: Sequence[str]) -> Images:

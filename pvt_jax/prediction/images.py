@@ -51,7 +51,8 @@ def choose(given: Sequence[str]) -> Chosen:
                 held = f", only {images.unread}" if images.unread else ""
                 raise UserError(f"there is no image in {escaped(path)}{held}: give a folder of images")
             notes += images.unread.note(len(images.paths), path)
-            for inside in images.paths:
+            # What leads nowhere gets a line that says so.
+            for inside in sorted([*images.paths, *images.broken]):
                 found.setdefault(os.path.join(path, inside), inside)
     return Chosen(tuple(found), _distinct(list(found.values())), tuple(notes))
 

@@ -298,7 +298,7 @@ def _class_folders(folder: str) -> list[str]:
 def _unread_beside(folder: str) -> Unread:
     """Counts what is beside the class folders, where nothing is read."""
     listing = list_folder(folder)
-    images, unread = choose_images(folder, listing.files)
+    images, unread, _ = choose_images(folder, listing.files)
     unread.add("image{s} in no class folder", len(images))
     unread.add_left_out(listing.broken, listing.hidden)
     return unread

@@ -35,7 +35,7 @@ class Side:
 
     def scan(self) -> tuple[list[str], Unread]:
         """Returns the images in the folder, and a count of what else is there."""
-        paths, unread = scan_images(self.folder)
+        paths, unread, _ = scan_images(self.folder)
         unread.formats = self.formats
         return paths, unread
 

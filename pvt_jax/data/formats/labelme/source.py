@@ -131,7 +131,7 @@ def _read(request: Request) -> _Annotations:
         raise no_layout(tree, request, "images of labelme", _LAYOUTS, way_out, whole=_WHOLE, accepts=_has_json)
     below = os.path.relpath(found[0], tree.root)
     every = [os.path.normpath(os.path.join(below, path)) for path in scan(found[0])]
-    everywhere, unread = choose_images(tree.root, scan(tree.root) if below != "." else every)
+    everywhere, unread, _ = choose_images(tree.root, scan(tree.root) if below != "." else every)
     problems, result = Problems(found[0]), _Annotations(found[0], [], [], [], about_place(tree, found, request))
     images, by_stem = Names(everywhere), {stem_of(path): path for path in everywhere}
     paths = [path for path in every if path.lower().endswith(".json")]

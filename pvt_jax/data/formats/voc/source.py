@@ -241,7 +241,7 @@ class _Images:
 
     def __init__(self, folder: str, paths: Sequence[str]) -> None:
         self.folder = folder
-        found, self.others = choose_images(folder, paths)
+        found, self.others, _ = choose_images(folder, paths)
         self.files = frozenset(found)
         self.by_stem: dict[str, list[str]] = {}
         for path in sorted(self.files):
