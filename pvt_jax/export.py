@@ -4,9 +4,8 @@ import argparse
 import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pvt_jax import commands
@@ -14,7 +13,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.messages import plural
 
 if TYPE_CHECKING:
-    from pvt_jax.prediction.exported.function import Function
+    from pvt_jax.prediction.exported.function import Function, Outputs, Size
 
 _EXAMPLES = """\
 SOURCE is the workdir of a run, a file or folder of weights, or a name of known weights, as pvt_tiny. FILE is a zip of
@@ -28,9 +27,12 @@ examples:
   python -m pvt_jax.export segformer.pth pixels.zip --model mit_b0 --head segformer --image_size 512 --outputs logits
 """
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_DEFAULT_PLATFORMS = ("cpu", "cuda", "tpu")
 _BATCHES = (1, 3)
 # Greatest difference from the model, by the type of the computation; see ``check.difference``.
 _TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2}
+# Another runtime adds up in another order.
+_ONNX_TOLERANCE = 1e-4
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -60,11 +62,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--outputs", nargs="+", default=(), metavar="NAME", help="what the model gives; default: all that is small"
     )
     parser.add_argument(
+        "--format", choices=("jax", "onnx"), default="jax", help="onnx is for other runtimes (default: jax)"
+    )
+    parser.add_argument(
         "--platforms",
         nargs="+",
-        default=("cpu", "cuda", "tpu"),
         choices=_PLATFORMS,
-        help="what the file runs on (default: cpu cuda tpu)",
+        help="what a file of jax runs on (default: cpu cuda tpu)",
     )
     parser.add_argument(
         "--dtype", choices=tuple(_TOLERANCES), default="float32", help="type of the computation (default: float32)"
@@ -73,15 +77,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--tolerance",
         type=float,
         metavar="D",
-        help="greatest difference from the model, relative to values above 1 (default: 1e-5; of bfloat16 1e-2)",
+        help="greatest difference from the model, relative to values above 1 (default: 1e-5; ONNX 1e-4, bfloat16 1e-2)",
     )
     flags = commands.parse_with_overrides(parser, arguments)
     commands.check_model_flags(flags)
     flags.image_size = tuple(dict.fromkeys(map(commands.image_size, flags.image_size or ())))
-    flags.platforms = tuple(dict.fromkeys(flags.platforms))
+    if flags.platforms and flags.format == "onnx":
+        raise UserError("--platforms is for --format jax: an ONNX file runs wherever its runtime does")
+    flags.platforms = tuple(dict.fromkeys(flags.platforms or _DEFAULT_PLATFORMS)) if flags.format == "jax" else ()
     flags.overrides = [f"model.dtype={flags.dtype}", *flags.overrides]
     if flags.tolerance is None:
-        flags.tolerance = _TOLERANCES[flags.dtype]
+        flags.tolerance = max(_TOLERANCES[flags.dtype], _ONNX_TOLERANCE if flags.format == "onnx" else 0.0)
     if not flags.tolerance >= 0:
         raise UserError(f"--tolerance must be 0 or more, but is {flags.tolerance}")
     if flags.file.is_dir():
@@ -96,7 +102,7 @@ def run(arguments: Sequence[str]) -> int:
     flags = parse(arguments)
     # Importing jax takes seconds; a mistyped flag is answered before.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    from pvt_jax.prediction.exported import container
+    from pvt_jax.prediction.exported import container, onnx_file
     from pvt_jax.prediction.exported.function import function_of
     from pvt_jax.prediction.predictor import Predictor
 
@@ -104,17 +110,17 @@ def run(arguments: Sequence[str]) -> int:
     for note in trained.notes:
         _say(f"note: {note}")
     function = function_of(trained, flags.preprocess, flags.outputs)
-    programs = []
-    for size in flags.image_size or (trained.task.input_size,):
-        start = time.monotonic()
-        programs.append(container.make_program(function, size, flags.platforms))
-        _say(f"exported for images of {_text(size)} in {time.monotonic() - start:.1f} s")
+    sizes = flags.image_size or (trained.task.input_size,)
     flags.file.parent.mkdir(parents=True, exist_ok=True)
     # Kept if it gives what the model gives.
     written = flags.file.with_name(f".{flags.file.name}.tmp")
     try:
-        container.write(written, function, programs)
-        worst = _check(function, written, flags.platforms)
+        if flags.format == "onnx":
+            onnx_file.write(written, function, sizes, _say)
+            worst = _check(function, onnx_file.read(written)[1])
+        else:
+            container.write(written, function, sizes, flags.platforms, _say)
+            worst = _check(function, container.read(written)[1]) if _runs_here(flags.platforms) else 0.0
         if worst > flags.tolerance:
             _say(
                 f"error: the export differs from the model by {worst:.1e}, more than {flags.tolerance:.0e}: "
@@ -124,32 +130,35 @@ def run(arguments: Sequence[str]) -> int:
         os.replace(written, flags.file)
     finally:
         written.unlink(missing_ok=True)
+    shapes = " or ".join(f"[b, {height}, {width}, 3]" for height, width in sizes)
     print(
-        f"done: {flags.file}, {flags.file.stat().st_size / 1e6:.1f} MB: {plural(len(programs), 'program')} for "
-        f"{', '.join(flags.platforms)}; takes {function.input_dtype.name} images [b, height, width, 3], "
-        f"gives {', '.join(function.outputs)}"
+        f"done: {flags.file}, {flags.file.stat().st_size / 1e6:.1f} MB, for {' '.join(flags.platforms) or 'ONNX'}: "
+        f"{function.input_dtype.name} images {shapes} to {', '.join(function.outputs)}"
     )
     return 0
 
 
-def _check(function: "Function", path: Path, platforms: Sequence[str]) -> float:
-    """The greatest difference between the written file and the model; one line for each size and batch."""
+def _runs_here(platforms: Sequence[str]) -> bool:
+    """Whether this machine has one of the platforms; says so if not."""
     import jax
-
-    from pvt_jax.prediction.exported import check, container
 
     here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if here not in platforms:
         _say(f"note: nothing was compared: this machine has {here}, and the export is for {', '.join(platforms)}")
-        return 0.0
-    read = container.read(path)
-    model = jax.jit(function)
+    return here in platforms
+
+
+def _check(function: "Function", programs: "dict[Size, Outputs]") -> float:
+    """The greatest difference between the written file and the model; prints a line for each size and batch."""
+    import jax
+
+    from pvt_jax.prediction.exported import check
+
+    model = partial(jax.jit(function), jax.device_put(function.weights))
     worst = 0.0
-    for size, program in read.programs.items():
-        exported = jax.jit(program.call)
+    for size, exported in programs.items():
         for batch in _BATCHES:
-            images = function.input(check.photographs(batch, size))
-            found = check.compare(exported, model, read.weights, images)
+            found = check.compare(exported, model, function.input(check.photographs(batch, size)))
             objects = "" if found.objects is None else f" ({plural(found.objects, 'object')})"
             print(
                 f"{_text(size)}, batch {batch}: difference {found.difference:.1e}{objects}, "

@@ -1,11 +1,13 @@
 """The command: what it writes and says, what it refuses."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
 
 from pvt_jax import export
-from pvt_jax.prediction.exported import check, container
+from pvt_jax.prediction.exported import check, container, onnx_file
 from pvt_jax.prediction.exported.function import function_of
 from pvt_jax.prediction.predictor import Predictor
 from tests.helpers.symbolic import unchecked_signatures
@@ -44,23 +46,26 @@ def test_a_file_has_a_program_for_each_size_and_the_weights_once(runs, source, i
     begun = [line.partition(": difference ")[0] for line in said[:-1]]
     assert begun == [f"{size}, batch {batch}" for size in ("32×32", "64×48") for batch in (1, 3)]
     assert said[-1].startswith(f"done: {file}, ") and said[-1].endswith(
-        "2 programs for cpu, cuda, tpu; takes uint8 images [b, height, width, 3], gives logits, probabilities"
+        " MB, for cpu cuda tpu: uint8 images [b, 32, 32, 3] or [b, 64, 48, 3] to logits, probabilities"
     )
     assert [path.name for path in file.parent.iterdir()] == ["model.zip"]
 
-    read, run = container.read(file), runs["classification"]
-    assert list(read.programs) == [(32, 32), (64, 48)]
-    assert read.metadata["class_names"] == ["cat", "owl", "yak"] and len(read.metadata["palette"]) == 3
-    assert read.metadata["platforms"] == ["cpu", "cuda", "tpu"] and read.metadata["versions"]["jax"] == jax.__version__
-    assert read.metadata["programs"][1]["outputs"]["logits"] == {"shape": ["b", 3], "dtype": "float32"}
-    assert "divided by 0.875, and cropped" in read.metadata["input"]["preparation"]
-    leaves = jax.tree.leaves(run.variables)
-    assert sum(leaf.size for leaf in read.weights.values()) == sum(leaf.size for leaf in leaves)
+    (metadata, programs), run = container.read(file), runs["classification"]
+    assert list(programs) == [(32, 32), (64, 48)]
+    assert metadata["class_names"] == ["cat", "owl", "yak"] and len(metadata["palette"]) == 3
+    assert metadata["platforms"] == ["cpu", "cuda", "tpu"] and metadata["versions"]["jax"] == jax.__version__
+    assert metadata["programs"][1]["outputs"]["logits"] == {"shape": ["b", 3], "dtype": "float32"}
+    assert "divided by 0.875, and cropped" in metadata["input"]["preparation"]
+    with np.load(file) as stored:
+        others = {"metadata.json", *(program["file"] for program in metadata["programs"])}
+        assert sorted({*stored.files} - others) == metadata["weights"]
+        assert sum(stored[name].size for name in metadata["weights"]) == sum(
+            leaf.size for leaf in jax.tree.leaves(run.variables)
+        )
 
-    mean, std = (np.array(read.metadata["input"][name], np.float32) for name in ("mean", "std"))
+    mean, std = (np.array(metadata["input"][name], np.float32) for name in ("mean", "std"))
     expected = run.task.model.apply(run.variables, (images - mean) / std)
-    found = read.programs[64, 48].call(read.weights, images)
-    np.testing.assert_allclose(found["logits"], expected, atol=1e-5)
+    np.testing.assert_allclose(programs[64, 48](images)["logits"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_other_platforms_are_exported_for_but_not_compared(source, tmp_path, cap
     assert export.main([source, str(file), "--platforms", "tpu", "cuda", "--dtype", "bfloat16"]) == 0
     note = "note: nothing was compared: this machine has cpu, and the export is for tpu, cuda"
     assert note in capsys.readouterr().err.splitlines()
-    assert container.read(file).metadata["dtype"] == "bfloat16"
+    assert container.read(file)[0]["dtype"] == "bfloat16"
 
 
 def test_differences():
@@ -124,6 +129,30 @@ def test_differences():
     assert check.difference(zeros.astype(np.float16), zeros) == check.difference(zeros[:1], zeros) == np.inf
     assert check.difference(zeros + np.nan, zeros) == check.difference(zeros, zeros + np.nan) == np.inf
     assert check.difference(zeros + np.nan, zeros + np.nan) == check.difference(zeros[:0], zeros[:0]) == 0
+
+
+def test_onnx_gives_what_the_model_gives(runs, tmp_path, capsys):
+    pytest.importorskip("jax2onnx", reason="jax2onnx is not installed: pip install '.[onnx]'")
+    for task, outputs in {"classification": "probabilities", "segmentation": "logits"}.items():
+        file = tmp_path / f"{task}.onnx"
+        assert export.main([str(runs[task].folder), str(file), "--format", "onnx", "--outputs", outputs]) == 0
+        metadata, programs = onnx_file.read(file)
+        assert metadata["task"] == task and list(metadata["outputs"]) == [outputs]
+        (size,) = programs
+        assert programs[size](check.photographs(5, size))[outputs].shape[0] == 5
+    file = tmp_path / "detection.onnx"
+    assert export.main([str(runs["detection"].folder), str(file), "--format", "onnx"]) == 2
+    assert (
+        "error: jax2onnx cannot convert boxes, scores, labels, valid, masks of this model (" in capsys.readouterr().err
+    )
+    assert not file.exists()
+
+
+def test_onnx_needs_jax2onnx(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    assert export.main([source, str(tmp_path / "model.onnx"), "--format", "onnx"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: --format onnx needs jax2onnx (") and error.endswith("pip install 'pvt_jax[onnx]'")
 
 
 @pytest.mark.parametrize(
@@ -144,6 +173,11 @@ def test_differences():
             "classification",
             ["{new}", "--outputs", "logit"],
             "the model has no output 'logit' (did you mean 'logits'?): choose from logits, probabilities",
+        ),
+        (
+            "classification",
+            ["{new}", "--format", "onnx", "--platforms", "cpu"],
+            "--platforms is for --format jax: an ONNX file runs wherever its runtime does",
         ),
         (
             "segmentation",

@@ -268,8 +268,8 @@ class Task(abc.ABC, Generic[Config]):
         size = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
         return Seen(images, self.normalise(images), size, None)
 
-    def predict(self, variables: Any, images: jax.Array) -> Batch:
-        """``outputs`` by name for images [b, h, w, 3] that ``normalise`` made, none of them padded.
+    def predict(self, variables: Any, images: jax.Array, outputs: Sequence[str]) -> Batch:
+        """At least these ``outputs`` by name, for images [b, h, w, 3] that ``normalise`` made, none of them padded.
 
         ``b`` may be symbolic. Raises UserError: the task has no outputs, or the config averages what needs images of
         several sizes.

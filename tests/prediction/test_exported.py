@@ -65,7 +65,7 @@ def test_one_program_serves_every_batch(head):
     program = container.make_program(function, SIZE, ["cpu"])
     images = np.random.default_rng(0).integers(0, 256, (3, *SIZE, 3), np.uint8)
     expected = as_the_model_gives(model.task, model.variables, images)
-    call = jax.jit(program.exported.call)
+    call = jax.jit(program.call)
     for batch in (1, 3):
         found = call(function.weights, images[:batch])
         assert found.keys() == expected.keys() == model.task.outputs.keys()

@@ -1,13 +1,14 @@
 """Whether an export gives what its model gives, and how long both take."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
+
+from pvt_jax.prediction.exported.function import Outputs
 
 # Seconds that timing may take for each program, and runs at most.
 _SECONDS, _RUNS = 2.0, 20
@@ -30,17 +31,9 @@ class Comparison:
     model_milliseconds: float
 
 
-def compare(
-    exported: Callable[..., Mapping[str, Any]],
-    model: Callable[..., Mapping[str, Any]],
-    weights: Any,
-    images: np.ndarray,
-) -> Comparison:
+def compare(exported: Outputs, model: Outputs, images: np.ndarray) -> Comparison:
     """Run both on ``images`` [b, h, w, 3]."""
-    weights, placed = jax.device_put((weights, images))
-    (found, milliseconds), (expected, model_milliseconds) = (
-        _timed(function, weights, placed) for function in (exported, model)
-    )
+    (found, milliseconds), (expected, model_milliseconds) = (_timed(outputs, images) for outputs in (exported, model))
     worst = max(difference(found[name], expected[name]) for name in expected)
     objects = int(expected["valid"].sum()) if "valid" in expected else None
     return Comparison(len(images), worst, objects, milliseconds / len(images), model_milliseconds / len(images))
@@ -80,12 +73,12 @@ def photographs(count: int, size: tuple[int, int]) -> np.ndarray:
     return np.stack([resized[index % len(resized)] for index in range(count)])
 
 
-def _timed(function: Callable[..., Mapping[str, Any]], *arguments: Any) -> tuple[dict[str, np.ndarray], float]:
+def _timed(outputs: Outputs, images: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
     """(what it gives, median milliseconds of a run), compiled before."""
-    found = jax.block_until_ready(function(*arguments))
+    found = jax.block_until_ready(outputs(images))
     seconds: list[float] = []
     while len(seconds) < _RUNS and (len(seconds) < 3 or sum(seconds) < _SECONDS):
         start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
+        jax.block_until_ready(outputs(images))
         seconds.append(time.perf_counter() - start)
-    return jax.tree.map(np.asarray, dict(found)), 1000 * float(np.median(seconds))
+    return {name: np.asarray(values) for name, values in found.items()}, 1000 * float(np.median(seconds))

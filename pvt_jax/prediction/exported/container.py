@@ -1,10 +1,10 @@
 """The file of an export: a zip with ``metadata.json``, a program of jax.export for each size, and the weights, once."""
 
-import importlib
 import json
+import time
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,115 +12,76 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from pvt_jax.prediction.exported.function import Function
+from pvt_jax.prediction.exported.description import describe, versions
+from pvt_jax.prediction.exported.function import Function, Outputs, Size
 
 FORMAT, METADATA = "pvt_jax export 1", "metadata.json"
 # Of all files in the zip, so that equal exports are equal files.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
-@dataclass(frozen=True, eq=False)
-class Program:
-    """A program for images of ``size`` (height, width) and any number of them."""
+def write(
+    path: Path, function: Function, sizes: Sequence[Size], platforms: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Write the file; ``say`` takes lines on how far it is.
 
-    size: tuple[int, int]
-    exported: jax_export.Exported
-
-    @property
-    def path(self) -> str:
-        """Its place in the zip."""
-        height, width = self.size
-        return f"programs/{height}x{width}.jax_export"
-
-
-def make_program(function: Function, size: tuple[int, int], platforms: Sequence[str]) -> Program:
-    """The function for images of ``size`` (height, width) as StableHLO, for all ``platforms`` and batches of any size.
-
-    Raises UserError: the model takes no images of this size.
+    Raises UserError: the model takes no images of one of the sizes.
     """
-    (batch,) = jax_export.symbolic_shape("b")
-    arguments = function.arguments(size, batch)
-    return Program(size, jax_export.export(jax.jit(function), platforms=platforms)(*arguments))
-
-
-def describe(function: Function, programs: Sequence[Program]) -> dict[str, Any]:
-    """What the file says of itself, as plain values of JSON."""
-    trained = function.trained
-    task, options, classes = trained.task, trained.config.batch_transform, trained.classes
-    return {
+    programs = {}
+    for size in sizes:
+        start = time.monotonic()
+        programs[size] = make_program(function, size, platforms)
+        say(f"exported for images of {size[0]}×{size[1]} in {time.monotonic() - start:.1f} s")
+    first = next(iter(programs.values()))
+    metadata = {
         "format": FORMAT,
-        "task": trained.config.task,
-        "model": trained.config.model.name,
-        "head": trained.config.head.name,
-        "dtype": trained.config.model.dtype,
-        "class_names": classes.names,
-        "palette": classes.colours.tolist() if classes.palette is None else classes.palette,
-        "category_ids": classes.category_ids,
-        "input": {
-            "layout": "batch, height, width, RGB",
-            "dtype": function.input_dtype.name,
-            "preprocess": function.preprocess,
-            "mean": options.mean,
-            "std": options.std,
-            "preparation": task.preparation,
-        },
-        "outputs": {name: task.outputs[name] for name in function.outputs},
-        "programs": [_described(program) for program in programs],
+        **describe(function),
+        "programs": [_described(size, program) for size, program in programs.items()],
         "weights": sorted(function.weights),
-        "platforms": programs[0].exported.platforms,
-        "versions": {
-            "pvt_jax": importlib.import_module("pvt_jax").__version__,
-            "jax": jax.__version__,
-            "calling_convention": programs[0].exported.calling_convention_version,
-        },
+        "platforms": first.platforms,
+        "versions": {**versions("jax"), "calling_convention": first.calling_convention_version},
     }
-
-
-def write(path: Path, function: Function, programs: Sequence[Program]) -> None:
-    """Write the file."""
-    lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in describe(function, programs).items()]
+    lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in metadata.items()]
     texts = {METADATA: ("{\n" + ",\n".join(lines) + "\n}\n").encode()}
-    texts |= {program.path: bytes(program.exported.serialize()) for program in programs}
+    texts |= {_place(size): bytes(program.serialize()) for size, program in programs.items()}
     with zipfile.ZipFile(path, "w") as file:
         for name, content in texts.items():
             file.writestr(zipfile.ZipInfo(name, _DATE), content, zipfile.ZIP_DEFLATED)
         for name, leaf in sorted(function.weights.items()):
             # Numbers do not compress, and are read faster as they are.
             with file.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.asarray(leaf), allow_pickle=False)
+                np.lib.format.write_array(entry, leaf, allow_pickle=False)
 
 
-@dataclass(frozen=True, eq=False)
-class Container:
-    """A file that ``write`` made, read by jax and NumPy alone, as docs/export.md shows."""
+def make_program(function: Function, size: Size, platforms: Sequence[str]) -> jax_export.Exported:
+    """The function for images of ``size`` as StableHLO, for all ``platforms`` and batches of any size.
 
-    metadata: Mapping[str, Any]
-    weights: Mapping[str, np.ndarray]
-    programs: Mapping[tuple[int, int], jax_export.Exported]
+    Raises UserError: the model takes no images of this size.
+    """
+    (batch,) = jax_export.symbolic_shape("b")
+    return jax_export.export(jax.jit(function), platforms=platforms)(*function.arguments(size, batch))
 
 
-def read(path: Path) -> Container:
-    """Read a file."""
+def read(path: Path) -> tuple[dict[str, Any], dict[Size, Outputs]]:
+    """(metadata, outputs as functions of images by their size), as docs/export.md shows it."""
     with np.load(path) as file:
         metadata = json.loads(file[METADATA])
-        programs = {
-            tuple(one["image_size"]): jax_export.deserialize(bytearray(file[one["file"]]))
-            for one in metadata["programs"]
-        }
-        return Container(metadata, {name: file[name] for name in metadata["weights"]}, programs)
+        weights = jax.device_put({name: file[name] for name in metadata["weights"]})
+        programs = {}
+        for one in metadata["programs"]:
+            program = jax_export.deserialize(bytearray(file[one["file"]]))
+            programs[tuple(one["image_size"])] = partial(jax.jit(program.call), weights)
+    return metadata, programs
 
 
-def _described(program: Program) -> dict[str, Any]:
-    exported = program.exported
-    outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
-    return {
-        "file": program.path,
-        "image_size": program.size,
-        "outputs": {
-            name: {
-                "shape": [side if isinstance(side, int) else str(side) for side in leaf.shape],
-                "dtype": leaf.dtype.name,
-            }
-            for name, leaf in outputs.items()
-        },
+def _place(size: Size) -> str:
+    return f"programs/{size[0]}x{size[1]}.jax_export"
+
+
+def _described(size: Size, program: jax_export.Exported) -> dict[str, Any]:
+    outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
+    shapes = {
+        name: {"shape": [side if isinstance(side, int) else str(side) for side in leaf.shape], "dtype": leaf.dtype.name}
+        for name, leaf in outputs.items()
     }
+    return {"file": _place(size), "image_size": size, "outputs": shapes}

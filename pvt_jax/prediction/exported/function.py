@@ -1,6 +1,6 @@
 """What is exported of a trained model: a function of named weights and images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -15,6 +15,10 @@ from pvt_jax.messages import did_you_mean
 from pvt_jax.prediction.trained import Trained
 
 Preprocess = Literal["inside", "outside"]
+# Outputs by name of images [b, h, w, 3].
+Outputs = Callable[[Any], dict[str, Any]]
+# (height, width) of images.
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,7 @@ class Function:
     def __call__(self, weights: Mapping[str, Any], images: Any) -> dict[str, jax.Array]:
         task = self.trained.task
         images = task.normalise(images) if self.preprocess == "inside" else images.astype(task.model.dtype)
-        found = task.predict(unflatten_dict(dict(weights), sep="/"), images)
+        found = task.predict(unflatten_dict(dict(weights), sep="/"), images, self.outputs)
         return {name: found[name] for name in self.outputs}
 
     @cached_property
@@ -50,8 +54,8 @@ class Function:
         """Of the images."""
         return np.dtype(np.uint8 if self.preprocess == "inside" else np.float32)
 
-    def arguments(self, size: tuple[int, int], batch: Any) -> tuple[dict[str, jax.ShapeDtypeStruct], Any]:
-        """Shapes of weights and of ``batch`` images of ``size`` (height, width)."""
+    def arguments(self, size: Size, batch: Any) -> tuple[dict[str, jax.ShapeDtypeStruct], Any]:
+        """Shapes of weights and of ``batch`` images of ``size``."""
         weights = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in self.weights.items()}
         return weights, jax.ShapeDtypeStruct((batch, *size, 3), self.input_dtype)
 

@@ -1,6 +1,6 @@
 """Image classification."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -101,7 +101,7 @@ class Classification(Task[ClassificationConfig]):
         logits = self._logits(variables, self.normalise(batch["image"]))
         return classification_sums(logits, batch["label"], batch["mask"]), {"logits": logits}
 
-    def predict(self, variables: Any, images: jax.Array) -> Batch:
+    def predict(self, variables: Any, images: jax.Array, outputs: Sequence[str]) -> Batch:
         """``logits`` and their softmax ``probabilities``, float32 [b, num_classes]."""
         logits = self._logits(variables, images)
         return {"logits": logits, "probabilities": jax.nn.softmax(logits)}

@@ -1,6 +1,7 @@
 """Object detection and instance segmentation: boxes, and masks where the head has some."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -124,7 +125,7 @@ class Detection(Task[DetectionConfig]):
         region = -(-size // MULTIPLE) * MULTIPLE if self.is_padded else None
         return Seen(images, self.normalise_inside(images, size), size, region)
 
-    def predict(self, variables: Any, images: jax.Array) -> Batch:
+    def predict(self, variables: Any, images: jax.Array, outputs: Sequence[str]) -> Batch:
         """Detections in pixels of these images; see ``DetectionModel``."""
         batch, *shape, _ = images.shape
         below, beyond = (-side % MULTIPLE for side in shape)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Num, UInt8
 
-from pvt_jax.ops.resize import padded_interpolation_matrix
+from pvt_jax.ops.resize import padded_interpolation_matrix, resize_grid
 
 # Rows of pixels whose logits are in memory at a time.
 _BLOCK_ROWS = 8
@@ -94,17 +94,16 @@ def predicted_labels(
 
 
 def full_logits(
-    logits: Sequence[PixelLogits], label_sizes: Int[Array, "b 2"], label_shape: tuple[int, int]
-) -> Float[Array, "b {label_shape[0]} {label_shape[1]} k"]:
-    """The logits behind ``predicted_labels``, all in memory, float32; of several, logarithms of mean probabilities."""
-    total = []
-    for one in logits:
-        rows, columns = _merged(one, label_sizes, label_shape)
-        by_row = jnp.einsum("byi,bijk->byjk", rows, one.maps.astype(jnp.float32), precision=_PRECISION)
-        total.append(jnp.einsum("bxj,byjk->byxk", columns, by_row, precision=_PRECISION))
-    if len(total) == 1:
-        return total[0]
-    return jnp.log(functools.reduce(jnp.add, map(jax.nn.softmax, total)) / len(total))
+    logits: Sequence[Float[Array, "b h w k"]], shape: tuple[int, int]
+) -> Float[Array, "b {shape[0]} {shape[1]} k"]:
+    """Logits at stride 4 of images without padding, upsampled bilinearly to the network's input, then to ``shape``.
+
+    All of them are in memory, float32. Of several views they are logarithms of the mean probabilities.
+    """
+    resized = [resize_grid(resize_grid(one, (4 * one.shape[1], 4 * one.shape[2])), shape) for one in logits]
+    if len(resized) == 1:
+        return resized[0]
+    return jnp.log(functools.reduce(jnp.add, map(jax.nn.softmax, resized)) / len(resized))
 
 
 def mirror(images: Num[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None) -> Num[Array, "b h w c"]:
@@ -125,18 +124,7 @@ class _Resampling(NamedTuple):
 
 
 def _resampling(logits: PixelLogits, target_sizes: Int[Array, "b 2"], target: tuple[int, int]) -> _Resampling:
-    rows, columns = _merged(logits, target_sizes, target)
-    places, weights = [], []
-    # Not by top_k, for which devices would gather the whole batch.
-    for _ in range(min(logits.taps, columns.shape[-1])):
-        places.append(jnp.argmax(columns, axis=-1))
-        weights.append(jnp.max(columns, axis=-1))
-        columns = jnp.where(jnp.arange(columns.shape[-1]) == places[-1][..., None], 0.0, columns)
-    return _Resampling(rows, jnp.stack(places, -1), jnp.stack(weights, -1))
-
-
-def _merged(logits: PixelLogits, target_sizes: Int[Array, "b 2"], target: tuple[int, int]) -> tuple[Array, Array]:
-    """Upsampling to the network's input and resizing to the target: a matrix for rows [b, y, i], one for columns."""
+    """Upsampling to the network's input and resizing to the target, merged into one product of matrices."""
     rows, columns = (
         jnp.einsum(
             "bty,byi->bti",
@@ -146,7 +134,13 @@ def _merged(logits: PixelLogits, target_sizes: Int[Array, "b 2"], target: tuple[
         )
         for axis, first in enumerate((logits.rows, logits.columns))
     )
-    return rows, columns
+    places, weights = [], []
+    # Not by top_k, for which devices would gather the whole batch.
+    for _ in range(min(logits.taps, columns.shape[-1])):
+        places.append(jnp.argmax(columns, axis=-1))
+        weights.append(jnp.max(columns, axis=-1))
+        columns = jnp.where(jnp.arange(columns.shape[-1]) == places[-1][..., None], 0.0, columns)
+    return _Resampling(rows, jnp.stack(places, -1), jnp.stack(weights, -1))
 
 
 def _picked_columns(

@@ -1,6 +1,6 @@
 """Semantic segmentation: one class a pixel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain
@@ -61,6 +61,8 @@ class Segmentation(Task[SegmentationConfig]):
             raise UserError(f"segmentation.crop_size must be multiples of {MULTIPLE}, but is {options.crop_size}")
         if options.test_mode == "slide":
             check_windows(options.window, options.window_stride)
+            # The logits of windows are never put together.
+            self.outputs = {"label_map": self.outputs["label_map"]}
 
     def describe_data(self) -> DataDescription:
         """With the colours of the classes."""
@@ -115,25 +117,32 @@ class Segmentation(Task[SegmentationConfig]):
         images, size = batch[f"image{view}"], batch[f"size{view}"]
         return Seen(images, self.normalise_inside(images, size), size, size if self.is_padded else None)
 
-    def predict(self, variables: Any, images: jax.Array) -> Batch:
-        """``label_map`` uint8 [b, h, w], and ``logits`` float32 [b, h, w, num_classes]; see ``full_logits``."""
-        if self._config.segmentation.test_ratios != (1.0,):
+    def predict(self, variables: Any, images: jax.Array, outputs: Sequence[str]) -> Batch:
+        """``label_map`` uint8 [b, h, w]; of whole images ``logits`` float32 [b, h, w, k], see ``full_logits``."""
+        options = self._config.segmentation
+        if options.test_ratios != (1.0,):
             raise UserError(
-                f"segmentation.test_ratios is {self._config.segmentation.test_ratios}, and an exported model sees an "
-                "image in one size: add --config.segmentation.test_ratios=(1.0,)"
+                f"segmentation.test_ratios is {options.test_ratios}, and an exported model sees an image in one size: "
+                "add --config.segmentation.test_ratios=(1.0,)"
             )
         batch, height, width, _ = images.shape
-        if self._config.segmentation.test_mode == "slide" and (height % MULTIPLE or width % MULTIPLE):
-            raise UserError(
-                f"sliding windows are for images whose sides are multiples of {MULTIPLE}, not {height}×{width}: choose "
-                "such sides with --image_size, or add --config.segmentation.test_mode=whole"
-            )
-        sizes = jnp.broadcast_to(jnp.array((height, width), jnp.int32), (batch, 2))
-        logits = self._logits(variables, images, None)
-        return {
-            "label_map": predicted_labels(logits, sizes, (height, width)),
-            "logits": full_logits(logits, sizes, (height, width)),
-        }
+        shape = (height, width)
+        if options.test_mode == "slide":
+            if height % MULTIPLE or width % MULTIPLE:
+                raise UserError(
+                    f"sliding windows are for images whose sides are multiples of {MULTIPLE}, not {height}×{width}: "
+                    "choose such sides with --image_size, or add --config.segmentation.test_mode=whole"
+                )
+            return {"label_map": predicted_labels(self._logits(variables, images, None), _alike(shape, batch), shape)}
+        views = [images, mirror(images)] if options.test_flip else [images]
+        plain, *mirrored = (self._apply(variables, view) for view in views)
+        predicted = {}
+        if "label_map" in outputs:
+            logits = [pixel_logits(plain), *(pixel_logits(one).mirrored() for one in mirrored)]
+            predicted["label_map"] = predicted_labels(logits, _alike(shape, batch), shape)
+        if "logits" in outputs:
+            predicted["logits"] = full_logits([plain, *map(mirror, mirrored)], shape)
+        return predicted
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -195,3 +204,8 @@ class Segmentation(Task[SegmentationConfig]):
     @property
     def _data_options(self) -> SegmentationOptions:
         return replace(self._config.segmentation, num_classes=self._config.model.num_classes)
+
+
+def _alike(size: tuple[int, int], batch: Any) -> jax.Array:
+    """The size of each of ``batch`` images, int32 [b, 2]."""
+    return jnp.broadcast_to(jnp.array(size, jnp.int32), (batch, 2))
