@@ -34,6 +34,21 @@ def path(flag: str) -> Callable[[str], Path]:
     return lambda text: Path(paths.local(text, flag))
 
 
+def weights(flag: str) -> Callable[[str], Path | str]:
+    """The type of a flag, by its name, that takes weights: a path on this machine, or a URL."""
+
+    def read(text: str) -> Path | str:
+        found = paths.weights(text, flag)
+        return found if paths.scheme(found) else Path(found)
+
+    return read
+
+
+def workdir(flag: str) -> Callable[[str], Path | str]:
+    """The type of a flag, by its name, that takes a workdir, on this machine or in a bucket."""
+    return lambda text: paths.url(text) if paths.is_bucket(text) else Path(paths.local(text, flag))
+
+
 def add_model_flags(parser: Parser) -> None:
     """Flags on what a source of weights holds; ``check_model_flags`` completes what they give."""
     parser.add_argument("--model", metavar="NAME", help="such as pvt_tiny; optional for a run, whose config names it")
@@ -80,7 +95,7 @@ def source_choices(flags: argparse.Namespace) -> dict[str, Any]:
     """SOURCE and what the flags say of it, as keyword arguments of ``pvt_jax.Predictor``."""
     named = ("head", "num_classes", "settings", "ema", "entry", "step", "class_names", "overrides")
     chosen = {name: getattr(flags, name) for name in named}
-    return {"source": paths.local(flags.source, "SOURCE"), "model": flags.model or "", **chosen}
+    return {"source": paths.weights(flags.source, "SOURCE"), "model": flags.model or "", **chosen}
 
 
 def image_size(sides: Sequence[int]) -> tuple[int, int]:

@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = commands.Parser(prog="python -m pvt_jax.convert", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLES
-    parser.add_argument("source", metavar="SRC", type=commands.path("SRC"), help="what to read")
+    parser.add_argument("source", metavar="SRC", type=commands.weights("SRC"), help="what to read")
     parser.add_argument(
         "destination", metavar="DST", type=commands.path("DST"), help="FILE.safetensors, or a new or empty folder"
     )

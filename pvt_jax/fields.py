@@ -25,6 +25,9 @@ class Options:
         """Raise UserError for values that do not go together."""
 
 
+_PATHS = {"local": paths.local, "data": paths.data, "weights": paths.weights}
+
+
 @dataclass(frozen=True)
 class Key:
     """What is known of a key.
@@ -36,7 +39,7 @@ class Key:
       nonempty: whether a list needs an entry.
       free: whether a run that resumes may change it: it says where and how a run computes, not what.
       square: whether one number stands for (height, width).
-      path: whether it is a path, in which ``~`` is the home folder and which is on this machine.
+      path: of a path, in which ``~`` is the home folder, what it may be besides on this machine; see ``paths``.
       kind: its type.
     """
 
@@ -49,7 +52,7 @@ class Key:
     nonempty: bool = False
     free: bool = False
     square: bool = False
-    path: bool = False
+    path: Literal["", "local", "data", "weights"] = ""
     kind: Any = None
 
     def checked(self, name: str, value: Any, *, limits: bool = True) -> Any:
@@ -64,7 +67,7 @@ class Key:
             value = float(value)
         if not _is(value, self.kind) or (limits and (not self._within(value) or (self.nonempty and not value))):
             raise UserError(f"{name} must be {self.in_words()}, but is {value!r}")
-        return paths.local(value, name) if self.path else value
+        return _PATHS[self.path](value, name) if self.path else value
 
     def in_words(self) -> str:
         """The type and the limits, as ``"a number from 0 to 1"``."""

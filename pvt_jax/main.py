@@ -4,10 +4,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvt_jax import commands
+from pvt_jax import commands, paths
 from pvt_jax import config as config_lib
 from pvt_jax.errors import UserError
 
@@ -22,7 +21,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = commands.Parser(prog="python -m pvt_jax.main", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help=_CONFIG)
     parser.add_argument(
-        "--workdir", required=True, type=commands.path("--workdir"), help="folder of the run; run again on it to resume"
+        "--workdir",
+        required=True,
+        type=commands.workdir("--workdir"),
+        help="folder of the run; run again on it to resume",
     )
     parser.add_argument("--mode", choices=("train", "eval"), default="train")
     parser.add_argument("--extend", action="store_true", help="train the run in the workdir on to more steps or epochs")
@@ -39,7 +41,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def run(arguments: Sequence[str]) -> int:
     """Do what the flags say; the exit code."""
     flags = parse(arguments)
-    config = config_lib.load(flags.config, flags.overrides, Path(flags.workdir) if flags.mode == "eval" else None)
+    workdir = paths.workdir(flags.workdir, "--workdir")
+    config = config_lib.load(flags.config, flags.overrides, workdir if flags.mode == "eval" else None)
     step = int(flags.step) if flags.step.isdigit() else flags.step
     if step not in ("latest", "best") and not isinstance(step, int):
         raise UserError(f"--step takes latest, best or a number, not {flags.step!r}")
@@ -60,9 +63,9 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger("pvt_jax").addHandler(logging.StreamHandler(sys.stderr))
     distributed.initialize(flags.coordinator_address, flags.num_processes, flags.process_id)
     if flags.mode == "train":
-        result = loop.train(config, flags.workdir, extend=flags.extend)
+        result = loop.train(config, workdir, extend=flags.extend)
     else:
-        result = loop.evaluate(config, flags.workdir, step, flags.report)
+        result = loop.evaluate(config, workdir, step, flags.report)
     if jax.process_index() == 0:
         print(_last_line(result, flags), flush=True)
     return result.exit_code

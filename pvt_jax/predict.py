@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pvt_jax.prediction.predictor import Predictor
 
 _EXAMPLES = """\
-SOURCE is the workdir of a run, a file or folder of weights, or a name of known weights, as pvt_tiny. PATH is an image,
-a folder of images or a glob. OUT gets predictions.jsonl, a line of JSON an image; predictions.csv of a classifier;
-label_map/ with the label maps of a segmentation; pictures/ with what was found drawn into the images; and with
---attention, attention/ with the attention weights of a stage. Images that cannot be read are named, the others done,
-and the exit code is then 1.
+SOURCE is the workdir of a run, a file or folder of weights (also in a bucket, gs:// or s3://), hf://USER/REPO@REVISION,
+or a name of known weights, as pvt_tiny. PATH is an image, a folder of images or a glob. OUT gets predictions.jsonl, a
+line of JSON an image; predictions.csv of a classifier; label_map/ with the label maps of a segmentation; pictures/ with
+what was found drawn into the images; and with --attention, attention/ with the attention weights of a stage. Images
+that cannot be read are named, the others done, and the exit code is then 1.
 
 examples:
   python -m pvt_jax.predict runs/digits photos/ --output predictions

@@ -43,9 +43,9 @@ def test_urls_are_refused_also_as_a_path(scheme, rest):
     for url in (f"{scheme}://{rest}", Path(f"{scheme}://{rest}/x")):
         with pytest.raises(UserError) as error:
             paths.local(url, "--workdir")
+        told = f"{scheme.lower()}://{str(url).partition(':')[2].lstrip('/')}"
         assert str(error.value) == (
-            f"--workdir {url} is a URL, and buckets and other URLs are not supported: mount or download it, and give "
-            "the path on this machine"
+            f"--workdir {told} is a URL, which is not supported here: download it, and give the path on this machine"
         )
 
 
@@ -66,35 +66,50 @@ def test_home_in_flags_and_keys(home, tmp_path):
     assert list((tmp_path / "here").iterdir()) == []
 
 
+def needs_a_copy(named, url):
+    return (
+        f"error: {named} {url} is in a bucket, and a path on this machine is needed here: copy it (gcloud storage cp "
+        f"-r {url} FOLDER) or mount the bucket (gcsfuse), and give that path\n"
+    )
+
+
+GS = "gs://b/x"
 COMMANDS = [
-    (main, ["--config", DIGITS, "--workdir=gs://b/x"], "--workdir gs://b/x"),
-    (main, ["--config", DIGITS, "--workdir=w", "--config.data.root=gs://b/x"], "data.root gs://b/x"),
-    (main, ["--config", DIGITS, "--workdir=w", "--config.init.checkpoint=gs://b/x"], "init.checkpoint gs://b/x"),
-    (main, ["--config", f"{ROOT}/configs/folder.py:gs://b/x", "--workdir=w"], "data.root gs://b/x"),
-    (main, ["--config", "gs://b/x", "--workdir=w"], "the config file gs://b/x"),
-    (convert, ["gs://b/x", "w"], "SRC gs://b/x"),
-    (convert, ["w", "gs://b/x"], "DST gs://b/x"),
-    (prepare, ["cifar10", "--data_dir=gs://b/x"], "--data_dir gs://b/x"),
+    (main, ["--config", DIGITS, f"--workdir={GS}"], f"error: --workdir {GS} needs the package gcsfs: pip install"),
+    (main, ["--config", DIGITS, "--workdir=s3://b/x"], "error: --workdir s3://b/x: Orbax writes no checkpoints to S3"),
+    (main, ["--config", DIGITS, "--workdir=w", f"--config.init.checkpoint={GS}"], f"error: the weights {GS} needs the"),
+    (main, ["--config", f"{ROOT}/configs/folder.py:{GS}", "--workdir=w"], needs_a_copy("data.root", GS)),
+    (
+        main,
+        ["--config", f"{ROOT}/configs/folder.py:s3://b/x", "--workdir=w"],
+        "error: data.root s3://b/x is in a bucket",
+    ),
+    (main, ["--config", GS, "--workdir=w"], needs_a_copy("the config file", GS)),
+    (convert, [GS, "w"], f"error: the weights {GS} needs the package gcsfs: pip install 'pvt_jax[gcs]'\n"),
+    (convert, ["hf://a/b", "w"], "error: hf://a/b needs the package huggingface_hub: pip install 'pvt_jax[hub]'\n"),
+    (convert, ["hf:/a", "w"], "error: hf://a is not of the form hf://USER/REPO"),
+    (convert, ["w", GS], needs_a_copy("DST", GS)),
+    (prepare, ["cifar10", f"--data_dir={GS}"], needs_a_copy("--data_dir", GS)),
 ]
 
 
-@pytest.mark.parametrize(("command", "flags", "named"), COMMANDS, ids=[named for _, _, named in COMMANDS])
-def test_a_bucket_is_one_line_before_anything_is_written(command, flags, named, home, tmp_path, capfd):
+@pytest.mark.parametrize(("command", "flags", "line"), COMMANDS, ids=[line[7:35] for _, _, line in COMMANDS])
+def test_a_bucket_is_one_line_before_anything_is_written(command, flags, line, home, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(paths, "_is_missing", lambda package: True)
     assert command.main(flags) == 2
-    assert capfd.readouterr().err == (
-        f"error: {named} is a URL, and buckets and other URLs are not supported: mount or download it, and give the "
-        "path on this machine\n"
-    )
+    err = capfd.readouterr().err
+    assert err.startswith(line) and err.count("\n") == 1
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_a_bucket_in_python(home, tmp_path):
+def test_a_bucket_in_python(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "_is_missing", lambda package: True)
     config = config_lib.load(DIGITS)
     for call in (
-        lambda: loop.train(config, "gs://b/x"),
-        lambda: loop.evaluate(config, Path("gs://b/x")),
-        lambda: load_variables("gs://b/x", None),  # pyright: ignore[reportArgumentType]
+        lambda: loop.train(config, GS),
+        lambda: loop.evaluate(config, Path(GS)),
+        lambda: load_variables(GS, None),  # pyright: ignore[reportArgumentType]
     ):
-        with pytest.raises(UserError, match="gs:/+b/x is a URL"):
+        with pytest.raises(UserError, match="gs://b/x needs the package gcsfs: pip install 'pvt_jax\\[gcs\\]'"):
             call()
     assert list((tmp_path / "here").iterdir()) == []

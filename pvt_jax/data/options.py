@@ -44,7 +44,9 @@ class DataOptions(ReadingOptions):
         "Format of the data set, a name in pvt_jax/data/formats that the task reads, as folder, label_folder or coco.",
     )
     name: str = key("imagenet2012", "Name in TFDS.")
-    root: str = key("", "Folder of the data set; for tfds its data directory.", free=True, path=True)
+    root: str = key(
+        "", "Folder of the data set; for tfds its data directory, also gs://BUCKET/FOLDER.", free=True, path="data"
+    )
     train_split: str = key("", "Name of the training split; empty for the usual one.")
     eval_split: str = key("", "Name of the evaluation split; empty for the usual one.")
     holdout: float = key(
@@ -102,9 +104,9 @@ class LabelMapOptions(Options):
         "",
         "Folder of the images below data.root, with {split} in place of the split's name; empty for known layouts. For "
         "tfds the name of the feature.",
-        path=True,
+        path="local",
     )
-    label_folder: str = key("", "Folder of the label maps, likewise.", path=True)
+    label_folder: str = key("", "Folder of the label maps, likewise.", path="local")
     image_suffix: str = key("", "End of images' stems, as _leftImg8bit, beyond what each shares with its label map.")
     label_suffix: str = key("", "End of the label maps' stems, likewise.")
 
@@ -124,8 +126,8 @@ class ObjectOptions(Options):
         "",
         "COCO JSON, or folder of XML files, below data.root, with {split} in place of the split's name; empty for "
         "known layouts.",
-        path=True,
+        path="local",
     )
-    image_folder: str = key("", "Folder of the images, likewise.", path=True)
+    image_folder: str = key("", "Folder of the images, likewise.", path="local")
     with_masks: bool = False
     keep_empty: bool = key(True, "Train on images without objects, too.")

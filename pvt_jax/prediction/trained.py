@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pvt_jax import config as config_lib
+from pvt_jax import paths
 from pvt_jax.data.classes import Classes
 from pvt_jax.data.formats.class_names import read_names
 from pvt_jax.errors import UserError
@@ -19,6 +20,7 @@ from pvt_jax.training import history, workdir
 from pvt_jax.training.store import CheckpointStore
 from pvt_jax.weights.entries import StatedClasses
 from pvt_jax.weights.load import match_to_model, read_checkpoint
+from pvt_jax.weights.places import located
 from pvt_jax.weights.settings import Stated, model_settings
 
 # Prediction reads what the run read in other ways: images one by one, on whatever devices there are.
@@ -72,10 +74,12 @@ class Choices:
 def open_trained(source: str, choices: Choices | None = None) -> Trained:
     """The trained model that ``source`` names: a workdir, a file or folder of weights, or a name of known weights.
 
+    All but the last may be in a bucket, or on the hub, as ``hf://USER/REPO@REVISION``.
+
     Raises UserError: there is none, it cannot be read, a part of the model has no weights, or a choice does not fit.
     """
     choices = choices or Choices()
-    place = _checkpoint(source, choices.step)
+    place = _checkpoint(paths.weights(source, "the source"), choices.step)
     saved = read_checkpoint(place, ema=choices.ema, entry=choices.entry)
     settings = model_settings(saved, choices.stated)
     chosen = _config_of(place)
@@ -100,10 +104,13 @@ def open_trained(source: str, choices: Choices | None = None) -> Trained:
 
 def _checkpoint(source: str, step: str) -> str:
     """The folder of the chosen step of a run; another source as it is."""
-    folder = Path(source).expanduser()
-    store = folder / "checkpoints"
     if step == "latest":
         return source
+    store_name = f"{source.rstrip('/')}/checkpoints"
+    if paths.is_bucket(source) and step.isdigit() and located(source, step).name == step:
+        return f"{store_name}/{step}"
+    folder = located(source, "all")
+    store = folder / "checkpoints"
     if not store.is_dir():
         raise UserError(f"--step {step} is for the workdir of a run, and {source} is none: leave it out")
     if step != "best":
@@ -112,7 +119,7 @@ def _checkpoint(source: str, step: str) -> str:
         if not (store / step).is_dir():
             have = ", ".join(sorted((path.name for path in store.iterdir() if path.name.isdigit()), key=int))
             raise UserError(f"no checkpoint of step {step} in {source}: there are {have or 'none'}")
-        return str(store / step)
+        return f"{store_name}/{step}"
     metric = TASKS[history.read_config(folder)["task"]].config.best_metric
     opened = CheckpointStore(store, best_metric=metric, read_only=True)
     try:
@@ -121,7 +128,7 @@ def _checkpoint(source: str, step: str) -> str:
         opened.close()
     if best is None:
         raise UserError(f"no checkpoint in {source} was saved with an evaluation: give --step latest")
-    return str(store / str(best))
+    return f"{store_name}/{best}"
 
 
 def _config_of(source: str) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def evaluate(
     if report is not None:
         report = Path(paths.local(report, "the folder of the report"))
         check_report(report)
-    directory, options = Path(paths.local(directory, "the workdir")), config_lib.read(config)
+    directory, options = paths.workdir(directory, "the workdir"), config_lib.read(config)
     if options.init.checkpoint and step in ("latest", 0) and not workdir.has_checkpoint(directory):
         run = build(options, training=False, say=say)
         assert run.initial is not None

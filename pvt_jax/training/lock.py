@@ -9,9 +9,12 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
+from pvt_jax import paths
 from pvt_jax.errors import UserError
 
 NAME = "run.lock"
@@ -21,6 +24,26 @@ BEAT, PATIENCE = 5.0, 30.0
 _SETTLING = 1.0
 _HELD = (errno.EAGAIN, errno.EACCES, errno.ESTALE)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class Lock(Protocol):
+    """The right to write to a workdir; released at the end of its context."""
+
+    def __enter__(self) -> "Lock": ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def take(self) -> bool:
+        """Take it in the folder, which exists; whether it was not held before.
+
+        Raises UserError: another process holds it, or the folder cannot be written to.
+        """
+        ...
+
+
+def lock_of(workdir: Path, say: Callable[[str], None]) -> Lock:
+    """The lock of a workdir, on this machine or in a bucket; ``say`` takes lines on one that was left behind."""
+    return BucketLock(workdir, say) if paths.is_bucket(workdir) else WorkdirLock(workdir, say)
 
 
 class WorkdirLock:
@@ -54,16 +77,13 @@ class WorkdirLock:
         try:
             self._file, of_kernel = self._locked_file()
             self._wait_for_life(self._file, of_kernel)
-            holder = {"host": socket.gethostname(), "process": os.getpid(), "since": _now()}
             os.ftruncate(self._file, 0)
-            os.pwrite(self._file, json.dumps(holder).encode(), 0)
+            os.pwrite(self._file, json.dumps(_this_process()).encode(), 0)
         except BaseException as error:
             self._close()
             if not isinstance(error, OSError):
                 raise
-            raise UserError(
-                f"cannot write to the workdir {self._workdir}: {error.strerror}. Choose another --workdir"
-            ) from error
+            raise _unwritable(self._workdir, error) from error
         self._over = threading.Event()
         threading.Thread(target=_beat, args=(os.dup(self._file), self._over), daemon=True).start()
         return True
@@ -111,28 +131,125 @@ class WorkdirLock:
 
     def _wait_for_life(self, file: int, of_kernel: bool) -> None:
         """Return once whoever left ``file`` behind is known to be gone."""
-        holder = _holder(file)
-        if not holder:
-            return
-        who = f"process {holder['process']} on {holder['host']}"
-        if holder["host"] == socket.gethostname() and (of_kernel or not _lives(holder["process"])):
-            self._say(f"{who} ended without releasing {self._path}: this run takes over")
-            return
-        self._say(f"{who} left {self._path} behind: waiting {PATIENCE:.0f} s for a sign of life of it")
-        seen, deadline = _changed(self._path), time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            time.sleep(min(1.0, PATIENCE / 10))
-            if _changed(self._path) != seen:
-                raise self._refusal(holder)
-        self._say(f"{who} gives no sign of life: this run takes over")
+        if holder := _holder(file):
+            is_gone = holder["host"] == socket.gethostname() and (of_kernel or not _lives(holder["process"]))
+            _outwait(holder, is_gone, self._path, lambda: _changed(self._path), self._say, self._refusal)
 
     def _refusal(self, holder: dict[str, object]) -> UserError:
-        who = f"process {holder['process']} on {holder['host']}" if holder else "another process"
-        since = f" since {holder['since']}" if holder.get("since") else ""
-        return UserError(
-            f"{who} has been training in {self._workdir}{since}: let it end or stop it, or choose another --workdir; "
-            "--mode eval may run beside it"
-        )
+        return _refusal(self._workdir, holder)
+
+
+class BucketLock:
+    """The right to write to a workdir in a bucket: an object ``run.lock`` that its holder writes every few seconds.
+
+    Buckets have no locks. Who wants this one waits until the object has not changed for a while, writes it, and has it
+    if what it wrote is still there a little later: of several that write at the same time the last one has it.
+    """
+
+    def __init__(self, workdir: Path, say: Callable[[str], None]) -> None:
+        """Nothing is done yet; ``say`` takes lines on a lock that was left behind or lost."""
+        self._workdir, self._path, self._say = workdir, workdir / NAME, say
+        self._token = ""
+        self._over, self._beats = threading.Event(), threading.Thread()
+
+    def __enter__(self) -> "BucketLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def take(self) -> bool:
+        """As ``WorkdirLock.take``."""
+        if self._token:
+            return False
+        try:
+            if holder := self._read():
+                is_gone = holder["host"] == socket.gethostname() and not _lives(holder["process"])
+                _outwait(holder, is_gone, self._path, self._read, self._say, lambda by: _refusal(self._workdir, by))
+            token, since = uuid.uuid4().hex, _this_process()
+            self._write(since, token, 0)
+            time.sleep(_SETTLING)
+            if (winner := self._read()).get("token") != token:
+                raise _refusal(self._workdir, winner)
+        except OSError as error:
+            raise _unwritable(self._workdir, error) from error
+        self._token, self._over = token, threading.Event()
+        self._beats = threading.Thread(target=self._beat, args=(since, token, self._over), daemon=True)
+        self._beats.start()
+        return True
+
+    def release(self) -> None:
+        """Remove the object, if the lock is held."""
+        if not self._token:
+            return
+        self._over.set()
+        # A beat that is under way would bring the object back.
+        self._beats.join(BEAT)
+        with contextlib.suppress(OSError), paths.bucket_errors():
+            if self._read().get("token") == self._token:
+                self._path.unlink()
+        self._token = ""
+
+    def _read(self) -> dict[str, object]:
+        """What the object says of its holder; empty if there is none. Raises OSError."""
+        try:
+            with paths.bucket_errors():
+                return _described(self._path.read_bytes())
+        except FileNotFoundError:
+            return {}
+
+    def _write(self, since: dict[str, object], token: str, beat: int) -> None:
+        paths.write_whole(self._path, json.dumps({**since, "token": token, "beat": beat}).encode())
+
+    def _beat(self, since: dict[str, object], token: str, over: threading.Event) -> None:
+        beat = 0
+        while not over.wait(BEAT):
+            with contextlib.suppress(OSError):
+                if (holder := self._read()) and holder.get("token") != token:
+                    who = f"process {holder['process']} on {holder['host']}"
+                    self._say(f"{who} has taken over {self._path}: stop one of the two runs")
+                    return
+                beat += 1
+                self._write(since, token, beat)
+
+
+def _outwait(
+    holder: dict[str, object],
+    is_gone: bool,
+    path: Path,
+    state: Callable[[], object],
+    say: Callable[[str], None],
+    refusal: Callable[[dict[str, object]], UserError],
+) -> None:
+    """Return once the ``holder`` is known to be gone; raise ``refusal`` if ``state()``, its sign of life, changes."""
+    who = f"process {holder['process']} on {holder['host']}"
+    if is_gone:
+        say(f"{who} ended without releasing {path}: this run takes over")
+        return
+    say(f"{who} left {path} behind: waiting {PATIENCE:.0f} s for a sign of life of it")
+    seen, deadline = state(), time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        time.sleep(min(1.0, PATIENCE / 10))
+        if state() != seen:
+            raise refusal(holder)
+    say(f"{who} gives no sign of life: this run takes over")
+
+
+def _refusal(workdir: Path, holder: dict[str, object]) -> UserError:
+    who = f"process {holder['process']} on {holder['host']}" if holder else "another process"
+    since = f" since {holder['since']}" if holder.get("since") else ""
+    return UserError(
+        f"{who} has been training in {workdir}{since}: let it end or stop it, or choose another --workdir; "
+        "--mode eval may run beside it"
+    )
+
+
+def _unwritable(workdir: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to the workdir {workdir}: {error.strerror}. Choose another --workdir")
+
+
+def _this_process() -> dict[str, object]:
+    return {"host": socket.gethostname(), "process": os.getpid(), "since": _now()}
 
 
 def _beat(file: int, over: threading.Event) -> None:
@@ -146,8 +263,15 @@ def _beat(file: int, over: threading.Event) -> None:
 def _holder(file: int) -> dict[str, object]:
     """What the file says of its holder; empty if it says nothing, or is just being written."""
     try:
-        found = json.loads(os.pread(file, 4096, 0))
-    except (OSError, ValueError):
+        return _described(os.pread(file, 4096, 0))
+    except OSError:
+        return {}
+
+
+def _described(content: bytes) -> dict[str, object]:
+    try:
+        found = json.loads(content)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) and {"host", "process"} <= found.keys() else {}
 

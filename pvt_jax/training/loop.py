@@ -21,7 +21,7 @@ from pvt_jax.training import sharding, tracking, workdir
 from pvt_jax.training.build import Run, build, read_initial
 from pvt_jax.training.distributed import say
 from pvt_jax.training.evaluate import Evaluator, Result, evaluate, headline
-from pvt_jax.training.lock import WorkdirLock
+from pvt_jax.training.lock import Lock, lock_of
 from pvt_jax.training.optimizer import split
 from pvt_jax.training.preemption import Preemption
 from pvt_jax.training.state import TrainState
@@ -49,9 +49,9 @@ def train(config: Config, directory: Path | str, *, extend: bool = False, quiet:
       extend: the run in ``directory`` may be shorter than ``config`` says, and is then trained on.
       quiet: show nothing on stderr.
     """
-    directory = Path(paths.local(directory, "the workdir"))
+    directory = paths.workdir(directory, "the workdir")
     try:
-        with WorkdirLock(directory, _silent if quiet else say) as lock:
+        with lock_of(directory, _silent if quiet else say) as lock:
             return _train(config, directory, lock, extend, quiet)
     except RuntimeError as error:
         if threading.main_thread().is_alive() or "shutdown" not in str(error):
@@ -62,7 +62,7 @@ def train(config: Config, directory: Path | str, *, extend: bool = False, quiet:
         ) from error
 
 
-def _train(config: Config, directory: Path, lock: WorkdirLock, extend: bool, quiet: bool) -> Result:
+def _train(config: Config, directory: Path, lock: Lock, extend: bool, quiet: bool) -> Result:
     # Of several processes of a run the first one holds the lock for all.
     first_process = jax.process_index() == 0
     if first_process:
@@ -279,5 +279,8 @@ class _Trainer:
 
     def _save(self, metrics: dict[str, float] | None = None) -> None:
         if self.step != self.saved_step:
+            # A run that is killed goes on after this step, and its lines up to here are needed.
+            if self.writer:
+                self.writer.flush()
             self.store.save(self.step, self.state.to_items(), metrics)
             self.saved_step = self.step

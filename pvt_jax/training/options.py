@@ -61,10 +61,11 @@ class InitOptions(Options):
 
     checkpoint: str = key(
         "",
-        "A workdir, an Orbax folder, a .pth or .safetensors file, a folder from Hugging Face, or the name of published "
-        "weights; empty for random parameters. Read once: a resumed run continues from its own checkpoint.",
+        "A workdir, an Orbax folder, a .pth or .safetensors file, a folder from Hugging Face, any of these in a bucket "
+        "(gs://, s3://), hf://USER/REPO@REVISION, or the name of published weights; empty for random parameters. Read "
+        "once: a resumed run continues from its own checkpoint.",
         free=True,
-        path=True,
+        path="weights",
     )
     ema: bool = key(False, "Take the moving average of the parameters where the checkpoint has one.")
     entry: str = key(

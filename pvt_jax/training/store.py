@@ -7,8 +7,6 @@ of it is on disk.
 
 import contextlib
 import logging
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from pvt_jax import paths
 from pvt_jax.errors import UserError
 from pvt_jax.weights.load import compare_shapes
 
@@ -45,7 +44,7 @@ class CheckpointStore:
             )
         with _storage_errors(directory):
             self._checkpointer: Any = ocp.training.Checkpointer(
-                str(directory.absolute()),
+                paths.full(directory),
                 preservation_policy=_policies.AnyPreservationPolicy(policies),  # pyright: ignore[reportArgumentType]
                 cleanup_tmp_directories=not read_only,
             )
@@ -133,9 +132,7 @@ class CheckpointStore:
         if self._read_only:
             return
         if jax.process_index() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
-            os.replace(damaged, aside)
+            paths.move_folder(damaged, aside)
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 

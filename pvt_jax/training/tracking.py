@@ -12,13 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from pvt_jax import paths
 from pvt_jax.errors import UserError
 
 # The package of each service and what its ``init`` takes besides; their other calls are the same. A run of Trackio is
 # known by its name, one of Weights & Biases by its id.
 _SERVICES: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "trackio": lambda workdir, key: {"name": f"{workdir.name}-{key}"},
-    "wandb": lambda workdir, key: {"name": workdir.name, "id": key, "dir": str(workdir), "allow_val_change": True},
+    "wandb": lambda workdir, key: {
+        **{"name": workdir.name, "id": key, "allow_val_change": True},
+        # It keeps files of its own, which a bucket cannot hold.
+        **({} if paths.is_bucket(workdir) else {"dir": str(workdir)}),
+    },
 }
 # Holds what tells the runs of one project apart, so that a run that goes on is the same there.
 _KEY = "tracking_key"
@@ -47,8 +52,9 @@ class Tracker:
     ):
         self._service, self._say = service, say
         check(service)
-        key = _key(workdir.resolve())
-        settings = _SERVICES[service](workdir.resolve(), key)
+        workdir = workdir if paths.is_bucket(workdir) else workdir.resolve()
+        key = _key(workdir)
+        settings = _SERVICES[service](workdir, key)
         try:
             # stdout is for the result of the command.
             with contextlib.redirect_stdout(sys.stderr):

@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pvt_jax import config as config_lib
+from pvt_jax import paths
 from pvt_jax.config import Config
 from pvt_jax.data.description import DataDescription
 from pvt_jax.errors import UserError
@@ -14,7 +14,7 @@ from pvt_jax.messages import escaped_name, listed
 from pvt_jax.training.history import DATA, read_config, read_data
 from pvt_jax.training.resume import Past
 from pvt_jax.weights.files import read_metadata
-from pvt_jax.weights.torch_file import expanded
+from pvt_jax.weights.places import located
 
 # The images that data.holdout keeps for evaluation.
 HELD_OUT = "held_out.txt"
@@ -90,7 +90,7 @@ def past(workdir: Path) -> Past | None:
 
 def folder_of(checkpoint: str | Path, holds: str = "config.json") -> Path | None:
     """The workdir, with a file ``holds``, that a path names by itself, its checkpoints or a step; else None."""
-    path = expanded(checkpoint)
+    path = located(checkpoint)
     folders = {
         path: True,
         path.parent: path.name == "checkpoints",
@@ -108,7 +108,7 @@ def data_of_weights(checkpoint: str | Path) -> DataDescription | None:
     """
     if folder := folder_of(checkpoint, DATA):
         return read_data(folder)
-    path = expanded(checkpoint)
+    path = located(checkpoint)
     file = path / "model.safetensors" if path.is_dir() else path
     return DataDescription.from_metadata(read_metadata(file)) if file.is_file() else None
 
@@ -116,9 +116,7 @@ def data_of_weights(checkpoint: str | Path) -> DataDescription | None:
 def _write(workdir: Path, name: str, text: str) -> None:
     """A file is there whole or not at all."""
     with _storage_errors(workdir):
-        temporary = workdir / f"{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, workdir / name)
+        paths.write_whole(workdir / name, text.encode())
 
 
 @contextlib.contextmanager

@@ -16,7 +16,9 @@ import rich.console
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pvt_jax import paths
 from pvt_jax.errors import UserError
+from pvt_jax.training.mirror import Mirror
 from pvt_jax.training.tracking import Tracker
 
 
@@ -44,17 +46,20 @@ with _without("torch"):
 class MetricsWriter:
     """One JSON object a line, ``step`` and ``split`` first; and the same for TensorBoard, and for a ``tracker`` if any.
 
-    On a resume, lines after ``start_step`` are dropped: the run will write them again.
+    On a resume, lines after ``start_step`` are dropped: the run will write them again. A bucket gets the files now and
+    then, see ``Mirror``.
     """
 
     def __init__(self, workdir: Path, start_step: int, tracker: Tracker | None = None):
         self._folder, self._tracker = workdir, tracker
         with self._storage_errors():
-            _keep_lines(workdir / "metrics.jsonl", start_step)
-            self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-            (workdir / "tensorboard").mkdir(exist_ok=True)
+            self._mirror = Mirror(workdir, ("metrics.jsonl",))
+            folder = self._mirror.folder
+            _keep_lines(folder / "metrics.jsonl", start_step)
+            self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+            (folder / "tensorboard").mkdir(exist_ok=True)
             # Not tensorboardX's SummaryWriter: its thread would meet a full disk where nobody can answer.
-            self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
+            self._board = EventsWriter(str(folder / "tensorboard" / "events"))
             # TensorBoard then hides what a killed run wrote after the checkpoint.
             log = SessionLog(status=SessionLog.START)
             self._board.write_event(Event(wall_time=time.time(), step=start_step + 1, session_log=log))
@@ -70,14 +75,20 @@ class MetricsWriter:
                 scalar = summary.scalar(f"{split}/{name}", value)
                 self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar))
             self._board.flush()
+            self._mirror.send(at_once=split == "eval")
         if self._tracker:
             self._tracker.log(step, split, metrics)
+
+    def flush(self) -> None:
+        """Have all that was written in the workdir. Raises UserError if it cannot be."""
+        with self._storage_errors():
+            self._mirror.send(at_once=True)
 
     def write_pictures(self, step: int, pictures: Sequence[tuple[str, np.ndarray]]) -> None:
         """Pictures (name, uint8 [h, w, 3]) as PNG files in ``pictures/STEP/``, and in TensorBoard."""
         if not pictures:
             return
-        folder = self._folder / "pictures" / str(step)
+        folder = self._mirror.folder / "pictures" / str(step)
         with self._storage_errors():
             folder.mkdir(parents=True, exist_ok=True)
             for name, picture in pictures:
@@ -99,6 +110,7 @@ class MetricsWriter:
         with self._storage_errors():
             self._file.close()
             self._board.close()
+            self._mirror.close()
 
     def _storage_errors(self) -> contextlib.AbstractContextManager[None]:
         return _storage_errors("metrics", self._folder)
@@ -116,12 +128,7 @@ def write_results(workdir: Path, files: Mapping[str, bytes]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             # An evaluation beside a run writes to the same folder.
-            temporary = folder / f"{name}.{os.getpid()}.tmp"
-            try:
-                temporary.write_bytes(content)
-                os.replace(temporary, folder / name)
-            finally:
-                temporary.unlink(missing_ok=True)
+            paths.write_whole(folder / name, content, folder / f"{name}.{os.getpid()}.tmp")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from pvt_jax.weights.torch_file import PICKLE_MAGIC, ZIP_MAGIC, damaged, open_fi
 from pvt_jax.weights.torch_pickle import one_line
 
 # What a folder of the Hugging Face hub holds, the first that is there is taken.
-_IN_FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+IN_FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _DTYPES: dict[str, np.dtype] = {
     name: np.dtype(dtype)
     for name, dtype in {
@@ -162,12 +162,12 @@ def model_folder(folder: Path) -> Path:
 
 def _in_folder(folder: Path) -> Path:
     folder = model_folder(folder)
-    for name in _IN_FOLDER:
+    for name in IN_FOLDER:
         if (folder / name).is_file():
             return folder / name
         if (folder / name).is_symlink():
             raise UserError(f"{folder / name} is a link to a file that is not there: download the model again")
-    raise UserError(f"no weights in {folder}: it has neither {' nor '.join(_IN_FOLDER[::2])}; give the file itself")
+    raise UserError(f"no weights in {folder}: it has neither {' nor '.join(IN_FOLDER[::2])}; give the file itself")
 
 
 def _refuse_part(path: Path) -> None:

@@ -15,14 +15,15 @@ import numpy as np
 from flax import linen as nn
 from orbax.checkpoint import v1 as ocp
 
+from pvt_jax import paths
 from pvt_jax.errors import UserError
 from pvt_jax.weights import names
 from pvt_jax.weights.entries import StatedClasses, classes_of_config
 from pvt_jax.weights.files import model_folder, read_metadata, read_weights
 from pvt_jax.weights.known import KNOWN, fetch_known
 from pvt_jax.weights.merge import merge
+from pvt_jax.weights.places import located
 from pvt_jax.weights.report import LoadReport
-from pvt_jax.weights.torch_file import expanded
 
 log = logging.getLogger("pvt_jax")
 
@@ -81,7 +82,8 @@ def load_variables(
       path: a workdir, its ``checkpoints`` folder (of both the newest step is taken), or the folder of one step; a
         ``.pth`` or ``.safetensors`` file with the names of the reference, timm, torchvision, mmsegmentation,
         mmdetection or Hugging Face, below any prefix; the index of a file in parts; a Hugging Face folder, or that of a
-        model in its cache; or a name of ``pvt_jax.weights.known.KNOWN``, which is downloaded.
+        model in its cache; any of these in a bucket, ``gs://…`` or ``s3://…``; ``hf://USER/REPO@REVISION`` of the hub,
+        or ``hf://USER/REPO/FILE``; or a name of ``pvt_jax.weights.known.KNOWN``, which is downloaded.
       model: as made by ``pvt_jax.create_model``.
       ema: load the moving average of the parameters instead, which only a run has.
       entry: of a file with several sets of weights the one to take, as ``model_ema``; see ``weights.entries.choose``.
@@ -112,7 +114,19 @@ def read_variables(
 
 def read_checkpoint(path: str | Path, *, ema: bool = False, entry: str = "") -> Source:
     """Read what ``path`` names (see ``load_variables``), whatever the model."""
-    place, settings = expanded(path), {}
+    place = located(path)
+    source = _read_checkpoint(path, place, ema, entry)
+    if not paths.scheme(path):
+        return source
+    # Where it is kept means nothing to anyone.
+    named = paths.url(path).rstrip("/")
+    if place.parent.name == "checkpoints" and not named.endswith(f"/{place.name}"):
+        named = f"{named.removesuffix('/checkpoints')}/checkpoints/{place.name}"
+    return replace(source, described=source.described.replace(str(place), named, 1))
+
+
+def _read_checkpoint(path: str | Path, place: Path, ema: bool, entry: str) -> Source:
+    settings: dict[str, Any] = {}
     if str(path) in KNOWN and not place.exists():
         known = KNOWN[str(path)]
         place, settings = fetch_known(str(path)), {"name": known.model, **({"head": known.head} if known.head else {})}
@@ -138,7 +152,9 @@ def read_checkpoint(path: str | Path, *, ema: bool = False, entry: str = "") -> 
     config = _read_json(folder / "config.json") if of_folder else {}
     normalisation = _of_processor(_read_json(folder / "preprocessor_config.json")) if of_folder else None
     if place.is_dir():
-        stated: Any = config.get("image_size")
+        settings = _model_of(config) if "task" in config else {}
+        stated: Any = settings.get("image_size", config.get("image_size"))
+        normalisation = normalisation or _normalisation(config.get("batch_transform"))
     else:
         metadata = {name: _parse_json(text) for name, text in read_metadata(place).items()}
         stated, normalisation = metadata.get("image_size"), _normalisation(metadata) or normalisation
@@ -223,12 +239,17 @@ def _open_orbax(step: Path, ema: bool) -> Source:
         raise UserError(f"{step} is damaged or half written: {reason}. Use another step of the run") from error
     tensors = names.flatten({collection: trees[item] for collection, item in items.items()})
     whole = _read_json(step.parent.parent / "config.json")
+    config, normalisation = _model_of(whole), _normalisation(whole.get("batch_transform"))
+    return Source(tensors, str(step), True, config, _pair(config.get("image_size")), normalisation=normalisation)
+
+
+def _model_of(whole: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``create_model`` from the config of a run; empty for the config of another library."""
     config, head = (whole[key] if isinstance(whole.get(key), dict) else {} for key in ("model", "head"))
     if head.get("name"):
         settings = {key: value for key, value in head.items() if key != "name"}
         config = {**config, "head": head["name"], **({"head_settings": settings} if settings else {})}
-    normalisation = _normalisation(whole.get("batch_transform"))
-    return Source(tensors, str(step), True, config, _pair(config.get("image_size")), normalisation=normalisation)
+    return config
 
 
 def _of_processor(config: Any) -> Normalisation | None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from pvt_jax import paths
 from pvt_jax.data.formats.class_names import check_classes, choose_classes
 from pvt_jax.data.formats.object_table import RawObjects, TabledSource, select, tabulate
 from pvt_jax.data.formats.tfds.records import (
     TfdsRecords,
     chosen_split,
+    data_dir_of,
     import_tfds,
     named_features,
     needed_name,
@@ -50,7 +50,7 @@ def open_tfds_detection(request: Request) -> TfdsDetectionSource:
     other classes than the model's, wrong boxes.
     """
     name, options = needed_name(request, "boxes", "voc/2007 or coco/2017"), request.options
-    data_dir = paths.local(request.root, "data.root") or None
+    data_dir = data_dir_of(request)
     builder, name = _open_builder(name, data_dir)
     image, objects, label = _features(builder)
     known = tuple(label.names)

@@ -78,10 +78,17 @@ def open_tfds(request: Request) -> TfdsSource:
 
     Raises UserError: an unknown name or split, or data that is not prepared as array_record.
     """
-    name, data_dir = request.name, paths.local(request.root, "data.root") or None
+    name, data_dir = request.name, data_dir_of(request)
     if not name:
         raise UserError("the tfds source needs name: a TFDS data set, such as imagenet2012 or cifar10")
     return TfdsSource(name, chosen_split(open_builder(name, data_dir), request), data_dir)
+
+
+def data_dir_of(request: Request) -> str | None:
+    """Returns TFDS's data_dir, on this machine or in a bucket of Google Cloud Storage; None for its default."""
+    if paths.is_bucket(request.root):
+        return str(paths.place(request.root, "data.root"))
+    return paths.local(request.root, "data.root") or None
 
 
 def open_builder(name: str, root: str | None) -> Any:

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from pvt_jax import paths
 from pvt_jax.data.formats.cityscapes import cityscapes_labels
 from pvt_jax.data.formats.label_sets import LabelSet, find_labels
 from pvt_jax.data.formats.tfds.records import (
     TfdsRecords,
     chosen_split,
+    data_dir_of,
     import_tfds,
     named_features,
     needed_name,
@@ -63,7 +63,7 @@ def open_tfds_segmentation(request: Request) -> TfdsSegmentationSource:
     Raises UserError: as ``open_tfds``; also features that are no image and label map.
     """
     name, options = needed_name(request, "label maps", "scene_parse150 or oxford_iiit_pet"), request.options
-    data_dir = paths.local(request.root, "data.root") or None
+    data_dir = data_dir_of(request)
     builder = open_builder(name, data_dir)
     tfds = import_tfds()
     features = named_features(builder).items()
