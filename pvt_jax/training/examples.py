@@ -1,14 +1,22 @@
 """Training examples as the step sees them, drawn: cropped, augmented, mixed, padded, with their targets."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
 
 from pvt_jax.data.classes import Classes
+from pvt_jax.data.description import DataDescription
 from pvt_jax.tasks import TASKS
-from pvt_jax.tasks.options import TaskConfig
+from pvt_jax.tasks.options import BatchTransformOptions, TaskConfig
+from pvt_jax.tasks.presentation import Presentation
 from pvt_jax.tasks.task import Task
 from pvt_jax.training.step import keys_of
 from pvt_jax.visualization.panels import Picture
+
+# What the step makes of a batch of a step.
+Prepare = Callable[[Any, int], Any]
 
 
 def drawn_examples(config: TaskConfig, count: int, first_step: int = 0) -> list[tuple[str, Picture]]:
@@ -18,20 +26,14 @@ def drawn_examples(config: TaskConfig, count: int, first_step: int = 0) -> list[
     cannot be read, or the task draws no examples.
     """
     task = TASKS[config.task].make(config)
-    presentation = task.presentation(_classes(task), top_k=3, min_score=0.0)
-    prepare = jax.jit(task.prepare)
-    mean, std = (np.array(values, np.float32) for values in (config.batch_transform.mean, config.batch_transform.std))
+    presentation = presentation_of(task, task.describe_data())
+    prepare = prepared_part(task, config.seed, config.batch_size)
     drawn: list[tuple[str, Picture]] = []
     batches = task.training_batches(first_step, (0, 1))
     try:
         for step, batch in enumerate(batches, start=first_step):
             batch.pop("corrupt")
-            prepared = jax.tree.map(np.asarray, prepare(batch, keys_of(config.seed, step)[0]))
-            for row in range(min(count - len(drawn), len(prepared["image"]))):
-                example = {name: values[row] for name, values in prepared.items()}
-                pixels = np.asarray(example.pop("image"), np.float32) * std + mean
-                image = np.clip(np.round(pixels), 0, 255).astype(np.uint8)
-                drawn.append(presentation.example(image, example))
+            drawn += draw(prepare(batch, step), presentation, config.batch_transform, count - len(drawn))
             if len(drawn) == count:
                 return drawn
     finally:
@@ -39,6 +41,33 @@ def drawn_examples(config: TaskConfig, count: int, first_step: int = 0) -> list[
     return drawn
 
 
-def _classes(task: Task) -> Classes:
-    data = task.describe_data()
-    return Classes(data.class_names, data.palette, data.category_ids)
+def presentation_of(task: Task, data: DataDescription) -> Presentation:
+    """What draws the examples of a task. Raises UserError: it draws none."""
+    return task.presentation(Classes(data.class_names, data.palette, data.category_ids), top_k=3, min_score=0.0)
+
+
+def prepared_part(task: Task, seed: int, count: int, **options: Any) -> Prepare:
+    """Up to ``count`` examples of a batch as the step sees them, compiled with ``options``.
+
+    All of the batch is prepared, as examples may be mixed with each other; keys are those of the step.
+    """
+
+    def part(batch: Any, step: Any) -> Any:
+        prepared = task.prepare(batch, keys_of(seed, step)[0])
+        return jax.tree.map(lambda values: values[:count], prepared)
+
+    return jax.jit(part, **options)
+
+
+def draw(
+    prepared: Any, presentation: Presentation, transform: BatchTransformOptions, count: int
+) -> list[tuple[str, Picture]]:
+    """(target in words, picture) of up to ``count`` examples that ``prepared_part`` returned."""
+    prepared = jax.tree.map(np.asarray, prepared)
+    mean, std = (np.array(values, np.float32) for values in (transform.mean, transform.std))
+    drawn = []
+    for row in range(min(count, len(prepared["image"]))):
+        example = {name: values[row] for name, values in prepared.items()}
+        pixels = np.asarray(example.pop("image"), np.float32) * std + mean
+        drawn.append(presentation.example(np.clip(np.round(pixels), 0, 255).astype(np.uint8), example))
+    return drawn

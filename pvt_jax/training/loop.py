@@ -21,6 +21,7 @@ from pvt_jax.training import sharding, tracking, workdir
 from pvt_jax.training.build import Run, build, read_initial
 from pvt_jax.training.distributed import say
 from pvt_jax.training.evaluate import Evaluator, Result, evaluate, headline
+from pvt_jax.training.examples import draw, prepared_part, presentation_of
 from pvt_jax.training.lock import Lock, lock_of
 from pvt_jax.training.optimizer import split
 from pvt_jax.training.preemption import Preemption
@@ -30,11 +31,14 @@ from pvt_jax.training.stopping import EarlyStopping
 from pvt_jax.training.store import CheckpointStore
 from pvt_jax.training.tracking import Tracker
 from pvt_jax.training.writer import Display, MetricsWriter, write_results
+from pvt_jax.visualization.panels import sheet
 
 __all__ = ["Result", "evaluate", "train"]
 
 # Steps that may run ahead of the host: enough to keep a device busy, few enough to notice trouble soon.
 _IN_FLIGHT = 2
+# How many of the first batch are drawn.
+_EXAMPLES = 16
 
 
 def train(config: Config, directory: Path | str, *, extend: bool = False, quiet: bool = False) -> Result:
@@ -212,11 +216,27 @@ class _Trainer:
     def _advance(self, batch: dict[str, np.ndarray]) -> None:
         self.corrupt += int(batch.pop("corrupt").sum())
         on_device = sharding.to_devices(batch, self.batch_sharding)
+        if self.step == 0:
+            self._show_examples(on_device)
         self.state, metrics = self.train_step(self.state, on_device)
         self.step += 1
         self.pending.append((self.step, metrics))
         while len(self.pending) > _IN_FLIGHT:
             self._take()
+
+    def _show_examples(self, batch: dict[str, jax.Array]) -> None:
+        """Draw the first batch as the step sees it, once a run; all processes take part in preparing it."""
+        run = self.run
+        try:
+            presentation = presentation_of(run.task, run.description)
+        except UserError:  # The task draws nothing.
+            return
+        prepare = prepared_part(run.task, run.config.seed, _EXAMPLES, out_shardings=sharding.replicated(run.mesh))
+        prepared = prepare(batch, 0)
+        if not self.writer:
+            return
+        path = self.writer.write_examples(sheet(draw(prepared, presentation, run.config.batch_transform, _EXAMPLES)))
+        self.display.say(f"{path} shows examples of the first batch as the model sees them")
 
     def _after_step(self) -> None:
         options = self.config.checkpoint

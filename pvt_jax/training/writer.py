@@ -84,6 +84,13 @@ class MetricsWriter:
         with self._storage_errors():
             self._mirror.send(at_once=True)
 
+    def write_examples(self, picture: np.ndarray) -> Path:
+        """A sheet of training examples, uint8 [h, w, 3], as ``examples.png``; returns its path."""
+        name = "examples.png"
+        with self._storage_errors():
+            Image.fromarray(picture).save(self._mirror.folder / name)
+        return self._folder / name
+
     def write_pictures(self, step: int, pictures: Sequence[tuple[str, np.ndarray]]) -> None:
         """Pictures (name, uint8 [h, w, 3]) as PNG files in ``pictures/STEP/``, and in TensorBoard."""
         if not pictures:

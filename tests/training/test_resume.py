@@ -6,16 +6,20 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pvt_jax import config as config_lib
 from pvt_jax import convert
 from pvt_jax.data.description import DataDescription, SplitDescription
 from pvt_jax.errors import UserError
 from pvt_jax.training import lock, loop, workdir
+from pvt_jax.training.examples import drawn_examples
 from pvt_jax.training.lengths import Lengths, schedule_of
 from pvt_jax.training.lock import WorkdirLock
 from pvt_jax.training.resume import Past
+from pvt_jax.visualization.panels import sheet
 from pvt_jax.weights.files import read_metadata
 from tests.helpers.command import ROOT, SHRUNK, records
 
@@ -96,6 +100,12 @@ def test_other_classes_are_refused_to_train_and_to_evaluate(run):
     assert not (run / "run.lock").exists() and len(records(run, "eval")) == 1
 
 
+def test_a_run_draws_its_first_batch_as_browse_does(trained):
+    expected = sheet(drawn_examples(config_lib.read(config_of()), 8))
+    with Image.open(trained / "examples.png") as drawn:
+        np.testing.assert_array_equal(np.asarray(drawn), expected)
+
+
 def test_weights_of_a_run_with_other_classes(run, tmp_path, monkeypatch, capfd):
     rename(run, [*DIGITS[:9], "nine"])
     with pytest.raises(UserError, match=f"than the run of init.checkpoint, {run}: .* label 9 was 'nine' and is '9'"):
@@ -172,7 +182,9 @@ def test_a_longer_run_is_asked_for(run, capfd):
         loop.train(config_of(steps="2", optimizer__learning_rate="1"), run, extend=True)
     # A run of an older version remembers no data.
     (run / "data.json").unlink()
+    (run / "examples.png").unlink()
     assert loop.train(config_of(steps="2"), run, extend=True).step == 2
+    assert not (run / "examples.png").exists()  # It is of the first batch.
     assert (
         "the run is 2 steps long now and was 1: schedule cosine is computed anew for all of them; after step 1 the "
         "learning rate goes from 1e-05 to 6.75e-05\n"
