@@ -29,6 +29,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+def say(text: str) -> None:
+    """A line on stderr, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def path(flag: str) -> Callable[[str], Path]:
     """The type of a flag, by its name, that takes a path on this machine; ``~`` is the home folder."""
     return lambda text: Path(paths.local(text, flag))

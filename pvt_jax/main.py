@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pvt_jax import commands, paths
 from pvt_jax import config as config_lib
 from pvt_jax.errors import UserError
+from pvt_jax.messages import waiting
 
 if TYPE_CHECKING:
     from pvt_jax.training.evaluate import Result
@@ -54,14 +55,17 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError("--step belongs to --mode eval: training goes on from the newest checkpoint")
 
     # Importing jax takes seconds; a mistyped flag or key is answered before.
-    import jax
+    with waiting("loading JAX", commands.say):
+        import jax
 
-    from pvt_jax.training import distributed, loop
+        from pvt_jax.training import distributed, loop
 
     # Orbax logs pages of traceback for each error that it then raises; what it raises is answered below.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("pvt_jax").addHandler(logging.StreamHandler(sys.stderr))
-    distributed.initialize(flags.coordinator_address, flags.num_processes, flags.process_id)
+    with waiting("looking for devices and other processes", commands.say):
+        distributed.initialize(flags.coordinator_address, flags.num_processes, flags.process_id)
+        jax.devices()
     if flags.mode == "train":
         result = loop.train(config, workdir, extend=flags.extend)
     else:

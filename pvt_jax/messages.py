@@ -1,9 +1,14 @@
-"""Names and lists of names in messages."""
+"""Names and lists of names in messages, and what is said of a wait."""
 
+import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+# Seconds that a person waits without being told for what.
+PATIENCE = 2.0
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -32,3 +37,15 @@ def escaped_name(name: str) -> str:
 def plural(count: int, noun: str, ending: str = "s") -> str:
     """Returns "1 box" or "2,000 boxes"."""
     return f"{count:,} {noun}{ending * (count != 1)}"
+
+
+@contextlib.contextmanager
+def waiting(text: str, say: Callable[[str], None], seconds: float | None = None) -> Iterator[None]:
+    """Says ``text`` if what is inside takes longer than so many seconds, by default ``PATIENCE``, while it does."""
+    timer = threading.Timer(PATIENCE if seconds is None else seconds, say, (text,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,6 +1,7 @@
 """Predict: ``python -m pvt_jax.predict runs/digits pictures/ --output predictions``."""
 
 import argparse
+import itertools
 import logging
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvt_jax import commands
 from pvt_jax.errors import UserError
-from pvt_jax.messages import escaped, plural
+from pvt_jax.messages import escaped, plural, waiting
 
 if TYPE_CHECKING:
     from pvt_jax.prediction.images import Chosen
@@ -78,17 +79,19 @@ def run(arguments: Sequence[str]) -> int:
     # Importing jax takes seconds; a mistyped path is answered before.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("pvt_jax").addHandler(logging.StreamHandler(sys.stderr))
-    from pvt_jax.prediction import output
-    from pvt_jax.prediction.predictor import Predictor
+    with waiting("loading JAX", commands.say):
+        from pvt_jax.prediction import output
+        from pvt_jax.prediction.predictor import Predictor
 
-    predictor = Predictor(
-        **commands.source_choices(flags),
-        image_size=flags.image_size,
-        tta=flags.tta,
-        batch_size=flags.batch_size,
-    )
+    with waiting(f"loading {flags.source}", commands.say):
+        predictor = Predictor(
+            **commands.source_choices(flags),
+            image_size=flags.image_size,
+            tta=flags.tta,
+            batch_size=flags.batch_size,
+        )
     for note in (*predictor.notes, *chosen.notes):
-        _say(f"note: {note}")
+        commands.say(f"note: {note}")
     # A mistyped stage leaves no folder behind.
     block = predictor.attention_block(flags.attention) if flags.attention else ""
     presentation = predictor.presentation(top_k=flags.top_k, min_score=flags.min_score)
@@ -106,7 +109,10 @@ def _predict(
     """The number of images that could not be read."""
     source, found = predictor.stream(chosen.paths, chosen.paths, block)
     progress = _Progress(len(chosen.paths))
-    for index, prediction, attention in found:
+    found = iter(found)
+    with waiting("compiling for the size of the first images", commands.say):
+        first = list(itertools.islice(found, 1))
+    for index, prediction, attention in itertools.chain(first, found):
         path, stem = chosen.paths[index], chosen.stems[index]
         height, width = size = tuple(source.sizes()[index].tolist())
         fields = {"height": height, "width": width, **presentation.fields(prediction, size)}
@@ -120,17 +126,13 @@ def _predict(
         written.add(index, path, fields, presentation.row(fields))
         progress.advance()
     for index, reason in sorted(source.failures.items()):
-        _say(f"cannot read {escaped(chosen.paths[index])}: {reason}")
+        commands.say(f"cannot read {escaped(chosen.paths[index])}: {reason}")
         written.add(index, chosen.paths[index], {"error": reason}, ("",) * len(presentation.columns))
     return len(source.failures)
 
 
 def _written(folder: Path) -> list[str]:
     return sorted(f"{part.name}/" if part.is_dir() else part.name for part in folder.iterdir())
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 class _Progress:
@@ -146,7 +148,7 @@ class _Progress:
         if now - self._last > _SILENCE and self._done < self._total:
             self._last = now
             left = (now - self._start) / self._done * (self._total - self._done)
-            _say(f"{self._done:,} of {self._total:,} images, {left:,.0f} s left")
+            commands.say(f"{self._done:,} of {self._total:,} images, {left:,.0f} s left")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,6 +23,8 @@ import jax
 import jaxtyping
 import pytest
 
+from pvt_jax import messages
+
 # Every call of these rooms' functions is checked against its signature: types, and shapes as "b h w c". Installed
 # before anything imports them.
 CHECKED = (
@@ -32,6 +34,9 @@ CHECKED = (
     *("tasks.segmentation.sliding", "tasks.detection.metrics", "tasks.detection.instance_masks"),
 )
 jaxtyping.install_import_hook([f"pvt_jax.{room}" for room in CHECKED], "beartype.beartype")
+
+# A busy machine is slow, and tests compare all that is said.
+messages.PATIENCE = 3600.0
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")

@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "config_files": {"messages", "paths"},
     "config": {"config_files", "fields", "options", "tasks"},
     "training": {
+        "backbones",
         "compilation",
         "config",
         "data",

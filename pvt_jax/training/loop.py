@@ -17,13 +17,14 @@ from pvt_jax import paths
 from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
 from pvt_jax.errors import UserError
+from pvt_jax.messages import plural, waiting
 from pvt_jax.training import sharding, tracking, workdir
 from pvt_jax.training.build import Run, build, read_initial
 from pvt_jax.training.distributed import say
 from pvt_jax.training.evaluate import Evaluator, Result, evaluate, headline
 from pvt_jax.training.examples import draw, prepared_part, presentation_of
+from pvt_jax.training.introduction import introduction
 from pvt_jax.training.lock import Lock, lock_of
-from pvt_jax.training.optimizer import split
 from pvt_jax.training.preemption import Preemption
 from pvt_jax.training.state import TrainState
 from pvt_jax.training.step import train_step
@@ -39,6 +40,7 @@ __all__ = ["Result", "evaluate", "train"]
 _IN_FLIGHT = 2
 # How many of the first batch are drawn.
 _EXAMPLES = 16
+_COMPILING = "compiling the first step, which may take minutes"
 
 
 def train(config: Config, directory: Path | str, *, extend: bool = False, quiet: bool = False) -> Result:
@@ -75,7 +77,9 @@ def _train(config: Config, directory: Path, lock: Lock, extend: bool, quiet: boo
         lock.take()
     workdir.check(directory, config, extend=extend)
     past = workdir.past(directory)
-    run = build(config_lib.read(config), resumes=past is not None, past=past, say=None if quiet else say)
+    told = _silent if quiet else say
+    with waiting("looking at the data and the weights", told):
+        run = build(config_lib.read(config), resumes=past is not None, past=past, say=None if quiet else say)
     if past is not None:
         past.check_length(run.config, run.lengths, run.description.train.records)
     # Made only now, so that a run that never began does not claim the folder.
@@ -87,16 +91,18 @@ def _train(config: Config, directory: Path, lock: Lock, extend: bool, quiet: boo
     store = run.open_store(directory)
     try:
         with Preemption() as preemption:
-            state, loaded = run.restore(store), ""
+            with waiting("reading the checkpoint", told):
+                state, loaded = run.restore(store), ""
             if state is None:
                 # What looked like a checkpoint may be none.
                 initial = run.initial or read_initial(run.config, run.task)
-                state, loaded = run.first_state(initial), initial.report
+                with waiting("compiling the first parameters", told):
+                    state, loaded = run.first_state(initial), initial.report
                 # The weights on the host have had their use.
                 run, initial = dataclasses.replace(run, initial=None), None
             trainer = _Trainer(run, store, directory, state, quiet)
             changes = past.changes(run.config, run.lengths, run.description, trainer.step) if past else []
-            trainer.introduce([loaded, run.data, *changes])
+            trainer.introduce(loaded, changes)
             try:
                 return trainer.go(preemption)
             finally:
@@ -150,33 +156,23 @@ class _Trainer:
         described = workdir.read_config(self.directory)
         return Tracker(service, project, self.directory, described, lambda text: self.display.say(text))
 
-    def introduce(self, descriptions: list[str]) -> None:
-        """Say what is about to happen: ``descriptions`` of what was read, and this run's own."""
-        config, parameters, total = self.config, self.run.abstract.params, self.run.lengths.total
-        trained = sum(leaf.size for leaf in jax.tree.leaves(split(parameters, config.optimizer.frozen)[0]))
-        for text in filter(None, descriptions):
+    def introduce(self, loaded: str, changes: list[str]) -> None:
+        """Say what is about to happen: what was ``loaded``, what the run is, and what has changed since it began."""
+        config = self.config
+        for text in (*filter(None, [loaded]), *introduction(self.run), *changes):
             self.display.say(text)
-        self.display.say(
-            f"{config.model.name}: {sum(leaf.size for leaf in jax.tree.leaves(parameters)):,} parameters"
-            f"{f', of which {trained:,} are trained,' if config.optimizer.frozen else ''} on {self.run.mesh.size} "
-            f"{jax.devices()[0].device_kind} device(s); global batch {config.batch_size}, peak learning rate "
-            f"{self.run.peak_learning_rate:.3g} ({config.optimizer.learning_rate:g} at "
-            f"{config.optimizer.base_batch_size}), {total} steps"
-        )
         for note in self.run.notes:
             self.display.say(f"note: {note}")
         if self.step:
             unread = "; init.checkpoint is not read again" if config.init.checkpoint else ""
             self.display.say(f"resuming after step {self.step}{unread}")
-        if self.step < total and not self.stopping.is_over:
-            self.display.say("compiling the first step, which may take minutes")
 
     def go(self, preemption: Preemption) -> Result:
         """Run to the last step, or to a signal."""
         self.preemption = preemption
         if self.step and self._evaluation_due() and not self.store.has_metrics(self.step):
             self._evaluate()  # The run stopped between this step and its evaluation.
-        batches = self.run.task.training_batches(self.step, sharding.host_block())
+        batches, first = self.run.task.training_batches(self.step, sharding.host_block()), True
         try:
             while self.step < self.run.lengths.total and not self.stopping.is_over:
                 if preemption.requested(self.step):
@@ -184,7 +180,11 @@ class _Trainer:
                     self._save()
                     self.store.wait()
                     return Result(self.step, self.metrics, preemption.signal_number)
-                self._advance(next(batches))
+                with waiting("waiting for the first batch", self.display.say) if first else contextlib.nullcontext():
+                    batch = next(batches)
+                with waiting(_COMPILING, self.display.say) if first else contextlib.nullcontext():
+                    self._advance(batch)
+                first = False
                 self._after_step()
         except UserError:
             # What was computed is good; only what should come next is not. Of several processes the others may not know
@@ -279,7 +279,8 @@ class _Trainer:
 
     def _evaluate(self) -> dict[str, float] | None:
         """Metrics of this step, written and shown; None if a signal came in between: the time left is for saving."""
-        found = self.evaluator(self.state, lambda: self.preemption.signal_number is not None)
+        with waiting(f"evaluating {plural(len(self.run.task.eval_source), 'image')}", self.display.say):
+            found = self.evaluator(self.state, lambda: self.preemption.signal_number is not None)
         self.metrics = found.metrics if found else {}
         if found is None:
             return None
