@@ -31,8 +31,10 @@ __all__ = [
     "override",
     "put",
     "read",
+    "recipe",
     "resolve",
     "to_json",
+    "without_paths",
 ]
 
 # A ConfigDict with the keys of all tasks. No type checker knows them: code that computes takes what ``read`` returns.
@@ -147,6 +149,35 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if was != now and not (name in known and _keys()[name].free):
             lines.append(f"{name}: {was if was != '' else 'empty'} → {now if now != '' else 'empty'}")
     return lines
+
+
+def without_paths(saved: dict[str, Any]) -> dict[str, Any]:
+    """A config as plain dicts, without the paths on a machine in it."""
+    keys = _keys()
+
+    def kept(tree: dict[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            name: kept(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else ("" if prefix + name in keys and keys[prefix + name].path else value)
+            for name, value in tree.items()
+        }
+
+    return kept(saved, "")
+
+
+def recipe(saved: dict[str, Any]) -> dict[str, Any]:
+    """What a run computes, by dotted key: what has another value than the default, its length, batch and rate.
+
+    Keys that a resumed run may change are left out: they say where and how it computes.
+    """
+    known, keys = dict(_leaves(json.loads(to_json(defaults())))), _keys()
+    shown = ("batch_size", "optimizer.learning_rate", "optimizer.base_batch_size", "optimizer.weight_decay")
+    length, other = ("epochs", "steps") if saved.get("steps") is None else ("steps", "epochs")
+    found = {name: value for name, value in _leaves(saved) if name != other}
+    changed = {name for name, value in found.items() if value != known.get(name, "absent")}
+    free = {name for name in changed if name in keys and keys[name].free}
+    return {name: value for name, value in found.items() if name in (changed - free) | {length, *shown}}
 
 
 def get(config: Config, key: str) -> Any:

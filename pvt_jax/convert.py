@@ -22,12 +22,13 @@ _EXAMPLES = """\
 SRC is a .pth or .safetensors file (names of the reference, timm, torchvision, mmsegmentation, mmdetection or Hugging
 Face), a Hugging Face folder, a name of known weights, or a run's workdir. A DST that ends in .safetensors becomes a
 file with the reference's names, or for a model with a head those of mmsegmentation or mmdetection; any other DST
-becomes a folder like a run's, for load_variables, init.checkpoint and Orbax alone. Both keep the names of the classes
-if SRC has them.
+becomes a folder like a run's, for load_variables, init.checkpoint and Orbax alone; with --hub_folder one for the
+Hugging Face hub. All keep the names of the classes if SRC has them.
 
 examples:
   python -m pvt_jax.convert pvt_v2_b2.pth weights/pvt_v2_b2 --model pvt_v2_b2
   python -m pvt_jax.convert runs/mine mine.safetensors --model pvt_v2_b2 --ema
+  python -m pvt_jax.convert runs/mine for_the_hub --hub_folder --license apache-2.0
   python -m pvt_jax.convert retinanet.pth weights/backbone --model pvt_v2_b2 --allow_missing 'head/*'
   python -m pvt_jax.convert semantic_fpn.pth weights/semantic_fpn --model pvt_small --head semantic_fpn
   python -m pvt_jax.convert mask_rcnn.pth mask_rcnn.safetensors --model pvt_tiny --head mask_rcnn
@@ -53,8 +54,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.add_argument(
             f"--allow_{flag}", nargs="+", action="extend", default=[], metavar="PATTERN", help=f"{what}, like 'head/*'"
         )
+    parser.add_argument(
+        "--hub_folder",
+        action="store_true",
+        help="make DST a folder to upload to the Hugging Face hub, with a model card",
+    )
+    parser.add_argument(
+        "--license", metavar="NAME", default="", help="of the card, as apache-2.0; default: that of known weights"
+    )
     flags = parser.parse_args(arguments)
     commands.check_model_flags(flags)
+    if flags.license and not flags.hub_folder:
+        raise UserError("--license is for the card of --hub_folder: add that, or leave it out")
+    if flags.hub_folder and flags.destination.suffix == ".safetensors":
+        raise UserError(f"--hub_folder makes DST a folder, but {flags.destination} is for a file: choose another DST")
     if "image_size" in flags.settings:
         raise UserError("use --image_size instead of --set image_size=…")
     if flags.image_size is not None and min(flags.image_size) < 1:
@@ -95,11 +108,14 @@ def run(arguments: Sequence[str]) -> int:
     normalisation: dict[str, Any] = {}
     if source.normalisation:
         normalisation = {"mean": source.normalisation[0], "std": source.normalisation[1]}
-    if flags.destination.suffix == ".safetensors":
+    if flags.hub_folder:
+        _write_hub_folder(flags, variables, settings, data, normalisation)
+    elif flags.destination.suffix == ".safetensors":
         _write_file(flags.destination, variables, settings, data, normalisation)
     else:
         _write_folder(flags.destination, variables, settings, data, normalisation)
-    print(f"wrote {flags.destination}: {_described(settings)}")
+    upload = f"; upload it with: hf upload USER/REPO {flags.destination}" if flags.hub_folder else ""
+    print(f"wrote {flags.destination}: {_described(settings)}{upload}")
     return 0
 
 
@@ -177,15 +193,59 @@ def _write_folder(
         store = CheckpointStore(folder / "checkpoints")
         store.save(0, dict(variables))
         store.close()
-        config: dict[str, Any] = {"task": _task_of(settings), "model": dict(settings)}
-        if head := config["model"].pop("head", None):
-            config |= {"head": {"name": head, **config["model"].pop("head_settings", {})}}
-        if normalisation:
-            config["batch_transform"] = dict(normalisation)
-        text = json.dumps(config, indent=2) + "\n"
-        (folder / "config.json").write_text(text, encoding="utf-8")
+        _write_config(folder, _config_of(settings, normalisation))
         if data:
             (folder / workdir.DATA).write_text(data.to_json(), encoding="utf-8")
+
+
+def _config_of(settings: dict[str, Any], normalisation: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the config of a run the weights tell."""
+    config: dict[str, Any] = {"task": _task_of(settings), "model": dict(settings)}
+    if head := config["model"].pop("head", None):
+        config |= {"head": {"name": head, **config["model"].pop("head_settings", {})}}
+    if normalisation:
+        config["batch_transform"] = dict(normalisation)
+    return config
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_hub_folder(
+    flags: argparse.Namespace,
+    variables: Any,
+    settings: dict[str, Any],
+    data: "DataDescription | None",
+    normalisation: Mapping[str, Any],
+) -> None:
+    from dataclasses import replace
+
+    from pvt_jax import config as config_lib
+    from pvt_jax.data.description import SplitDescription
+    from pvt_jax.hub.card import model_card
+    from pvt_jax.hub.record import record_of
+    from pvt_jax.training import workdir
+    from pvt_jax.weights.known import KNOWN
+
+    record = record_of(flags.source, ema=flags.ema)
+    known = KNOWN.get(str(flags.source)) or KNOWN.get(record.initial)
+    licence = flags.license or (known.licence if known else "unknown")
+    if licence == "unknown":
+        print("note: the licence is not known, and the card says so: give it with --license", file=sys.stderr)
+    task, own = _task_of(settings), _config_of(settings, normalisation)
+    config = {**record.config, **own, "batch_transform": {**record.config.get("batch_transform", {}), **normalisation}}
+    with _whole_or_not_at_all(flags.destination) as folder:
+        _write_file(folder / "model.safetensors", variables, settings, data, normalisation)
+        _write_config(folder, config)
+        if data:
+            # Where the images are is left out, as other paths are.
+            splits = {name: SplitDescription(getattr(data, name).records) for name in ("train", "eval")}
+            (folder / workdir.DATA).write_text(replace(data, **splits).to_json(), encoding="utf-8")
+        origin = known.source if known and str(flags.source) in KNOWN else ""
+        recipe = config_lib.recipe(dict(record.config)) if record.config else {}
+        card = model_card(settings, task, data, record, recipe=recipe, licence=licence, origin=origin)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 @contextlib.contextmanager

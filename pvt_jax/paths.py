@@ -13,11 +13,11 @@ import os
 import re
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from pvt_jax import messages
 from pvt_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ _SERVICES = {
     "s3": _Service(("s3fs",), "s3", "aws configure", "aws s3 cp --recursive {} FOLDER", "mount-s3"),
 }
 _HUB = "hf"
-# Seconds of silence after which a line says what is waited for.
-_SILENCE = 2.0
 
 
 def scheme(path: str | os.PathLike[str]) -> str:
@@ -220,16 +218,9 @@ def bucket_errors() -> Iterator[None]:
         raise OSError(getattr(error, "errno", None) or errno.EIO, text) from error
 
 
-@contextlib.contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """After two seconds inside, a line on stderr says ``what`` is waited for."""
-    timer = threading.Timer(_SILENCE, lambda: print(f"{what} …", file=sys.stderr, flush=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def waiting(what: str) -> contextlib.AbstractContextManager[None]:
+    """A line on stderr says ``what`` is waited for, if what is inside takes long."""
+    return messages.waiting(f"{what} …", lambda text: print(text, file=sys.stderr, flush=True))
 
 
 def check_package(name: str, extra: str, what: str) -> None:

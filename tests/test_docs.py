@@ -336,6 +336,7 @@ OTHER_COMMANDS = (
     r"source \.venv/bin/activate",
     r'pip install "jax\[(cuda12|cuda13|tpu)\]"',
     r"pip install (\.|trackio|\"\.\[onnx\]\"|'pvt_jax\[gcs\]')",
+    r"hf upload USER/REPO for_the_hub",
 )
 
 

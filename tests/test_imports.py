@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # room → rooms it may import, itself aside. Everything may import errors; nothing may import a command.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "paths": set(),
+    "paths": {"messages"},
     "commands": {"paths"},
     "compilation": set(),
     "environment": {"version"},
@@ -53,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "visualization",
         "weights",
     },
+    "hub": {"config", "data", "messages", "paths", "tasks", "training", "weights"},
     "prediction": {
         *(
             "compilation",
@@ -103,7 +104,7 @@ ON_DEVICE = {
     "environment",
     "tasks",
     "training",
-} | {"prediction"}
+} | {"hub", "prediction"}
 RESTRICTED: dict[str, set[str]] = {
     # Data runs on hosts without a device, in worker processes; configs and errors load before jax does.
     **dict.fromkeys(JAX, ON_DEVICE),

@@ -91,6 +91,7 @@ class TaskConfig(RunOptions):
 
     Attributes:
       best_metric: the name of the metric that ranks checkpoints and runs, higher is better.
+      hub_task: what the Hugging Face hub calls the task.
       example_head: for dense tasks a head, to be named where a config has none; empty for a task without heads.
       unread: keys of the shared sections that a task does not read.
       test_time_augmentation: values of keys with which several views of an image are averaged; empty: there is none.
@@ -109,6 +110,7 @@ class TaskConfig(RunOptions):
     early_stopping: EarlyStoppingOptions = section(EarlyStoppingOptions, free=True)
 
     best_metric: ClassVar[str]
+    hub_task: ClassVar[str]
     example_head: ClassVar[str] = ""
     unread: ClassVar[tuple[str, ...]] = ()
     test_time_augmentation: ClassVar[Mapping[str, Any]] = {}

@@ -134,7 +134,7 @@ def _read_checkpoint(path: str | Path, place: Path, ema: bool, entry: str) -> So
     if place.is_dir() and not any(any(place.glob(pattern)) for pattern in _FOLDER_FILES):
         if entry:
             raise UserError(f"{place} is of a run, which has no entries: leave entry out, or for the average set ema")
-        return _open_orbax(_step_folder(place), ema)
+        return _open_orbax(step_folder(place), ema)
     if not place.exists():
         near = ", ".join(difflib.get_close_matches(str(path), KNOWN, 3, 0.6))
         raise UserError(
@@ -277,7 +277,11 @@ def _is_triple(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 3 and all(type(level) in (int, float) for level in value)
 
 
-def _step_folder(path: Path) -> Path:
+def step_folder(path: Path) -> Path:
+    """The newest whole checkpoint of a run, which a workdir, its checkpoints or a step names.
+
+    Raises UserError: there is none.
+    """
     if _is_whole(path):
         return path
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path

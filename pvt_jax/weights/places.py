@@ -88,7 +88,7 @@ def _checkpoint(place: Path, kept: Path, step: str) -> Path:
     chosen = {"latest": steps[-1:], "all": steps}.get(step, [name for name in steps if name == step])
     if not chosen:
         raise UserError(f"no checkpoint of step {step} in {place}: there are {', '.join(steps)}")
-    _fetch_all(place, kept, [name for name in _BESIDE if (place / name).exists()])
+    _fetch_all(place, kept, [name for name in (*_BESIDE, "metrics.jsonl") if (place / name).exists()])
     local = kept / "checkpoints"
     for folder in local.iterdir() if local.is_dir() else ():
         if folder.name not in steps:
@@ -191,13 +191,12 @@ def _of_hub(text: str) -> Path:
             if asked.file:
                 return Path(huggingface_hub.hf_hub_download(filename=asked.file, **where))
             try:
-                names = set(huggingface_hub.list_repo_files(**where))
-            except errors.HfHubHTTPError as error:
-                if error.response is not None and error.response.status_code < 500:
+                names = set(huggingface_hub.HfApi().list_repo_files(**where))
+            except OSError as error:
+                # What was refused stays so; what was fetched while there was a network is still there.
+                if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 500:
                     raise
-                return Path(huggingface_hub.snapshot_download(local_files_only=True, **where))
-            except OSError:
-                return Path(huggingface_hub.snapshot_download(local_files_only=True, **where))
+                return _fetched_before(asked)
             wanted = _wanted(names, lambda name: _read(Path(huggingface_hub.hf_hub_download(filename=name, **where))))
             if not wanted:
                 raise UserError(
@@ -208,6 +207,17 @@ def _of_hub(text: str) -> Path:
         if (reason := _hub_refusal(error, asked)) is None:
             raise
         raise UserError(f"cannot fetch {text}: {reason}") from error
+
+
+def _fetched_before(asked: _OnHub) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    for name in IN_FOLDER:
+        found = huggingface_hub.try_to_load_from_cache(asked.repository, name, revision=asked.revision or "main")
+        if isinstance(found, str):
+            return Path(found).parent
+    raise errors.LocalEntryNotFoundError("the hub cannot be reached")
 
 
 def _hub_refusal(error: Exception, asked: _OnHub) -> str | None:

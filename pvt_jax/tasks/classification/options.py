@@ -48,5 +48,6 @@ class ClassificationConfig(TaskConfig):
     loss: LossOptions = section(LossOptions)
 
     best_metric: ClassVar = "top1"
+    hub_task: ClassVar = "image-classification"
     unread: ClassVar = ("head", "data.check", "evaluation.pictures")
     test_time_augmentation: ClassVar = {"transform.test_flip": True}

@@ -65,6 +65,7 @@ class DetectionConfig(TaskConfig):
     detection: DetectionOptions = section(DetectionOptions)
 
     best_metric: ClassVar = "AP"
+    hub_task: ClassVar = "object-detection"
     example_head: ClassVar = "retinanet"
     unread: ClassVar = ("data.repeats", "data.sampler")
 

@@ -57,6 +57,7 @@ class SegmentationConfig(TaskConfig):
     loss: LossOptions = section(LossOptions)
 
     best_metric: ClassVar = "miou"
+    hub_task: ClassVar = "image-segmentation"
     example_head: ClassVar = "semantic_fpn"
     unread: ClassVar = ("data.sampler",)
     # The scales of mmsegmentation's multi-scale testing.

@@ -1,0 +1,1 @@
+"""Folders of models for the Hugging Face hub."""
