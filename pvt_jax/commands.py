@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pvt_jax import paths
-from pvt_jax.errors import UserError
+from pvt_jax.errors import ArgumentError, UserError
 
 # What a command that ``pvt_jax/__main__.py`` has started is called by, in place of its module.
 _FROM_PACKAGE = re.compile(r"(python -m )?pvt_jax \w+")
@@ -149,7 +149,8 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None
         sys.stdout.flush()  # a full disk behind it is an error of this command
         return code
     except UserError as error:
-        return _refuse(str(error), leaving=arguments is None)
+        message = error.of_command if isinstance(error, ArgumentError) else str(error)
+        return _refuse(message, leaving=arguments is None)
     except BrokenPipeError:
         # Who reads the output has seen enough (``| head``); what is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,6 +8,14 @@ class UserError(Exception):
     """
 
 
+class ArgumentError(UserError):
+    """A ``UserError`` that names arguments of Python; ``of_command`` is its message with the flags of a command."""
+
+    def __init__(self, message: str, of_command: str):
+        super().__init__(message)
+        self.of_command = of_command
+
+
 class CorruptImageError(UserError):
     """An image file or record that cannot be decoded; the message names its path or record.
 

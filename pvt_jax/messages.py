@@ -39,6 +39,24 @@ def plural(count: int, noun: str, ending: str = "s") -> str:
     return f"{count:,} {noun}{ending * (count != 1)}"
 
 
+def in_python(message: str) -> str:
+    """A message that names flags of a command, with the arguments of Python that they stand for."""
+    for pattern, replacement in _ARGUMENTS:
+        message = re.sub(pattern, replacement, message)
+    return message
+
+
+# As ``--head segformer``, ``--step 5 is for``, ``--config.seed=3``, and flags without a value.
+_ARGUMENTS = (
+    (r"--config\.([\w.]+)='?([^\s']*)'?", r'overrides=["\1=\2"]'),
+    (r"--(model|head) (?!or\b|and\b)(\w+)", r'\1="\2"'),
+    (r"--(class_names|step) (\S+?)(?= is\b| has\b| gives\b|[;:,]|$)", r'\1="\2"'),
+    (r'(model="\w+") (?=head=)', r"\1, "),
+    (r"(?<![\w-])--set\b", "settings"),
+    (r"(?<![\w-])--(\w+)", r"\1"),
+)
+
+
 @contextlib.contextmanager
 def waiting(text: str, say: Callable[[str], None], seconds: float | None = None) -> Iterator[None]:
     """Says ``text`` if what is inside takes longer than so many seconds, by default ``PATIENCE``, while it does."""

@@ -90,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
             tta=flags.tta,
             batch_size=flags.batch_size,
         )
-    for note in (*predictor.notes, *chosen.notes):
+    for note in (*predictor.trained.notes, *chosen.notes):
         commands.say(f"note: {note}")
     # A mistyped stage leaves no folder behind.
     block = predictor.attention_block(flags.attention) if flags.attention else ""

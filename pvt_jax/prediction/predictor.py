@@ -1,5 +1,6 @@
 """Predictions of a trained model, in Python."""
 
+import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from pvt_jax import paths
 from pvt_jax.compilation import compiler_options
 from pvt_jax.data.classes import Classes
 from pvt_jax.data.unlabelled import Unlabelled
-from pvt_jax.errors import UserError
+from pvt_jax.errors import ArgumentError, UserError
 from pvt_jax.files.images import to_rgb
+from pvt_jax.messages import in_python
 from pvt_jax.prediction.attention import Attention, attended, block_of, weights_of
 from pvt_jax.prediction.trained import Choices, Trained, open_trained
 from pvt_jax.tasks import TASKS
@@ -114,12 +116,9 @@ class Predictor:
         """
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         stated = Stated(model, head, num_classes, None, settings or {})
-        self._open(
-            open_trained(
-                str(source),
-                Choices(stated, ema, entry, str(step), size, tta, class_names, batch_size, tuple(overrides)),
-            )
-        )
+        choices = Choices(stated, ema, entry, str(step), size, tta, class_names, batch_size, tuple(overrides))
+        with _of_python():
+            self._open(open_trained(str(source), choices))
 
     @classmethod
     def of(cls, trained: Trained) -> "Predictor":
@@ -132,7 +131,7 @@ class Predictor:
         self.trained = trained
         self.classes: Classes = trained.classes
         self.task_name = trained.config.task
-        self.notes = trained.notes
+        self.notes = tuple(map(in_python, trained.notes))
         self._mesh = sharding.make_mesh(1)
         self._variables = jax.device_put(trained.variables, sharding.replicated(self._mesh))
         # One program for images that fill their shapes, one for those that are padded.
@@ -164,7 +163,7 @@ class Predictor:
         by_index = {one.number: one for one in found}
         if source.failures:
             index, reason = min(source.failures.items())
-            raise UserError(f"{names[index]}: {reason}")
+            raise UserError(in_python(f"{names[index]}: {reason}"))
         made = []
         for index in range(len(several)):
             image, one = source.image(index), by_index[index]
@@ -213,6 +212,17 @@ class Predictor:
 def _step(task: Task, block: str, variables: Any, batch: Batch) -> tuple[Batch, Batch]:
     """(what is predicted for a batch, where the model attends; empty without ``block``)."""
     return task.evaluate(variables, batch)[1], weights_of(task, variables, batch, block) if block else {}
+
+
+@contextlib.contextmanager
+def _of_python() -> Iterator[None]:
+    """Messages on what a person chooses name arguments; commands show those of flags."""
+    try:
+        yield
+    except UserError as error:
+        if (message := in_python(str(error))) == str(error):
+            raise
+        raise ArgumentError(message, str(error)) from error
 
 
 def _plain(image: ImageLike, name: str) -> str | bytes | np.ndarray:

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 import pvt_jax
-from pvt_jax import convert
+from pvt_jax import convert, predict
 from pvt_jax.errors import UserError
+from pvt_jax.messages import in_python
 from pvt_jax.prediction.attention import attended, block_of, weights_of
 from pvt_jax.prediction.class_tables import CLASS_TABLES, of_stated
 from pvt_jax.training.workdir import data_of_weights
@@ -167,7 +168,7 @@ def test_weights_without_a_run_need_their_model_and_get_made_up_names(classifier
         pvt_jax.Predictor(path)
     predictor = pvt_jax.Predictor(path, model="pvt_tiny", settings=settings, image_size=32)
     assert predictor.classes.names == ("class 0", "class 1", "class 2")
-    assert any("--class_names" in note for note in predictor.notes)
+    assert any('class_names="FILE" gives names' in note and "--" not in note for note in predictor.notes)
     expected = pvt_jax.Predictor(classifier.folder)(classifier.images[2]).pop().arrays["logits"]
     np.testing.assert_allclose(predictor(classifier.images[2]).pop().arrays["logits"], expected, atol=1e-5)
     (tmp_path / "names.txt").write_text("ant\nbee\nfly\n")
@@ -224,6 +225,33 @@ def test_choices_that_do_not_fit_are_refused(classifier, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"none")
     with pytest.raises(UserError, match="broken.jpg: cannot be decoded"):
         predictor([classifier.images[0], tmp_path / "broken.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "arguments"),
+    [
+        ("--class_names imagnet is no file (did you mean", 'class_names="imagnet" is no file (did you mean'),
+        ("--class_names FILE gives others", 'class_names="FILE" gives others'),
+        ("--step 5 is for the workdir", 'step="5" is for the workdir'),
+        ("--step takes latest, best", "step takes latest, best"),
+        ("give --step latest", 'give step="latest"'),
+        ("with --model, --head, --num_classes or --set", "with model, head, num_classes or settings"),
+        ("such as --model mit_b0 --head segformer, which", 'such as model="mit_b0", head="segformer", which'),
+        ("set --config.data.value_range='(0,9)'", 'set overrides=["data.value_range=(0,9)"]'),
+        ("leave --tta out; a-b, -- c, x--y", "leave tta out; a-b, -- c, x--y"),
+        ("a name of /home/me/ada.jpg", "a name of /home/me/ada.jpg"),
+    ],
+)
+def test_flags_in_messages_are_arguments_in_python(flags, arguments):
+    assert in_python(flags) == arguments
+
+
+def test_the_same_trouble_names_a_flag_or_an_argument(classifier, tmp_path, capsys):
+    with pytest.raises(UserError, match='^class_names="imagnet" is no file'):
+        pvt_jax.Predictor(classifier.folder, class_names="imagnet")
+    flags = ["--output", str(tmp_path / "out"), "--class_names", "imagnet"]
+    assert predict.main([str(classifier.folder), classifier.images[0], *flags]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: --class_names imagnet is no file")
 
 
 def test_tables_name_every_class_once():
