@@ -63,6 +63,7 @@ def test_one_program_serves_every_batch(head):
     model = trained(head, **{name: value for name, value in kept.items() if head and hasattr(HEADS[head].head, name)})
     function = function_of(model, outputs=tuple(model.task.outputs))
     program = container.make_program(function, SIZE, ["cpu"])
+    assert b".py" not in program.serialize(), "the file names folders of this machine"
     images = np.random.default_rng(0).integers(0, 256, (3, *SIZE, 3), np.uint8)
     expected = as_the_model_gives(model.task, model.variables, images)
     call = jax.jit(program.call)

@@ -3,7 +3,8 @@
 import json
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pvt_jax.prediction.exported.description import describe, versions
 from pvt_jax.prediction.exported.function import Function, Outputs, Size
 
 FORMAT, METADATA = "pvt_jax export 1", "metadata.json"
+# The option of jax for how many lines of source each operation of a program names.
+_LINES = "jax_traceback_in_locations_limit"
 # Of all files in the zip, so that equal exports are equal files.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -59,7 +62,8 @@ def make_program(function: Function, size: Size, platforms: Sequence[str]) -> ja
     Raises UserError: the model takes no images of this size.
     """
     (batch,) = jax_export.symbolic_shape("b")
-    return jax_export.export(jax.jit(function), platforms=platforms)(*function.arguments(size, batch))
+    with _no_source_lines():
+        return jax_export.export(jax.jit(function), platforms=platforms)(*function.arguments(size, batch))
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[Size, Outputs]]:
@@ -72,6 +76,17 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Size, Outputs]]:
             program = jax_export.deserialize(bytearray(file[one["file"]]))
             programs[tuple(one["image_size"])] = partial(jax.jit(program.call), weights)
     return metadata, programs
+
+
+@contextmanager
+def _no_source_lines() -> Iterator[None]:
+    """Programs made inside do not name the lines that they come from, with the folders of this machine."""
+    limit = getattr(jax.config, _LINES)
+    jax.config.update(_LINES, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(_LINES, limit)
 
 
 def _place(size: Size) -> str:
