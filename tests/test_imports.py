@@ -112,7 +112,7 @@ RESTRICTED: dict[str, set[str]] = {
     "ml_collections": {"config"},
     "orbax": {"training", "weights"},
     "optax": {"training", "ops"},
-    "grain": {"data", "tasks"},
+    "grain": {"data"},
     "tensorflow_datasets": {"data"},
     "tensorboardX": {"training"},
     "cv2": {"data", "files", "tasks"},

@@ -8,10 +8,10 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import grain
 import numpy as np
 from absl import flags
 
+from pvt_jax.data.grain_library import grain
 from pvt_jax.data.records import Source
 from pvt_jax.errors import CorruptImageError
 from pvt_jax.files import images

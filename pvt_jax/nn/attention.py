@@ -64,7 +64,12 @@ class MultiHeadAttention(nn.Module):
             scores = jnp.where(key_mask[:, None, None], scores, jnp.finfo(scores.dtype).min)
         value = self._heads(self.v(values))
         weights = self.dropout(jax.nn.softmax(scores).astype(value.dtype), deterministic=not train)
-        out = jnp.einsum("bhnm,bmhd->bnhd", weights, value, preferred_element_type=jnp.float32)
+        if value.dtype == jnp.float32:
+            out = jnp.einsum("bhnm,bmhd->bnhd", weights, value)
+        else:
+            # The CPU backend of jaxlib 0.7 has no bfloat16 product of the layout above.
+            out = jnp.einsum("bhnm,bmhd->bhnd", weights, value, preferred_element_type=jnp.float32)
+            out = out.transpose(0, 2, 1, 3)
         return self.proj(out.astype(value.dtype).reshape(queries.shape))
 
     def _heads(self, x: Float[Array, "b n c"]) -> Float[Array, "b n h d"]:

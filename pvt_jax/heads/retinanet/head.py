@@ -43,11 +43,34 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", normal_001, (3, 3, x.shape[-1], self.dim))
         bias = self.param("bias", self.bias_init, (self.dim,))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        axes, pad = ("NHWC", "HWIO", "NHWC"), ((1, 1), (1, 1))
-        x = jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), pad, dimension_numbers=axes, preferred_element_type=self.out_dtype
-        )
+        x = _convolve(x, kernel, x.dtype) if x.dtype == self.out_dtype else _convolve_widening(x, kernel)
         return x + bias.astype(self.out_dtype)
+
+
+def _convolve(x: Array, kernel: Array, out_dtype: DTypeLike) -> Array:
+    axes, pad = ("NHWC", "HWIO", "NHWC"), ((1, 1), (1, 1))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), pad, dimension_numbers=axes, preferred_element_type=out_dtype
+    )
+
+
+@jax.custom_vjp
+def _convolve_widening(x: Array, kernel: Array) -> Array:
+    """``_convolve`` of bfloat16 to float32. jax 0.7 has no gradient of it; this is the gradient of later versions."""
+    return _convolve(x, kernel, jnp.float32)
+
+
+def _widening_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve_widening(x, kernel), (x, kernel)
+
+
+def _widening_backward(inputs: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    wide = [part.astype(gradient.dtype) for part in inputs]
+    gradients = jax.vjp(partial(_convolve, out_dtype=gradient.dtype), *wide)[1](gradient)
+    return gradients[0].astype(inputs[0].dtype), gradients[1].astype(inputs[1].dtype)
+
+
+_convolve_widening.defvjp(_widening_forward, _widening_backward)
 
 
 class Level(NamedTuple):

@@ -3,9 +3,10 @@
 import functools
 from typing import Any
 
-import grain
 import numpy as np
 from jaxtyping import Int
+
+from pvt_jax.data.grain_library import grain
 
 
 class Balanced(grain.MapDataset):

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import grain
 import numpy as np
 from jaxtyping import Int
 
 from pvt_jax.data.buckets import choose_buckets
+from pvt_jax.data.grain_library import grain
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.detection.transforms import CROP_RANGE, fit
 

@@ -291,3 +291,14 @@ class TestRefused:
             f"--config.detection.annotations=a.yaml"
         )
         assert len(opened(tmp_path, annotations="b.yml")) == 2
+
+
+def test_label_studios_notes_are_not_taken_for_cocos_json(tmp_path):
+    """Its export of YOLO: images, labels, classes.txt, and a JSON of the categories alone."""
+    write(tmp_path, {"0": "0 0.5 0.5 0.25 0.5\n", "1": "1 0.5 0.5 1 1\n"}, yaml=None)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    (tmp_path / "notes.json").write_text('{"categories": [{"id": 0, "name": "cat"}], "info": {"year": 2026}}')
+    assert len(opened(tmp_path, holdout=0.5)) == 1
+    # A mistake in what is YOLO's is told, not that the JSON holds no images.
+    (tmp_path / "classes.txt").unlink()
+    assert "notes.json" not in message(tmp_path, holdout=0.5)

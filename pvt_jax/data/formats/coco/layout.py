@@ -135,13 +135,19 @@ def _no_annotations(tree: Tree, request: Request, layouts: Sequence[Layout], ali
 
 
 def _looks_like_coco(path: str) -> bool:
-    """Whether a file begins as JSON with one of the lists of COCO's format, and as none of another tool."""
+    """Whether a file begins as JSON with one of the lists of COCO's format, and as none of another tool.
+
+    With categories alone it is the ``notes.json`` that Label Studio writes beside YOLO's labels.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(_FIRST)
     except OSError:
         return False
-    return bool(re.search(rb'"(images|annotations|categories)"', data.replace(b"\0", b""))) and not judged(path, data)
+    lists = {*re.findall(rb'"(images|annotations|categories)"', data.replace(b"\0", b""))}
+    if len(data) < _FIRST:
+        lists -= {b"categories"}
+    return bool(lists) and not judged(path, data)
 
 
 def _about_one_file(root: str, name: str, split: Split) -> str:

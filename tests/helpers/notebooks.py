@@ -1,0 +1,57 @@
+"""Run the notebooks: ``python -m tests.helpers.notebooks [4_dense …]`` does so in place and keeps what they showed."""
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+# No notebook downloads: they take the way that they have for readers without a network.
+_OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """A notebook as a tree."""
+    return nbformat.read(path, as_version=4)
+
+
+def source_of(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
+    """The text of the cells of one kind, ``code`` or ``markdown``."""
+    return [cell.source for cell in notebook.cells if cell.cell_type == kind]
+
+
+def shorten(notebook: nbformat.NotebookNode, steps: int) -> None:
+    """Train for ``steps`` in place of the notebook's own."""
+    for cell in notebook.cells:
+        cell.source = re.sub(r"^STEPS = \d+$", f"STEPS = {steps}", cell.source, flags=re.MULTILINE)
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    """Run all cells in ``folder``, in a process of its own. Raises CellExecutionError: a cell has raised."""
+    added = {**_OFFLINE, "PYTHONPATH": str(ROOT), "PVT_JAX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
+    NotebookClient(
+        notebook, kernel_name="python3", timeout=1800, resources={"metadata": {"path": str(folder)}}
+    ).execute(env={**os.environ, **added})
+
+
+def main(names: list[str]) -> int:
+    """Execute the notebooks of these names in place, or all."""
+    for path in [path for path in NOTEBOOKS if not names or path.stem in names]:
+        print(path.name, flush=True)
+        notebook = read(path)
+        with tempfile.TemporaryDirectory() as folder:
+            execute(notebook, Path(folder))
+        for cell in notebook.cells:
+            # When a cell ran changes each time and tells nothing.
+            cell.metadata.pop("execution", None)
+        nbformat.write(notebook, path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
