@@ -119,7 +119,7 @@ def test_files_folders_and_globs_name_images_once(photos, tmp_path):
         (["{photos}", "--output", "{out}", "--top_k", "0"], "--top_k must be 1 or more, but is 0"),
         (["{photos}", "--output", "{out}", "--image_size", "3", "4", "5"], "--image_size takes one side"),
         (["{photos}", "--output", "{out}", "--attention", "stage5"], "the model has no 'stage5' to draw attention of"),
-        (["gs://bucket/a.jpg", "--output", "{out}"], "is a URL"),
+        (["gs://bucket/a.jpg", "--output", "{out}"], "is in a bucket"),
     ],
 )
 def test_bad_usage_is_one_line(classifier, photos, tmp_path, capsys, arguments, message):
