@@ -151,6 +151,15 @@ def full(path: Path) -> str:
     return str(path) if is_bucket(path) else str(path.absolute())
 
 
+def read_text(path: Path) -> str:
+    """A file in UTF-8. Raises OSError or UnicodeDecodeError: it cannot be read."""
+    if not is_bucket(path):
+        return path.read_text(encoding="utf-8")
+    with bucket_errors():
+        content = path.read_bytes()
+    return content.decode()
+
+
 def version(path: Path) -> str:
     """A text that is another one when the file has changed. Raises OSError."""
     with bucket_errors():

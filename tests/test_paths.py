@@ -84,6 +84,7 @@ COMMANDS = [
         ["--config", f"{ROOT}/configs/folder.py:s3://b/x", "--workdir=w"],
         "error: data.root s3://b/x is in a bucket",
     ),
+    (main, ["--config", DIGITS, "--workdir=w", f"--config.data.root={GS}"], needs_a_copy("data.root", GS)),
     (main, ["--config", GS, "--workdir=w"], needs_a_copy("the config file", GS)),
     (convert, [GS, "w"], f"error: the weights {GS} needs the package gcsfs: pip install 'pvt_jax[gcs]'\n"),
     (convert, ["hf://a/b", "w"], "error: hf://a/b needs the package huggingface_hub: pip install 'pvt_jax[hub]'\n"),

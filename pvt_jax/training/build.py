@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from pvt_jax import environment
 from pvt_jax.compilation import compiler_options
 from pvt_jax.data.description import DataDescription, difference_of_classes
+from pvt_jax.data.formats import check_root
 from pvt_jax.errors import UserError
 from pvt_jax.messages import plural
 from pvt_jax.tasks import TASKS
@@ -136,6 +137,7 @@ def build(
       training: whether batches have to be shared equally by the devices.
       say: takes lines on the progress of checking the data.
     """
+    check_root(config.data.source, config.data.root)
     notes = plausible.check_config(config, refuse=not resumes)
     task = TASKS[config.task].make(config)
     if past is not None and not training:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pvt_jax import paths
 from pvt_jax.data.description import DataDescription
 from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
@@ -21,7 +22,7 @@ def read_config(workdir: Path) -> dict:
     """The config that the run in ``workdir`` was started with, as plain dicts."""
     path = workdir / CONFIG
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(paths.read_text(path))
     except FileNotFoundError:
         raise UserError(f"no config.json in {workdir}: this is not the --workdir of a run") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -35,7 +36,7 @@ def read_data(workdir: Path) -> DataDescription | None:
     """
     path = workdir / DATA
     try:
-        return DataDescription.from_json(path.read_text(encoding="utf-8"))
+        return DataDescription.from_json(paths.read_text(path))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -154,7 +154,12 @@ def _storage_errors(directory: Path) -> Iterator[None]:
                     f"cannot write checkpoints to {directory}: {reason}. Make room or fix the permission, and run the "
                     "same command again; the checkpoints before this one are whole"
                 ) from error
-        raise
+        if not paths.is_bucket(directory):
+            raise
+        raise UserError(
+            f"cannot write checkpoints to {directory}: {text.splitlines()[0][:200]}. Check the network, and run the "
+            "same command again; the checkpoints before this one are whole"
+        ) from error
 
 
 _STORAGE_PROBLEMS = {
@@ -163,5 +168,6 @@ _STORAGE_PROBLEMS = {
     "Disk quota exceeded": "the disk quota is exceeded",
     "PERMISSION_DENIED": "no permission to write there",
     "Permission denied": "no permission to write there",
+    "Forbidden": "no permission to write there",
     "Read-only file system": "the file system is read-only",
 }

@@ -29,7 +29,9 @@ def check(workdir: Path, config: Config, only: tuple[str, ...] = ("",), *, exten
     """
     folder = workdir / "checkpoints"
     try:
-        if not (folder.is_dir() and any(folder.iterdir())):
+        with paths.bucket_errors() if paths.is_bucket(workdir) else contextlib.nullcontext():
+            is_empty = not (folder.is_dir() and any(folder.iterdir()))
+        if is_empty:
             return
     except OSError as error:
         raise UserError(f"cannot read the workdir {workdir}: {error.strerror}. Choose another --workdir") from error

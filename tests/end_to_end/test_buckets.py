@@ -18,6 +18,7 @@ from pvt_jax.training.lock import lock_of
 from pvt_jax.training.store import CheckpointStore
 from pvt_jax.weights import places
 from pvt_jax.weights.known import cache_folder
+from pvt_jax.weights.load import read_checkpoint
 from pvt_jax.weights.places import located
 from tests.helpers.buckets import NAME, serve_bucket
 from tests.helpers.command import arguments, records, run_here, start
@@ -162,7 +163,10 @@ def test_a_bucket_that_is_not_there_or_not_ours(bucket):
 
 def test_weights_of_a_run_in_a_bucket(run, bucket):
     url = f"gs://{NAME}/mine/run"
-    for source, step in ((url, "latest"), (f"{url}/checkpoints", "latest"), (f"{url}/", "4")):
+    newest = read_checkpoint(f"{url}/checkpoints")
+    jax.tree.map(np.testing.assert_array_equal, newest.tensors, read_checkpoint(run).tensors)
+    assert newest.described == f"{url}/checkpoints/6"
+    for source, step in ((url, "latest"), (f"{url}/", "4")):
         trained, expected = (open_trained(str(each), Choices(step=step)) for each in (source, run))
         assert trained.notes[0].replace(url, str(run)) == expected.notes[0] and trained.config == expected.config
         jax.tree.map(np.testing.assert_array_equal, trained.variables, expected.variables)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from pvt_jax import paths
 from pvt_jax.data.records import SPLIT_WORDS, Request
 from pvt_jax.errors import UserError
 from pvt_jax.messages import did_you_mean
@@ -23,6 +24,7 @@ class Format:
     Attributes:
         openers: for each kind of records that it holds, the function from a Request to a source.
         divided: whether ``data.holdout`` can divide it.
+        in_bucket: whether its data may be in a bucket of Google Cloud Storage.
         title, extension, class_names: of a format that is recognised in a folder: what its annotations are called, how
             their files end, and the function from a Request to the names of the classes.
         is_in: the function from a folder to whether it looks like the format, where the ending of files does not tell.
@@ -30,6 +32,7 @@ class Format:
 
     openers: Mapping[str, str]
     divided: bool = False
+    in_bucket: bool = False
     title: str = ""
     extension: str = ""
     class_names: str = ""
@@ -89,7 +92,8 @@ FORMATS: Mapping[str, Format] = {
             LABELLED_IMAGES: f"{_HERE}.tfds.records:open_tfds",
             LABEL_MAPS: f"{_HERE}.tfds.segmentation:open_tfds_segmentation",
             OBJECTS: f"{_HERE}.tfds.detection:open_tfds_detection",
-        }
+        },
+        in_bucket=True,
     ),
 }
 
@@ -122,6 +126,12 @@ def open_source(kind: str, source: str, request: Request, formats: Mapping[str, 
     if request.split not in SPLIT_WORDS:
         raise UserError(f"split is '{request.split}', but a source has 'train' and 'eval'")
     return load(openers[source])(request)
+
+
+def check_root(source: str, root: str, formats: Mapping[str, Format] = FORMATS) -> None:
+    """Raises UserError: the data is in a bucket, where its format cannot be read."""
+    if source not in formats or not formats[source].in_bucket:
+        paths.local(root, "data.root")
 
 
 def load(function: str) -> Callable[[Any], Any]:
