@@ -76,7 +76,7 @@ def test_it_knows_its_data_and_leaves_no_lock(trained):
     assert (remembered.train.records, remembered.eval.records) == (1438, 359)
     assert remembered.train.source == "scikit-learn's digits"
     assert sorted(path.name for path in trained.iterdir()) == [
-        *("checkpoints", "config.json", "data.json", "metrics.jsonl", "tensorboard")
+        *("checkpoints", "config.json", "data.json", "examples.png", "metrics.jsonl", "tensorboard")
     ]
 
 
@@ -136,6 +136,8 @@ def test_a_file_of_weights_keeps_the_classes_of_its_run(run, tmp_path, monkeypat
     assert read_metadata(file) == {
         "model": "pvt_tiny",
         "image_size": "[32, 32]",
+        "mean": "[78.0, 78.0, 78.0]",
+        "std": "[90.0, 90.0, 90.0]",
         "task": "classification",
         "class_names": '["0", "1", "2", "3", "4", "5", "6", "7", "8", "n\\u00e9\\udcff"]',
         "format": "pt",
