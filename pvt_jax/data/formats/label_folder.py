@@ -45,8 +45,9 @@ _WHOLE = (
     # CVAT.
     Layout("JPEGImages", "SegmentationClassPNG|SegmentationClass", "ImageSets/Segmentation/default.txt"),
     Layout(
-        "images|image|imgs|img|JPEGImages|photos|original_images",
-        "annotations|annotation|labels|label|masks|mask|SegmentationClassPNG|SegmentationClass|segmentations",
+        "images|image|imgs|img|JPEGImages|photos|original_images|training_images|train_images",
+        "annotations|annotation|labels|label|masks|mask|SegmentationClassPNG|SegmentationClass|segmentations|"
+        "ground_truth|groundtruth|gt",
     ),
     Layout("", ""),
 )

@@ -143,6 +143,7 @@ class TestFormats:
             ("{}.jpg", "{}.png"),
             ("a/{}.png", "a/{}_mask.png"),
             ("JPEGImages/{}.jpg", "SegmentationClass/{}.png"),
+            ("Training_Images/{}.jpg", "Ground_Truth/{}.png"),
             ("train/{}.jpg", "train/{}_mask.png"),
             ("train/images/{}.jpg", "train/labels/{}.png"),
         ],
