@@ -47,8 +47,10 @@ def main(names: list[str]) -> int:
         with tempfile.TemporaryDirectory() as folder:
             execute(notebook, Path(folder))
         for cell in notebook.cells:
-            # When a cell ran changes each time and tells nothing.
+            # When a cell ran changes each time and tells nothing; a picture's JPEG is a second copy of it.
             cell.metadata.pop("execution", None)
+            for output in cell.get("outputs", []):
+                output.get("data", {}).pop("image/jpeg", None)
         nbformat.write(notebook, path)
     return 0
 
