@@ -42,7 +42,7 @@ def test_a_file_of_that_name_comes_first(elsewhere):
         ("common", r"^no config 'common': those that come with pvt_jax are cifar10, .*, vit; .* as \./common\.py$"),
         ("my/pvt_tiny.py", "^no config file my/pvt_tiny.py: --config pvt_tiny takes the one that comes with pvt_jax$"),
         ("resnet:17", "^resnet knows no '17': give one of 18, 34, 50, 101, as --config resnet:18$"),
-        ("gs://a/b", "^the config file gs://a/b is a URL"),
+        ("gs://a/b", "^the config file gs://a/b is in a bucket, and a path on this machine is needed here: copy it "),
     ],
 )
 def test_what_is_not_there_is_told_with_the_way_out(spec, line):

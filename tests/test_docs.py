@@ -335,7 +335,7 @@ OTHER_COMMANDS = (
     r"git clone … && cd pvt_jax",
     r"source \.venv/bin/activate",
     r'pip install "jax\[(cuda12|cuda13|tpu)\]"',
-    r"pip install (\.|trackio|\"\.\[onnx\]\"|'pvt_jax\[gcs\]')",
+    r"pip install (\.|\./pvt_jax|trackio|\"\.\[onnx\]\"|'pvt_jax\[gcs\]')",
     r"hf upload USER/REPO for_the_hub",
 )
 
