@@ -1,12 +1,15 @@
 """TFDS data sets with boxes, without TensorFlow."""
 
 import pickle
+import sys
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pvt_jax.data.formats import OBJECTS, open_source
+from pvt_jax.data.formats.tfds import records
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
@@ -141,3 +144,19 @@ def test_features_without_boxes(tmp_path):
     prepare_tfds(tmp_path, "toy_labels", (), features, {"train": [{"image": png((4, 4)), "label": 0}]})
     line = message(tmp_path, name="toy_labels")
     assert "'toy_labels' is not known to have images with boxes: its features are image, label" in line
+
+
+def test_a_tfds_whose_own_import_failed_is_told(monkeypatch):
+    """It swallows the error and is an empty module, as beside a protobuf older than its files were made with."""
+
+    def fails(name: str) -> Any:
+        raise RuntimeError(f"{name}: gencode 6.31.1 runtime 5.29.6. Runtime version cannot be older. See the guide.")
+
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", ModuleType("tensorflow_datasets"))
+    monkeypatch.setattr(records, "import_module", fails)
+    with pytest.raises(UserError) as error:
+        records.import_tfds()
+    assert str(error.value) == (
+        "tensorflow-datasets cannot be imported here (tensorflow_datasets.public_api: gencode 6.31.1 runtime 5.29.6): "
+        "install a version of what it names that fits, such as pip install -U protobuf, and restart"
+    )

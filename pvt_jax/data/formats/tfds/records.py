@@ -5,6 +5,7 @@ import io
 import operator
 import re
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 from absl import logging
@@ -184,11 +185,20 @@ def needed_name(request: Request, records: str, examples: str) -> str:
 
 
 def import_tfds() -> Any:
-    """Returns TFDS, imported when it is needed; raises UserError where it is not installed."""
+    """Returns TFDS, imported when it is needed; raises UserError where it is not installed, or not usable."""
     try:
         import tensorflow_datasets
     except ImportError as error:
         raise UserError(f"the tfds source needs `pip install tensorflow-datasets` ({error})") from error
+    # It logs what its own import raises, and is then a module without contents.
+    if not hasattr(tensorflow_datasets, "features"):
+        try:
+            import_module("tensorflow_datasets.public_api")
+        except Exception as error:
+            raise UserError(
+                f"tensorflow-datasets cannot be imported here ({str(error).partition('. ')[0]}): install a version of "
+                "what it names that fits, such as pip install -U protobuf, and restart"
+            ) from error
     return tensorflow_datasets
 
 
