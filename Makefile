@@ -24,6 +24,7 @@ endif
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 WORKDIR ?= runs/digits
 TESTS ?= tests
+DIST ?= loadfile
 
 # Compiled programs are kept from one test run to the next.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
@@ -37,7 +38,7 @@ train: $(VENV)/runtime.stamp
 	$(VENV)/bin/python -m pvt_jax.main --config configs/digits.py --workdir $(WORKDIR)
 
 test: $(if $(COLAB),$(VENV)/dev.stamp,lint) $(if $(ORACLES),$(VENV)/oracles.stamp)
-	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15 $(TESTS)
+	$(VENV)/bin/python -m pytest -n 3 --dist $(DIST) --no-loadscope-reorder --durations=15 $(TESTS)
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .

@@ -45,7 +45,11 @@ hypothesis.settings.load_profile("repeatable")
 # Files that take longest, longest first: what is left at the end fills up all workers.
 LONGEST = (
     "end_to_end",
+    "test_notebooks",
     "training/",
+    "prediction/",
+    "test_export",
+    "test_odd_pictures",
     "test_worked_examples",
     "test_docs",
     "test_main",
