@@ -51,7 +51,8 @@ def main(names: list[str]) -> int:
             cell.metadata.pop("execution", None)
             for output in cell.get("outputs", []):
                 output.get("data", {}).pop("image/jpeg", None)
-        nbformat.write(notebook, path)
+        # The folder is Colab's for a reader, and none of this machine.
+        path.write_text(nbformat.writes(notebook).replace(folder, "/content") + "\n", encoding="utf-8")
     return 0
 
 
