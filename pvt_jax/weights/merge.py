@@ -91,17 +91,7 @@ def merge(
         class_axis=kind.head_weights.class_axis if kind.head_weights else -1,
         converted=dict(sorted(converted.items())),
     )
-    problems = {
-        "missing": [
-            path
-            for path in missing
-            if names.submodel_of(path) not in found.initialised and not _optional(path, allow_missing)
-        ],
-        "unexpected": [name for name in found.unexpected if not _unused(name, allow_unexpected)],
-        "of another shape": shapes_lines(line for line in matched.wrong_shape if not _optional(line[0], allow_missing)),
-        "of another type": matched.wrong_type,
-        "with numbers too large for float32": matched.too_large,
-    }
+    problems = _problems(report, matched, allow_missing, allow_unexpected)
     if any(problems.values()):
         raise UserError(refusal(source, problems, tensors, wanted, native, distilled))
     if not_finite(matched.leaves):
@@ -123,6 +113,23 @@ class _Matched:
     wrong_type: list[str] = field(default_factory=list)
     too_large: list[str] = field(default_factory=list)
     replaced: list[_Problem] = field(default_factory=list)
+
+
+def _problems(
+    report: LoadReport, matched: _Matched, allow_missing: Sequence[str], allow_unexpected: Sequence[str]
+) -> dict[str, list[str]]:
+    """What is not among the exceptions, by the kind of problem; the lists are empty where there is none."""
+    return {
+        "missing": [
+            path
+            for path in report.missing
+            if names.submodel_of(path) not in report.initialised and not _optional(path, allow_missing)
+        ],
+        "unexpected": [name for name in report.unexpected if not _unused(name, allow_unexpected)],
+        "of another shape": shapes_lines(line for line in matched.wrong_shape if not _optional(line[0], allow_missing)),
+        "of another type": matched.wrong_type,
+        "with numbers too large for float32": matched.too_large,
+    }
 
 
 def _match(

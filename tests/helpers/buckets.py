@@ -13,12 +13,14 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import fsspec.config
 import pytest
+
+from tests.helpers.servers import QuietHandler
 
 NAME = "pictures"
 _OBJECT = re.compile(r"/storage/v1/b/([^/]+)/o(?:/([^/]+))?")
@@ -98,14 +100,8 @@ class Bucket:
         return len(before) + len(content), self.put(name, before + content, asked) if whole else None
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    # Head and body go out together; apart, each answer would wait for an acknowledgement of 40 ms.
-    wbufsize = -1
+class _Handler(QuietHandler):
     bucket: Bucket
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
 
     def _answer(self, code: int, content: Any = None, **headers: str) -> None:
         data = content if isinstance(content, bytes) else json.dumps({} if content is None else content).encode()

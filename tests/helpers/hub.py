@@ -6,11 +6,13 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.helpers.servers import QuietHandler
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # What the hub says of models that it does not give away.
@@ -25,13 +27,8 @@ class Hub:
         self.downloads: list[str] = []
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1
+class _Handler(QuietHandler):
     hub: Hub
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
 
     def _answer(self, code: int, content: bytes = b"", **headers: str) -> None:
         self.send_response(code)
