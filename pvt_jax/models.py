@@ -48,8 +48,9 @@ def create_model(
         return factory(**{"num_classes": 1000, **settings})
 
     _check_name("head", head, HEADS)
-    if settings.get("spp_levels"):
-        raise UserError("model.spp_levels is for the classifier, which a dense model does not have: leave it out")
+    for setting in ("spp_levels", "pool"):
+        if settings.get(setting):
+            raise UserError(f"model.{setting} is for the classifier, which a dense model does not have: leave it out")
     row = HEADS[head]
     fields = types_of(row.head)
     known = {name: kind for name, kind in fields.items() if name not in ("num_classes", "dtype")}

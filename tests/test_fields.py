@@ -72,6 +72,8 @@ def test_an_empty_batch_has_no_scores(name):
 def test_settings_of_another_type_are_named():
     """As a command line gives them. In a process of its own: here the signatures' check would be first to complain."""
     cases = [(name, "spp_levels", levels) for name in TOYS for levels in (4, 0, True, "124", (1, 2.0))]
+    cases += [(name, "pool", pool) for name in TOYS for pool in ("avg", 1)]
+    cases += [("pvt_v2_b0", "overlapping", 0), ("pvt_v2_b0", "depthwise", "False")]
     cases += [(name, "image_size", size) for name in ("pvt_tiny", "vit_tiny_patch16") for size in ((64.0, 64), ("64",))]
     script = f"""
 from pvt_jax.errors import UserError
@@ -83,7 +85,13 @@ for name, setting, value in {cases!r}:
     except UserError as error:
         print(error)
 """
-    words = {"spp_levels": "whole numbers, as (1, 2)", "image_size": "a whole number, or whole numbers, as (1, 2)"}
+    words = {
+        "spp_levels": "whole numbers, as (1, 2)",
+        "pool": "one of empty, token, mean, max",
+        "overlapping": "True or False",
+        "depthwise": "True or False",
+        "image_size": "a whole number, or whole numbers, as (1, 2)",
+    }
     assert output_of(script) == [
         f"model.{setting} must be {words[setting]}, but is {value!r}" for _, setting, value in cases
     ]

@@ -126,6 +126,51 @@ def test_a_linear_map_of_the_maxima_over_cells_can_classify(name):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@FAMILIES
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_the_last_map_can_be_pooled_to_one_vector(name, pool):
+    """``pool``: as where there is one cell; transformers then have no class token, so that no patch attends to it."""
+    model, images = toy(name, pool=pool), pictures(64, 96)
+    tree = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert "cls_token" not in tree["params"]
+    assert tree["params"]["head"]["linear"]["kernel"].shape == (32, 5)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), tree)
+    variables["params"] = jax.tree.map(
+        lambda leaf: 0.2 * rng.standard_normal(leaf.shape).astype(np.float32), tree["params"]
+    )
+    # Its norm comes after the map.
+    both = quick_jit(lambda v, x: (model.apply(v, x), model.apply(v, x, method="features")))
+    logits, found = both(variables, images)
+    maps = np.asarray(found["c4" if name.startswith("vit") else "c5"], np.float64)
+    if name == "pvt_tiny":
+        norm = variables["params"]["norm"]
+        centred = maps - maps.mean(-1, keepdims=True)
+        maps = centred / np.sqrt(maps.var(-1, keepdims=True) + 1e-6) * norm["scale"] + norm["bias"]
+    linear = variables["params"]["head"]["linear"]
+    expected = getattr(maps, pool)((1, 2)) @ linear["kernel"] + linear["bias"]
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@FAMILIES
+def test_what_a_family_reads_can_be_named(name):
+    """The same program as without ``pool``."""
+    own = "token" if name.startswith(("pvt_tiny", "vit")) else "mean"
+    variables = abstract_variables(toy(name))
+    assert abstract_variables(toy(name, pool=own)) == variables
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    programs = {str(jax.make_jaxpr(toy(name, pool=pool).apply)(variables, images)) for pool in ("", own)}
+    assert len(programs) == 1
+
+
+def test_without_a_class_token_the_last_stage_may_reduce():
+    model = toy("pvt_tiny", pool="mean", sr_ratios=(8, 4, 2, 2))
+    assert abstract_variables(model)["params"]["stage4"]["block0"]["attn"]["sr"]["kernel"].shape == (2, 2, 32, 32)
+    with pytest.raises(UserError, match="model.sr_ratios must end in 1, as the last stage holds the class token"):
+        abstract_variables(toy("pvt_tiny", sr_ratios=(8, 4, 2, 2)))
+
+
 def with_last_map(name: str, model: Any, variables: Any, images: np.ndarray) -> tuple[Any, np.ndarray]:
     """Class scores, and the map that the classifier reads."""
     if name == "pvt_tiny":
@@ -209,6 +254,22 @@ ONE = "must be a whole number above 0, but is"
                 name,
                 {"spp_levels": (1, 0)},
                 "model.spp_levels must be whole numbers above 0, e.g. (1, 2, 4), but is (1, 0)",
+            )
+            for name in TOYS
+        ),
+        *(
+            (
+                name,
+                {"pool": "token"},
+                "model.pool=token needs a class token, which this model has not: use mean or max",
+            )
+            for name in ("pvt_v2_b0", "resnet18")
+        ),
+        *(
+            (
+                name,
+                {"pool": "mean", "spp_levels": (1, 2)},
+                "model.pool=mean and model.spp_levels=(1, 2) both say what the classifier reads: leave one of them out",
             )
             for name in TOYS
         ),

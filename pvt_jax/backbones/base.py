@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.backbones.formulas import Cost
 from pvt_jax.errors import UserError
+from pvt_jax.nn.classifier import Pool
 from pvt_jax.nn.layers import AttentionMap
 from pvt_jax.nn.padding import Maps, shrunk, zero_outside
 from pvt_jax.weight_names import BackboneWeights
@@ -34,6 +35,9 @@ class Backbone(nn.Module, kw_only=True):
       dtype: of the computation; parameters, softmax, normalisation statistics and logits stay float32.
       remat, scan: recompute blocks in the backward pass; compile one block per stage. See ``run_blocks``.
       spp_levels: grid sides of spatial pyramid pooling before the classifier, instead of class token or mean.
+      pool: what the classifier reads: the class "token", or the "mean" or "max" of the last map; "" is what the
+        family's paper has. A transformer with "mean" or "max" has no class token at all, as in "Better plain ViT
+        baselines for ImageNet-1k" (arXiv 2205.01580); its position table keeps the token's slot.
     """
 
     num_classes: int
@@ -43,8 +47,14 @@ class Backbone(nn.Module, kw_only=True):
     remat: bool = False
     scan: bool = False
     spp_levels: Sequence[int] = ()
+    pool: Pool = ""
 
     parts: ClassVar[tuple[tuple[str, str], ...]] = ((r"stem|stage\d+|head", r"\g<0>"), (r"norm", "head"))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the image for each position of ``c2`` … ``c5``."""
+        return (4, 8, 16, 32)
 
     def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b k"]:
         """Logits [b, num_classes], float32. ``train=True`` needs ``rngs={"dropout": key}``.
@@ -63,15 +73,18 @@ class Backbone(nn.Module, kw_only=True):
     ) -> Maps:
         """The pyramid for dense tasks: feature maps ``c2``, ``c3``, ``c4``, ``c5`` at strides 4, 8, 16 and 32.
 
+        Where a model has other ``patch_sizes``, the strides follow from them: ``strides``.
+
         ``sizes`` are the (height, width) of each image in a batch padded at the bottom and right to one shape:
-        multiples of 32, which may be traced. The maps then equal those of each image alone, and are 0 in the padding,
-        whose pixels have no influence. Only ``train=True`` includes padding in a ResNet's batch statistics, as the
-        references do.
+        multiples of the last stride, which may be traced. The maps then equal those of each image alone, and are 0 in
+        the padding, whose pixels have no influence. Only ``train=True`` includes padding in a ResNet's batch
+        statistics, as the references do.
         """
         if sizes is not None:
             images = zero_outside(images, sizes)
         pyramid = self._forward(images, train=train, classify=False, sizes=sizes)
-        return {level: zero_outside(maps, shrunk(sizes, 2 ** int(level[1:]))) for level, maps in pyramid.items()}
+        strides = zip(pyramid.items(), self.strides, strict=True)
+        return {level: zero_outside(maps, shrunk(sizes, stride)) for (level, maps), stride in strides}
 
     def attention_maps(
         self, images: Float[Array, "b h w 3"], sizes: Int[Array, "b 2"] | None = None
@@ -97,6 +110,11 @@ class Backbone(nn.Module, kw_only=True):
             raise UserError(f"{type(self).__name__} has no attention: attention_maps is for the transformers")
         order = sorted(maps, key=lambda name: [int("".join(filter(str.isdigit, part))) for part in name.split("/")])
         return {name: maps[name] for name in order}
+
+    @property
+    def _has_token(self) -> bool:
+        # Where the family has one.
+        return self.pool in ("", "token")
 
     def _ends_with_maps(self, classify: bool) -> bool:
         # Initialisation always creates the classifier, so that parameters do not depend on the method that is called.

@@ -19,7 +19,8 @@ BlockType = type[nn.Module] | partial[Any]
 class Block(nn.Module):
     """Pre-norm transformer block: x + SRA(Norm(x)), then x + FeedForward(Norm(x)).
 
-    ``depthwise`` and ``pooled_side`` are PVT v2's: see ``FeedForward`` and ``SpatialReductionAttention``.
+    ``depthwise``, ``pooled_side`` and ``fan_out_init`` are PVT v2's: see ``FeedForward`` and
+    ``SpatialReductionAttention``.
     """
 
     dim: int
@@ -29,6 +30,7 @@ class Block(nn.Module):
     dtype: DTypeLike
     depthwise: bool = False
     pooled_side: int = 0
+    fan_out_init: bool = False
 
     @nn.compact
     def __call__(
@@ -42,8 +44,7 @@ class Block(nn.Module):
 
         ``sizes``: see ``padding.py``.
         """
-        # PVT v2's convolutions start from another distribution.
-        reduction = {"pooled_side": self.pooled_side, "fan_out_init": self.depthwise}
+        reduction = {"pooled_side": self.pooled_side, "fan_out_init": self.fan_out_init}
         attention = SpatialReductionAttention(
             self.dim, self.num_heads, self.sr_ratio, self.dtype, **reduction, name="attn"
         )

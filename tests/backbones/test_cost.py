@@ -139,6 +139,29 @@ def test_pyramid_pooling_widens_the_head_alone():
         assert traced(toy(name, spp_levels=(1, 2)), 64, 64) == pooled
 
 
+def test_a_change_undone_costs_what_it_is_by_hand():
+    """One block a stage on 64×64: 16×16 tokens of 8 channels and a hidden 64 in stage 1."""
+    costs = {
+        undone: multiply_accumulates(toy("pvt_v2_b0", depths=(1, 1, 1, 1), **{undone: False}), 64, 64)["stage1"]
+        for undone in ("position_tables", "overlapping", "depthwise")
+    }
+    whole = 256 * (7 * 7 * 3) * 8 + (256 * 8 * 8 + 4 * 512 * 8 + 4 * 8 * 16 + 256 * 8 * 8) + 256 * 64 * (2 * 8 + 9)
+    assert {undone: cost.weights for undone, cost in costs.items()} == {
+        "position_tables": whole,
+        "overlapping": whole - 256 * (7 * 7 - 4 * 4) * 3 * 8,
+        "depthwise": whole - 256 * 64 * 9,
+    }
+
+
+def test_a_model_without_class_token_has_a_token_less():
+    """The last stage of PVT v1 on 64×64: 2×2 tokens of 32 channels, hidden 128; all tokens attend to all."""
+    with_token, without = (toy("pvt_tiny", depths=(1, 1, 1, 1), pool=pool) for pool in ("", "mean"))
+    one, other = (multiply_accumulates(model, 64, 64) for model in (with_token, without))
+    assert one["stage4"].weights - other["stage4"].weights == 4 * 32 * 32 + 2 * 32 * 128
+    assert one["stage4"].attention - other["stage4"].attention == 2 * (5 * 5 - 4 * 4) * 32
+    assert {**one, "stage4": 0} == {**other, "stage4": 0}
+
+
 def test_a_module_without_a_formula():
     with pytest.raises(TypeError, match="no formula for the multiply-accumulates of Dense"):
         multiply_accumulates(nn.Dense(3), 64, 64)
@@ -196,14 +219,21 @@ def test_both_counts_agree_for_any_pyramid(data, height, width, name):
         "sr_ratios": tuple(data.draw(st.integers(1, most)) for most in (8, 4, 2, 1)),
         "num_classes": data.draw(st.integers(1, 9)),
     }
+    if name == "pvt_tiny":
+        options["pool"] = data.draw(st.sampled_from(["", "token", "mean", "max"]))
+    else:
+        options |= {key: data.draw(st.booleans()) for key in ("overlapping", "depthwise", "position_tables")}
+    if data.draw(st.booleans()):
+        options["patch_sizes"] = data.draw(st.sampled_from([(1, 2, 2, 2), (3, 1, 2, 2), (2, 2, 1, 4)]))
     model = create_model(name, **options)
     assert traced(model, height, width) == formulas(model, height, width)
 
 
 @settings(max_examples=5)
-@given(height=SIDES, width=SIDES, patch=st.integers(3, 32), heads=st.integers(1, 3), ratio=st.integers(1, 5))
-def test_both_counts_agree_for_any_vit(height, width, patch, heads, ratio):
-    options = {"patch_size": patch, "num_heads": heads, "dim": 4 * heads, "mlp_ratio": ratio, "depth": 2}
+@given(data=st.data(), height=SIDES, width=SIDES, patch=st.integers(3, 32), heads=st.integers(1, 3))
+def test_both_counts_agree_for_any_vit(data, height, width, patch, heads):
+    options = {"patch_size": patch, "num_heads": heads, "dim": 4 * heads, "depth": 2}
+    options |= {"mlp_ratio": data.draw(st.integers(1, 5)), "pool": data.draw(st.sampled_from(["", "mean"]))}
     model = create_model("vit_tiny_patch16", **options)
     assert traced(model, height, width) == formulas(model, height, width)
 

@@ -160,6 +160,8 @@ def test_unknown_settings_are_refused(head):
         create_model("pvt_tiny", head=head, head_settings={"dtype": jnp.bfloat16})
     with pytest.raises(UserError, match="model.spp_levels is for the classifier"):
         create_model("pvt_tiny", head=head, spp_levels=(1, 2))
+    with pytest.raises(UserError, match="model.pool is for the classifier, which a dense model does not have: leave"):
+        create_model("pvt_tiny", head=head, pool="mean")
 
 
 def test_settings_of_a_neck_without_one():

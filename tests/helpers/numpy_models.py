@@ -193,14 +193,25 @@ def pvt_v2(
     epsilons: dict[str, float] | None = None,
     branch_scales: np.ndarray | None = None,
     kept: list[np.ndarray] | None = None,
+    strides: Sequence[int] = (4, 2, 2, 2),
 ) -> Any:
-    """As ``pvt``: class scores, or the maps c2…c5, of a PVT v2 or MiT."""
+    """As ``pvt``: class scores, or the maps c2…c5, of a PVT v2 or MiT.
+
+    Also of one between v1 and v2: kernels as large as their stride do not overlap, a table is added where there is one,
+    and the feed-forward has a depthwise convolution where the weights have.
+    """
     epsilon = {**EPSILONS, **(epsilons or {})}
     x, maps, number = images.astype(np.float64), {}, 0
     for stage in range(1, 5):
-        x = overlapping_convolution(w, f"patch_embed{stage}.proj", x, 4 if stage == 1 else 2)
+        name, stride = f"patch_embed{stage}.proj", strides[stage - 1]
+        overlapping = w[f"{name}.weight"].shape[-1] != stride
+        x = overlapping_convolution(w, name, x, stride) if overlapping else convolution(w, name, x)
         batch, rows, columns, dim = x.shape
         x = layer_norm(w, f"patch_embed{stage}.norm", x.reshape(batch, -1, dim), epsilon["patch"])
+        if f"pos_embed{stage}" in w:
+            table = w[f"pos_embed{stage}"][0].astype(np.float64)
+            side = round(len(table) ** 0.5)
+            x = x + bilinear(table.reshape(side, side, dim), (rows, columns)).reshape(-1, dim)
         block = 0
         while f"block{stage}.{block}.norm1.weight" in w:
             name = f"block{stage}.{block}"
@@ -209,13 +220,13 @@ def pvt_v2(
             branch = attention(w, f"{name}.attn", normed, (rows, columns), num_heads[stage - 1], epsilon["sr"], kept)
             x = x + scale[0][:, None, None] * branch
             hidden = linear(w, f"{name}.mlp.fc1", layer_norm(w, f"{name}.norm2", x, epsilon["block"]))
-            if w.get(f"{name}.attn.sr.weight", np.empty(0)).shape[-1] == 1:
-                hidden = np.maximum(hidden, 0)
-            hidden = hidden.reshape(batch, rows, columns, -1)
-            hidden = gelu(overlapping_convolution(w, f"{name}.mlp.dwconv.dwconv", hidden, 1)).reshape(
-                batch, x.shape[1], -1
-            )
-            x = x + scale[1][:, None, None] * linear(w, f"{name}.mlp.fc2", hidden)
+            depthwise = f"{name}.mlp.dwconv.dwconv"
+            if f"{depthwise}.weight" in w:
+                if w.get(f"{name}.attn.sr.weight", np.empty(0)).shape[-1] == 1:
+                    hidden = np.maximum(hidden, 0)
+                hidden = hidden.reshape(batch, rows, columns, -1)
+                hidden = overlapping_convolution(w, depthwise, hidden, 1).reshape(batch, x.shape[1], -1)
+            x = x + scale[1][:, None, None] * linear(w, f"{name}.mlp.fc2", gelu(hidden))
             block, number = block + 1, number + 1
         x = layer_norm(w, f"norm{stage}", x, epsilon["final"])
         x = maps[f"c{stage + 1}"] = x.reshape(batch, rows, columns, dim)

@@ -9,7 +9,7 @@ def cost(model: PyramidVisionTransformer, rows: int, columns: int) -> dict[str, 
     costs, in_dim = {}, 3
     for i, (dim, patch, ratio) in enumerate(zip(model.dims, model.patch_sizes, model.sr_ratios, strict=True)):
         rows, columns = rows // patch, columns // patch
-        tokens = rows * columns + (i == 3)  # the class token
+        tokens = rows * columns + (i == 3 and model.pool in ("", "token"))  # the class token
         keys = (rows // ratio) * (columns // ratio) if ratio > 1 else tokens
         block = attention_weights(tokens, keys, dim)
         block += keys * (ratio * dim) * (ratio * dim) if ratio > 1 else 0  # reduction

@@ -7,6 +7,8 @@ arXiv 2102.12122, section 3 and table 1. Four stages, each a patch embedding tha
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import jax.numpy as jnp
@@ -104,18 +106,22 @@ class PyramidVisionTransformer(Backbone):
 
     parts = (*Backbone.parts, (r"cls_token", "stage4"))
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return tuple(accumulate(self.patch_sizes, mul))
+
     @nn.compact
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
         batch, height, width, _ = images.shape
         check_stages(self, "depths", "dims", "num_heads", "mlp_ratios", "sr_ratios", "patch_sizes")
-        if self.sr_ratios[3] != 1:
+        if self.sr_ratios[3] != 1 and self._has_token:
             raise UserError(
                 f"model.sr_ratios must end in 1, as the last stage holds the class token, but is {self.sr_ratios}"
             )
         check_reductions(height, width, self.patch_sizes, self.sr_ratios)
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, self.depths, batch)
         class_token = None
-        if self.num_classes != 0:
+        if self.num_classes != 0 and self._has_token:
             class_token = self.param("cls_token", normal_002, (1, 1, self.dims[3]))
 
         side = table_side(self.image_size, math.prod(self.patch_sizes))
@@ -146,5 +152,6 @@ class PyramidVisionTransformer(Backbone):
             return pyramid
         tokens = nn.LayerNorm(1e-6, self.dtype, name="norm")(tokens)
         maps = tokens[:, -grid[0] * grid[1] :].reshape(batch, *grid, self.dims[3])
-        logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(maps, tokens[:, 0])
+        read = ClassificationHead(self.num_classes, self.spp_levels, self.pool, name="head")
+        logits = read(maps, tokens[:, 0] if self._has_token else None)
         return logits if classify else pyramid

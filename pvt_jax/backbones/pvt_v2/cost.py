@@ -4,15 +4,19 @@ from pvt_jax.backbones.formulas import Cost, attention, attention_weights, class
 from pvt_jax.backbones.pvt_v2.model import PyramidVisionTransformerV2
 
 # From the paper, not from the model's module: what is wrong in either makes the two counts differ.
-_PATCHES = ((7, 4), (3, 2), (3, 2), (3, 2))  # section 3.2: side and stride of each patch embedding
+_KERNELS = {4: 7, 2: 3, 1: 3}  # section 3.2: stride and side of a patch embedding; for other strides 2 stride - 1
 _POOLED_SIDE = 7  # section 3.1
 
 
 def cost(model: PyramidVisionTransformerV2, rows: int, columns: int) -> dict[str, Cost]:
     """Cost by part: ``stage1`` … ``stage4``, ``head``."""
     costs, in_dim = {}, 3
-    for i, (dim, (side, stride), ratio) in enumerate(zip(model.dims, _PATCHES, model.sr_ratios, strict=True)):
-        rows, columns = convolved(rows, side, stride), convolved(columns, side, stride)
+    for i, (dim, stride, ratio) in enumerate(zip(model.dims, model.patch_sizes, model.sr_ratios, strict=True)):
+        if model.overlapping:
+            side = _KERNELS.get(stride, 2 * stride - 1)
+            rows, columns = convolved(rows, side, stride), convolved(columns, side, stride)
+        else:
+            side, rows, columns = stride, rows // stride, columns // stride
         tokens, hidden = rows * columns, model.mlp_ratios[i] * dim
         if model.linear_attention:
             # The map is pooled to a fixed side, then goes through a 1×1 convolution.
@@ -23,7 +27,8 @@ def cost(model: PyramidVisionTransformerV2, rows: int, columns: int) -> dict[str
         else:
             keys, reduction = tokens, 0
         block = attention_weights(tokens, keys, dim) + reduction
-        block += feed_forward(tokens, dim, hidden) + 3 * 3 * tokens * hidden  # with a depthwise convolution
+        block += feed_forward(tokens, dim, hidden)
+        block += 3 * 3 * tokens * hidden if model.depthwise else 0
         costs[f"stage{i + 1}"] = Cost(
             (rows, columns, dim),
             tokens * (side**2 * in_dim) * dim + model.depths[i] * block,

@@ -91,7 +91,8 @@ def _sizes_of_tensors(shapes: Shapes) -> Sizes | None:
 
 
 WEIGHTS = BackboneWeights(
-    mark="params/stage1/block0/mlp/dwconv/kernel",
+    # Every variant has it; v1 has no norm after a stage.
+    mark="params/stage1/norm/scale",
     rows=(
         *table((r"stage(\d)/block(\d+)/mlp/dwconv", r"block\1.\2.mlp.dwconv.dwconv"), (r"stage(\d)/norm", r"norm\1")),
         *PYRAMID,

@@ -225,5 +225,5 @@ class ResNet(Backbone):
             sizes = shrunk(sizes, stage.stride)
         if self._ends_with_maps(classify):
             return pyramid
-        logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(x)
+        logits = ClassificationHead(self.num_classes, self.spp_levels, self.pool, name="head")(x)
         return logits if classify else pyramid

@@ -8,7 +8,7 @@ def cost(model: VisionTransformer, rows: int, columns: int) -> dict[str, Cost]:
     """Cost by part: ``patch_embed``, ``blocks``, ``head``."""
     dim, patch = model.dim, model.patch_size
     rows, columns = rows // patch, columns // patch
-    tokens = rows * columns + 1
+    tokens = rows * columns + (model.pool in ("", "token"))  # the class token
     block = attention_weights(tokens, tokens, dim) + feed_forward(tokens, dim, model.mlp_ratio * dim)
     shape = (rows, columns, dim)
     return {

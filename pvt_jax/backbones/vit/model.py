@@ -67,25 +67,27 @@ class VisionTransformer(Backbone):
             raise UserError(f"an image of {height}×{width} is too small: both sides must be at least {least}")
         embedded = PatchProjection(self.dim, self.patch_size, self.dtype, name="patch_embed")(images.astype(self.dtype))
         grid = (embedded.shape[1], embedded.shape[2])
-        class_token = self.param("cls_token", normal_002, (1, 1, self.dim))
+        class_token = self.param("cls_token", normal_002, (1, 1, self.dim)) if self._has_token else None
         side = table_side(self.image_size, self.patch_size)
         table_grid = (side[0] // self.patch_size, side[1] // self.patch_size)
         table = self.param("pos_embed", normal_002, (1, 1 + table_grid[0] * table_grid[1], self.dim))
         true_grid = shrunk(sizes, self.patch_size)
         positions = resize_position_embedding(table[:, 1:], table_grid, grid, "bicubic", true_grid)
         x = embedded.reshape(batch, grid[0] * grid[1], self.dim) + positions.astype(self.dtype)
-        token = jnp.broadcast_to(class_token + table[:, :1], (batch, 1, self.dim)).astype(self.dtype)
-        x = jnp.concatenate([token, x], axis=1)
+        if class_token is not None:
+            token = jnp.broadcast_to(class_token + table[:, :1], (batch, 1, self.dim)).astype(self.dtype)
+            x = jnp.concatenate([token, x], axis=1)
 
         block = partial(Block, self.dim, self.num_heads, self.mlp_ratio, 1, self.dtype)
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, [self.depth], batch)[0]
         x = run_blocks(self, block, self.depth, x, grid, scales, true_grid, remat=self.remat, scan=self.scan)
         x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x)
 
-        maps = x[:, 1:].reshape(batch, *grid, self.dim)
+        maps = x[:, int(self._has_token) :].reshape(batch, *grid, self.dim)
         if self._ends_with_maps(classify):
             return _resampled(maps, height, width, true_grid, sizes)
-        logits = ClassificationHead(self.num_classes, self.spp_levels, name="head")(maps, x[:, 0])
+        read = ClassificationHead(self.num_classes, self.spp_levels, self.pool, name="head")
+        logits = read(maps, x[:, 0] if self._has_token else None)
         return logits if classify else _resampled(maps, height, width, true_grid, sizes)
 
 
