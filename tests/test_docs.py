@@ -428,7 +428,7 @@ def test_keys_in_the_text_exist():
     key = rf"(?:{'|'.join(sections)})\.(?!(?:py|json|yaml)\b)[a-z_0-9]+"
     mentioned = set(re.findall(rf"(?:`|--config\.)({key})\b(?!\()", TEXT))
     assert len(mentioned) >= 10
-    models: list[Any] = [pvt_jax.create_model(name) for name in ("pvt_tiny", "resnet18")]
+    models: list[Any] = [pvt_jax.create_model(name) for name in ("pvt_tiny", "pvt_v2_b0", "resnet18")]
     models += [pvt_jax.create_model("pvt_tiny", head=name).head for name in pvt_jax.list_heads()]
     for key in mentioned:
         section, _, last = key.partition(".")
