@@ -38,6 +38,7 @@ COMMANDS: dict[str, Row] = {
     "export": Row("pvt_jax.export", "write a model that runs with jax alone"),
     "predict": Row("pvt_jax.predict", "predict images with a trained model"),
     "summary": Row("pvt_jax.summary", "what a model costs in parameters, MACs and memory"),
+    "sweep": Row("pvt_jax.sweep", "run an experiment: its runs, table and figures"),
     "prepare": Row("pvt_jax.prepare", "prepare a TFDS data set once"),
 }
 

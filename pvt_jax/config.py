@@ -27,6 +27,7 @@ __all__ = [
     "differences",
     "documented",
     "get",
+    "is_path",
     "load",
     "override",
     "put",
@@ -185,6 +186,11 @@ def get(config: Config, key: str) -> Any:
     for part in key.split("."):
         config = config[part]
     return config
+
+
+def is_path(name: str) -> bool:
+    """Whether the key of that name is of a path on a machine."""
+    return name in _keys() and bool(_keys()[name].path)
 
 
 @cache

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
+from pvt_jax import machine
 from pvt_jax.errors import UserError
 from pvt_jax.version import __version__
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _NVIDIA = Path("/proc/driver/nvidia/version")
 _PCI = Path("/sys/bus/pci/devices")
 _GOOGLE = "0x1ae0"
@@ -31,7 +31,7 @@ def check_environment() -> str:
     devices = jax.devices()
     if devices[0].platform == "cpu" and "cpu" not in os.environ.get("JAX_PLATFORMS", ""):
         _check_unused()
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
     lines = [
         f"pvt_jax {__version__}, Python {platform.python_version()}, {versions}",
         f"{len(devices)} device(s): {devices[0].device_kind}",

@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 import pvt_jax
-from pvt_jax import browse, compare, convert, export, main, predict, summary, trace
+from pvt_jax import browse, compare, convert, export, main, predict, summary, sweep, trace
 from pvt_jax import config as config_lib
 from pvt_jax.__main__ import COMMANDS
 from pvt_jax.backbones import cost
@@ -77,11 +77,13 @@ PREDICTION = python_block("pvt_jax.Predictor")
 EXPORTED = python_block("export.deserialize")
 TABLE_OF_BOXES = python_block('"xmin"')
 TABLE_OF_LABELS = python_block('row["label"]')
+SWEEP = python_block("def get_sweep")
+TUNING = python_block("Tuning(")
 
 
 def test_no_python_block_is_forgotten():
     known = {SEGMENTATION, DETECTION, PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX}
-    assert {*run_blocks()} == known | {TRAINING, PREDICTION, EXPORTED, TABLE_OF_BOXES, TABLE_OF_LABELS}
+    assert {*run_blocks()} == known | {TRAINING, PREDICTION, EXPORTED, TABLE_OF_BOXES, TABLE_OF_LABELS, SWEEP, TUNING}
 
 
 # Run after the blocks, in the same process: the same random images through all of them, and what they showed.
@@ -364,7 +366,24 @@ def test_every_command_is_checked():
         "pvt_jax.browse",
         "pvt_jax.predict",
         "pvt_jax.export",
+        "pvt_jax.sweep",
     }
+
+
+def test_the_sweep_is_one(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "experiments" / "drop_path" / "sweep.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(SWEEP)
+    monkeypatch.chdir(tmp_path)
+    (arguments,) = commands("pvt_jax.sweep")
+    flags = ["--only", "usual", "n*", "--seeds", "0,1", "--config.data.root=/data/imagenet", "--list"]
+    assert sweep.main([*arguments, *flags]) == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        f"{arm}, seed {seed}" for arm in ("none", "usual") for seed in (0, 1)
+    ]
+    found: dict[str, Any] = {}
+    exec(TUNING, found)
+    assert found["tuning"].steps == (100, 300)
 
 
 @pytest.mark.parametrize("arguments", commands("pvt_jax.main"), ids=" ".join)

@@ -19,7 +19,8 @@ ALLOWED: dict[str, set[str]] = {
     "paths": {"messages"},
     "commands": {"paths"},
     "compilation": set(),
-    "environment": {"version"},
+    "environment": {"machine", "version"},
+    "machine": set(),
     "version": set(),
     "messages": set(),
     "fields": {"paths"},
@@ -46,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
         "environment",
         "fields",
         "files",
+        "machine",
         "messages",
         "options",
         "paths",
@@ -53,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "visualization",
         "weights",
     },
+    "sweeps": {"config", "machine", "messages", "paths", "training", "visualization"},
     "hub": {"config", "data", "messages", "paths", "tasks", "training", "weights"},
     "prediction": {
         *(
@@ -85,6 +88,7 @@ PUBLIC = {
     "predict",
     "prepare",
     "summary",
+    "sweep",
 }
 
 # A folder in here is one thing, and one thing does not know another of its kind.

@@ -15,7 +15,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.training.options import RunOptions
 
-CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
+CONFIG, DATA, METRICS, SUMMARY = "config.json", "data.json", "metrics.jsonl", "summary.json"
 
 
 def read_config(workdir: Path) -> dict:
@@ -46,6 +46,18 @@ def read_data(workdir: Path) -> DataDescription | None:
             f"{path} is damaged ({type(error).__name__}: {error}): restore it, or remove it to have it written anew by "
             "the next start, which then compares no classes"
         ) from error
+
+
+def read_summary(workdir: Path) -> dict[str, Any]:
+    """The size of the run in ``workdir``, and what it last ran on; see ``introduction.summary``.
+
+    Raises UserError: there is none, as in the run of an older version, or it is damaged.
+    """
+    path = workdir / SUMMARY
+    try:
+        return json.loads(paths.read_text(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}): start the run again, which writes it") from error
 
 
 @dataclass(frozen=True)

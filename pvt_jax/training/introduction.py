@@ -1,8 +1,11 @@
 """What a run is about to do, in a few lines: model, devices, data, recipe."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
+from pvt_jax import machine
 from pvt_jax.backbones.cost import multiply_accumulates
 from pvt_jax.messages import plural
 from pvt_jax.training.build import Run
@@ -24,21 +27,40 @@ def introduction(run: Run) -> list[str]:
     return [f"{label:<{_WIDTH}}{text}" for label, text in lines.items()]
 
 
-def _model(run: Run) -> str:
-    config, parameters = run.config, run.abstract.params
+def summary(run: Run) -> dict[str, Any]:
+    """Its size, and what it runs on: what ``summary.json`` in its workdir holds.
+
+    ``backbone_macs`` are multiply-accumulates of the backbone for one image of ``image_size`` (height, width).
+    """
+    parameters, device = run.abstract.params, jax.devices()[0]
     backbone = getattr(run.task.model, "backbone", run.task.model)
-    total = sum(leaf.size for leaf in jax.tree.leaves(parameters))
-    trained = sum(leaf.size for leaf in jax.tree.leaves(split(parameters, config.optimizer.frozen)[0]))
+    cost = multiply_accumulates(backbone, *run.task.image_size)
+    on_cpu = device.platform == "cpu"
+    return {
+        "parameters": _size(parameters),
+        "trained_parameters": _size(split(parameters, run.config.optimizer.frozen)[0]),
+        "backbone_macs": sum(part.weights + part.attention for part in cost.values()),
+        "image_size": [*run.task.image_size],
+        "machine": machine.processor() if on_cpu else f"{run.mesh.size} × {device.device_kind}",
+        "versions": machine.versions(),
+    }
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _model(run: Run) -> str:
+    config, found = run.config, summary(run)
     height, width = run.task.image_size
-    cost = multiply_accumulates(backbone, height, width)
-    macs = sum(part.weights + part.attention for part in cost.values())
-    of_backbone = " of the backbone" if backbone is not run.task.model else ""
-    frozen = f", of which {trained:,} are trained" if config.optimizer.frozen else ""
+    is_dense = hasattr(run.task.model, "backbone")
+    of_backbone = " of the backbone" if is_dense else ""
+    frozen = f", of which {found['trained_parameters']:,} are trained" if config.optimizer.frozen else ""
     head = f" with {config.head.name}" if config.head.name else ""
     dtype = np.dtype(config.model.dtype).name
     return (
-        f"{config.model.name}{head}: {total:,} parameters{frozen}; {macs / 1e9:.3g} GMACs{of_backbone} at "
-        f"{height}×{width}; {dtype}"
+        f"{config.model.name}{head}: {found['parameters']:,} parameters{frozen}; {found['backbone_macs'] / 1e9:.3g} "
+        f"GMACs{of_backbone} at {height}×{width}; {dtype}"
     )
 
 

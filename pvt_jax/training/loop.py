@@ -23,7 +23,7 @@ from pvt_jax.training.build import Run, build, read_initial
 from pvt_jax.training.distributed import say
 from pvt_jax.training.evaluate import Evaluator, Result, evaluate, headline
 from pvt_jax.training.examples import draw, prepared_part, presentation_of
-from pvt_jax.training.introduction import introduction
+from pvt_jax.training.introduction import introduction, summary
 from pvt_jax.training.lock import Lock, lock_of
 from pvt_jax.training.preemption import Preemption
 from pvt_jax.training.state import TrainState
@@ -88,6 +88,7 @@ def _train(config: Config, directory: Path, lock: Lock, extend: bool, quiet: boo
         if lock.take() and workdir.has_checkpoint(directory):
             raise UserError(f"another process has just trained in {directory}: start again to go on from there")
         workdir.create(directory, config, run.description, run.task.held_out())
+        workdir.write_summary(directory, summary(run))
     store = run.open_store(directory)
     try:
         with Preemption() as preemption:

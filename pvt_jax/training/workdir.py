@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pvt_jax import config as config_lib
 from pvt_jax import paths
@@ -11,7 +12,7 @@ from pvt_jax.config import Config
 from pvt_jax.data.description import DataDescription
 from pvt_jax.errors import UserError
 from pvt_jax.messages import escaped_name, listed
-from pvt_jax.training.history import DATA, read_config, read_data
+from pvt_jax.training.history import DATA, SUMMARY, read_config, read_data
 from pvt_jax.training.resume import Past
 from pvt_jax.weights.files import read_metadata
 from pvt_jax.weights.places import located
@@ -77,6 +78,11 @@ def create(workdir: Path, config: Config, data: DataDescription | None = None, h
         _write(workdir, DATA, data.to_json())
     if held_out:
         _write(workdir, HELD_OUT, "".join(f"{path}\n" for path in held_out))
+
+
+def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
+    """Write ``summary.json``. Raises UserError if it cannot be done."""
+    _write(workdir, SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
 def make(workdir: Path) -> None:

@@ -19,7 +19,7 @@ LINES = [
 
 def make_run(folder, lines=LINES, records=100, **chosen):
     """A workdir in which the program of a run has been."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     chosen = {"batch_size": 8, "epochs": 2.0, "steps": None, **chosen}
     (folder / "config.json").write_text(config_lib.to_json(config_lib.resolve(chosen)))
     if records:

@@ -1,0 +1,28 @@
+"""What this process runs on, and with which versions; without importing jax."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def processor() -> str:
+    """As "AMD EPYC, 2 cores": its name, and how many of its cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{_name()}, {cores} core{'s' * (cores != 1)}"
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that compute, by name."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

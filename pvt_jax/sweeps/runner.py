@@ -1,0 +1,291 @@
+"""Run the jobs of a sweep, one after the other, and record what they found."""
+
+import datetime
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvt_jax import machine, paths
+from pvt_jax.errors import UserError
+from pvt_jax.messages import plural
+from pvt_jax.sweeps import jobs as jobs_lib
+from pvt_jax.sweeps import results
+from pvt_jax.sweeps.jobs import REPORT, Job
+from pvt_jax.sweeps.spec import Evaluate, Sweep, Train, needs
+from pvt_jax.training import history
+
+# What a job leaves in its folder.
+COMMAND, LOG, OUTPUT = "command.txt", "log.txt", "output.json"
+# Seconds between two lines about a job that is running.
+_EVERY = 60.0
+# Exit codes of a command that a signal has stopped, and which has saved.
+_STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGINT}
+
+
+class StopError(Exception):
+    """A signal has stopped a job; the exit code."""
+
+    def __init__(self, code: int):
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass
+class Runner:
+    """Runs the jobs of a sweep that have no record yet.
+
+    Attributes:
+      file: the sweep's file.
+      sweep: what it says.
+      runs: folder of the runs.
+      output: folder of ``results.jsonl``.
+      overrides: ``KEY=VALUE`` for all configs.
+      say: takes the lines for a person.
+      execute: (words, stdout, stderr, beat) → exit code; ``beat`` is called now and then while it runs.
+    """
+
+    file: Path
+    sweep: Sweep
+    runs: Path
+    output: Path
+    overrides: Sequence[str] = ()
+    say: Callable[[str], None] = print
+    execute: Callable[[Sequence[str], Path, Path, Callable[[], None]], int] | None = None
+
+    def __call__(self, chosen: Callable[[Job], bool] = lambda job: True) -> int:
+        """Run the ``chosen`` jobs in order; one that fails is told, and the others go on. How many failed.
+
+        Raises StopError: a signal has ended a job.
+        """
+        failed: dict[str, str] = {}
+        found = [job for job in self._all_jobs({}) if chosen(job)]
+        rates = self._rates({job.arm.name for job in found}, failed)
+        every = [job for job in self._all_jobs(rates) if chosen(job)]
+        for number, job in enumerate(every, 1):
+            where = f"{job.name} ({number} of {len(every)})"
+            lacking = [name for name in needs(job.arm) if f"{name} {job.seed}" in failed]
+            if job.arm.name in failed:
+                self.say(f"{where}: left out, as no learning rate was found")
+            elif lacking:
+                self.say(f"{where}: left out, as it needs {lacking[0]}, which failed")
+                failed[f"{job.arm.name} {job.seed}"] = ""
+            elif (problem := self._run(job, where)) is not None:
+                failed[f"{job.arm.name} {job.seed}"] = problem
+        return len(failed)
+
+    def records(self) -> list[dict[str, Any]]:
+        """What is recorded, of all scales."""
+        return results.read(self.output / results.FILE)
+
+    def outdated(self) -> list[str]:
+        """Names of jobs whose record is of another command than they have now."""
+        known = {results.identity(record): record["command"] for record in self.records()}
+        found = []
+        for job in self._all_jobs(self._known_rates()):
+            command = known.get((self.sweep.scale, *job.identity))
+            if command is not None and command != job.command(self.file):
+                found.append(job.name)
+        return found
+
+    def _all_jobs(self, rates: dict[str, float]) -> list[Job]:
+        tuned = [arm.name for arm in self.sweep.arms if isinstance(arm, Train) and arm.tuned]
+        return jobs_lib.jobs(self.sweep, {**dict.fromkeys(tuned, 0.0), **rates}, self.overrides)
+
+    def _known_rates(self) -> dict[str, float]:
+        """The learning rates that records tell, of arms whose looks are complete."""
+        tuning, found = self.sweep.tuning, {}
+        if tuning is None:
+            return {}
+        last = len(tuning.steps) - 1
+        for arm in self.sweep.arms:
+            looked = {
+                record["rate"]: record["values"][self.sweep.metric]
+                for record in self.records()
+                if record["scale"] == self.sweep.scale and record["arm"] == arm.name and record.get("look") == last
+            }
+            if looked:
+                found[arm.name] = jobs_lib.best(looked)
+        return found
+
+    def _rates(self, arms: set[str], failed: dict[str, str]) -> dict[str, float]:
+        """The learning rate of each tuned arm in ``arms``, found by looks where records do not tell it."""
+        tuning = self.sweep.tuning
+        if tuning is None:
+            return {}
+        found = {}
+        for arm in self.sweep.arms:
+            if isinstance(arm, Train) and arm.tuned and arm.name in arms:
+                values = sorted(tuning.values)
+                looked: dict[float, float] = {}
+                for number in range(len(tuning.steps)):
+                    looked = self._look(jobs_lib.looks(self.sweep, arm, number, values, self.overrides))
+                    if not looked:
+                        failed[arm.name] = "no learning rate"
+                        break
+                    values = jobs_lib.survivors(tuning, looked)
+                if looked:
+                    found[arm.name] = jobs_lib.best(looked)
+                    self.say(
+                        f"{arm.name}: {tuning.key}={found[arm.name]:g} is best of {plural(len(tuning.values), 'value')}"
+                    )
+        return found
+
+    def _look(self, found: Sequence[Job]) -> dict[float, float]:
+        """The metric by learning rate, of those that did not fail."""
+        for job in found:
+            self._run(job, job.name)
+        wanted = {(self.sweep.scale, *job.identity) for job in found}
+        shown = [record for record in self.records() if results.identity(record) in wanted]
+        return {record["rate"]: record["values"][self.sweep.metric] for record in shown}
+
+    def _run(self, job: Job, where: str) -> str | None:
+        """Run a job unless it is recorded. What went wrong; None if nothing did."""
+        command = job.command(self.file)
+        done = {results.identity(record): record["command"] for record in self.records()}
+        known = done.get((self.sweep.scale, *job.identity))
+        if known == command:
+            return None
+        if known is not None:
+            self.say(f"{where}: its command has changed since it was recorded, so that it runs again")
+        folder = self.runs / job.folder
+        self._make_room(folder, command)
+        self.say(f"{where}: {command}")
+        start = time.monotonic()
+        problem, values = self._executed(job, folder, where)
+        if problem is None:
+            try:
+                values = self._found(job, folder)
+            except (UserError, OSError, ValueError, KeyError) as error:
+                problem = f"it left no results: {error}"
+        seconds = time.monotonic() - start
+        if problem is not None:
+            self.say(f"{where}: failed after {seconds:.0f} s: {problem}; see {folder / LOG}")
+            return problem
+        look = {} if job.look is None else {"look": job.look.number, "rate": job.look.value}
+        record = {
+            "scale": self.sweep.scale,
+            "arm": job.arm.name,
+            "seed": job.seed,
+            **look,
+            "facts": dict(job.arm.facts),
+            "command": command,
+            **values,
+            "seconds": round(seconds, 1),
+            "revision": revision(self.file.parent),
+            "date": datetime.date.today().isoformat(),
+        }
+        lock = self.runs / "results.lock"
+        results.add(self.output / results.FILE, record, self.sweep, lock)
+        shown = values["values"].get(self.sweep.metric)
+        self.say(f"{where}: done in {seconds:.0f} s{f', {self.sweep.metric} {shown:.4g}' if shown is not None else ''}")
+        return None
+
+    def _executed(self, job: Job, folder: Path, where: str) -> tuple[str | None, dict[str, Any]]:
+        told = time.monotonic()
+
+        def beat() -> None:
+            nonlocal told
+            if time.monotonic() - told >= _EVERY:
+                told = time.monotonic()
+                self.say(f"{where}: {_progress(folder)}")
+
+        execute = self.execute or in_a_process
+        code = execute(job.words(self.file, self.runs), folder / OUTPUT, folder / LOG, beat)
+        if code in _STOPPED:
+            raise StopError(code)
+        if code:
+            return f"exit code {code}: {_last_line(folder / LOG)}", {}
+        return None, {}
+
+    def _found(self, job: Job, folder: Path) -> dict[str, Any]:
+        """Values, curves, machine and versions of a job that is done."""
+        here = {"machine": machine.processor(), "versions": machine.versions()}
+        if isinstance(job.arm, Train):
+            return results.of_training(folder)
+        if isinstance(job.arm, Evaluate):
+            metrics = json.loads((folder / REPORT / "metrics.json").read_text("utf-8"))
+            trained = history.read_summary(self.runs / self.sweep.scale / job.arm.of / folder.name)
+            values = {name: value for name, value in results.flat(metrics).items() if "/" not in name}
+            return {"values": values, "machine": trained["machine"], "versions": trained["versions"]}
+        printed = json.loads((folder / OUTPUT).read_text("utf-8"))
+        device = printed.get("device", "cpu")
+        if device != "cpu":
+            here["machine"] = f"{printed.get('device_count', 1)} × {device}"
+        return {"values": results.flat(printed), **here}
+
+    def _make_room(self, folder: Path, command: str) -> None:
+        """What another command has left is put aside, and what an evaluation has left is removed."""
+        written = folder / COMMAND
+        if written.exists() and written.read_text("utf-8").strip() != command:
+            number = 1
+            while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+                number += 1
+            folder.rename(aside)
+            self.say(f"what an earlier command left is in {aside}")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / REPORT, ignore_errors=True)
+        paths.write_whole(written, f"{command}\n".encode())
+
+
+def in_a_process(words: Sequence[str], stdout: Path, stderr: Path, beat: Callable[[], None]) -> int:
+    """Run a command. A SIGTERM to this process goes on to it, and it may save; SIGINT reaches it by itself."""
+    with (
+        stdout.open("wb") as out,
+        stderr.open("ab") as log,
+        subprocess.Popen(words, stdout=out, stderr=log) as process,
+        _passing_on(process),
+    ):
+        while True:
+            try:
+                code = process.wait(1.0)
+                return 128 - code if code < 0 else code
+            except subprocess.TimeoutExpired:
+                beat()
+            except KeyboardInterrupt:
+                continue
+
+
+@contextmanager
+def _passing_on(process: subprocess.Popen) -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def revision(folder: Path) -> str:
+    """Of the code in git, with a + where files have changed since; empty outside of git."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/pvt_jax", ":/configs")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _progress(folder: Path) -> str:
+    try:
+        run = history.read(folder)
+    except (UserError, OSError):
+        return "running"
+    return f"step {run.step:,}{f' of {run.total_steps:,}' if run.total_steps else ''}"
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_bytes().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return "no output"
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or [line for line in lines if line.strip()] or ["no output"])[-1]

@@ -1,0 +1,87 @@
+"""Comparisons of few seeds, and fits of powers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm against the baseline, over the seeds that both have.
+
+    Attributes:
+      difference: of the means.
+      p: two-sided, of the paired t-test; None for fewer than two seeds, or if all differences are equal.
+      verdict: ``"higher"``, ``"lower"`` or ``"none"``: a difference that is not larger than the range of the values of
+        either side, from lowest to highest, is called none. With one seed there is no range: ``"one seed"``.
+    """
+
+    difference: float
+    p: float | None
+    verdict: str
+
+
+def compare(arm: dict[int, float], baseline: dict[int, float]) -> Comparison | None:
+    """Values by seed against those of the baseline; None if they have no seed in common."""
+    seeds = sorted(arm.keys() & baseline.keys())
+    if not seeds:
+        return None
+    one, other = np.array([arm[seed] for seed in seeds]), np.array([baseline[seed] for seed in seeds])
+    difference = float(one.mean() - other.mean())
+    if len(seeds) < 2:
+        return Comparison(difference, None, "one seed")
+    # Equal but for rounding, they say nothing of how much they vary.
+    varies = np.ptp(one - other) > 1e-9 * np.abs([one, other]).max()
+    p = float(stats.ttest_rel(one, other).pvalue) if varies else None
+    if abs(difference) <= max(np.ptp(one), np.ptp(other)):
+        verdict = "none"
+    else:
+        verdict = "higher" if difference > 0 else "lower"
+    return Comparison(difference, p, verdict)
+
+
+@dataclass(frozen=True)
+class Power:
+    """y = factor · x^exponent, fitted by least squares of the logarithms.
+
+    Attributes:
+      error: standard error of the exponent; not finite for two points, which leave none.
+    """
+
+    factor: float
+    exponent: float
+    error: float
+
+    def __call__(self, x: float) -> float:
+        return self.factor * x**self.exponent
+
+
+def fit_power(x: Sequence[float], y: Sequence[float]) -> Power | None:
+    """The power law through points with positive coordinates; None for fewer than two different x."""
+    if len({*x}) < 2:
+        return None
+    log_x, log_y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
+    from_mean = log_x - log_x.mean()
+    spread = float((from_mean**2).sum())
+    exponent = float((from_mean * log_y).sum()) / spread
+    factor = float(log_y.mean() - exponent * log_x.mean())
+    rest = log_y - factor - exponent * log_x
+    error = math.sqrt(float((rest**2).sum()) / (len(x) - 2) / spread) if len(x) > 2 else math.inf
+    return Power(math.exp(factor), exponent, error)
+
+
+def crossing(x: Sequence[float], one: Sequence[float], other: Sequence[float]) -> float | None:
+    """The first x at which two curves cross, between points straight in logarithms; None if they do not.
+
+    All are positive, of the same length, and ``x`` ascends.
+    """
+    logs = np.log(np.asarray(one, float)) - np.log(np.asarray(other, float))
+    for i in range(len(logs) - 1):
+        before, after = float(logs[i]), float(logs[i + 1])
+        if before * after < 0:
+            share = before / (before - after)
+            return math.exp((1 - share) * math.log(x[i]) + share * math.log(x[i + 1]))
+    return None

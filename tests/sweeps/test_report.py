@@ -1,0 +1,121 @@
+"""Tables and figures from records alone."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pvt_jax.errors import UserError
+from pvt_jax.sweeps import Column, Curves, Dots, Lines, Measure, Sweep, Train, report
+
+
+def record(arm, seed, values, facts=None, **more):
+    origin = {"machine": "m, 2 cores", "versions": {"jax": "1"}, "revision": "abc", "date": "2026-01-02"}
+    return {
+        "scale": "s",
+        "arm": arm,
+        "seed": seed,
+        "command": "c",
+        "facts": facts or {},
+        "values": values,
+        **origin,
+        **more,
+    }
+
+
+TRAINED = Sweep(
+    "Digits at 32²",
+    "s",
+    [Train("base", "digits"), Train("up", "digits"), Train("later", "digits")],
+    metric="top1",
+    columns=[Column("parameters, M", "values.parameters", ".1f", 1e-6), Column("kind", "facts.kind")],
+    figures=[Dots("top1.png", "Top-1", "values.top1", "top-1, %"), Curves("loss.png", "Loss", "train_loss", "loss")],
+)
+RECORDS = [
+    record(
+        arm,
+        seed,
+        {"top1": top1, "parameters": 2_000_000},
+        {"kind": arm[0]},
+        curves={"train_loss": [[1, 2], [3.0, seed]]},
+    )
+    for arm, tops in {"base": (90.0, 91.0, 92.0), "up": (93.0, 94.5, 94.5)}.items()
+    for seed, top1 in enumerate(tops)
+]
+
+
+def test_the_table_has_every_value_and_what_it_means():
+    text = report.text(TRAINED, RECORDS, TRAINED.figures)
+    assert text.splitlines()[:9] == [
+        "**Digits at 32²**",
+        "",
+        "| arm | parameters, M | kind | top1 by seed | mean | range | against base | p | difference |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| base | 2.0 | b | 90.00, 91.00, 92.00 | 91.00 | 2.00 | – | – | – |",
+        "| up | 2.0 | u | 93.00, 94.50, 94.50 | 94.00 | 1.50 | +3.00 | 0.009 | higher |",
+        "",
+        "On m, 2 cores; jax 1; revision abc; 2026-01-02.",
+        "",
+    ]
+    assert "Not measured yet: later." in text and text.endswith("![Loss](loss.png)")
+
+
+def test_figures_are_drawn_and_the_same_again(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "# Question\n\nWords.\n\n<!-- results: s -->\nold\n<!-- end of results: s -->\n\nMore.\n"
+    )
+    files = report.write(tmp_path, TRAINED, RECORDS)
+    assert [file.name for file in files] == ["top1.png", "loss.png", "README.md"]
+    before = [file.read_bytes() for file in files]
+    assert np.asarray(Image.open(io.BytesIO(before[0]))).std() > 10
+    text = before[2].decode()
+    assert text.startswith("# Question\n\nWords.\n\n<!-- results: s -->\n**Digits") and "old" not in text
+    assert text.endswith("<!-- end of results: s -->\n\nMore.\n")
+    report.write(tmp_path, TRAINED, RECORDS)
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_a_readme_without_a_place_gets_one_and_one_without_an_end_is_refused():
+    assert report.placed("# A\n", "s", "x") == "# A\n\n<!-- results: s -->\nx\n<!-- end of results: s -->\n"
+    with pytest.raises(UserError, match="without <!-- end of results: s -->"):
+        report.placed("<!-- results: s -->\nx", "s", "y")
+
+
+def test_no_results_are_told(tmp_path):
+    with pytest.raises(UserError, match="has no results at scale 's'"):
+        report.write(tmp_path, TRAINED, [])
+
+
+def test_exponents_and_crossings_become_a_table():
+    lines = Lines(
+        "macs.png",
+        "MACs",
+        "facts.side",
+        "values.macs",
+        "image side",
+        "GMACs",
+        "facts.model",
+        1e-9,
+        log=True,
+        fit_from=100,
+    )
+    sides = (10, 100, 200, 400)
+    points = [("square", side, side**2) for side in sides] + [("line", side, 150 * side) for side in sides]
+    arms = [Measure(f"{name}{side}", "x.py") for name, side, _ in points]
+    records = [
+        record(f"{name}{side}", None, {"macs": macs}, {"side": side, "model": name}) for name, side, macs in points
+    ]
+    sweep = Sweep("t", "s", arms, figures=[lines])
+    assert lines.table(sweep, records) == [
+        "MACs: exponent of image side, fitted from 100 on",
+        "",
+        "| model | exponent | standard error | points |",
+        "|---|---:|---:|---:|",
+        "| square | 2.000 | 0.000 | 3 |",
+        "| line | 1.000 | 0.000 | 3 |",
+        "",
+        "- square and line cross at image side 150.",
+    ]
+    assert Image.open(io.BytesIO(lines.draw(sweep, records) or b"")).size[0] > 500
+    assert lines.draw(sweep, []) is None

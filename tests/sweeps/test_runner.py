@@ -1,0 +1,218 @@
+"""What runs, what is left out, what is recorded; jobs are functions here, and write what a command would."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from pvt_jax.errors import UserError
+from pvt_jax.sweeps import Evaluate, Measure, Sweep, Train, Tuning, results
+from pvt_jax.sweeps.runner import LOG, Runner, StopError, in_a_process
+from tests.helpers.workdirs import make_run
+
+SUMMARY = {"parameters": 7, "trained_parameters": 7, "backbone_macs": 9, "machine": "m", "versions": {"jax": "1"}}
+
+
+class Commands:
+    """Executes jobs: ``top1`` of a run is what ``of`` gives for its words; a word in ``fails`` makes it fail."""
+
+    def __init__(self, of=lambda words: 50.0, fails=(), stops=""):
+        self.of, self.fails, self.stops, self.called = of, fails, stops, []
+
+    def __call__(self, words, stdout, stderr, beat):
+        self.called.append(words)
+        text = " ".join(words)
+        if self.stops and self.stops in text:
+            return 143
+        if any(word in text for word in self.fails):
+            stderr.write_text("trying\nerror: no memory\n")
+            return 2
+        if "--report" in words:
+            report = Path(words[words.index("--report") + 1])
+            report.mkdir()
+            (report / "metrics.json").write_text(json.dumps({"step": 4, "top1": self.of(words), "top1/cat": 1.0}))
+        elif "--workdir" in words:
+            folder = Path(words[words.index("--workdir") + 1])
+            lines = [{"step": 2, "split": "train", "loss": 1.5}]
+            lines += [{"step": step, "split": "eval", "top1": top1} for step, top1 in ((1, 99.0), (2, self.of(words)))]
+            make_run(folder, lines, model={"name": "pvt_tiny"})
+            (folder / "summary.json").write_text(json.dumps(SUMMARY))
+        else:
+            stdout.write_text(json.dumps({"macs": 3, "memory": {"total": 5}, "device": "H200", "device_count": 8}))
+        return 0
+
+
+@pytest.fixture
+def make(tmp_path):
+    said = []
+
+    def made(sweep, execute, overrides=()):
+        sweep.check()
+        file = tmp_path / "question" / "sweep.py"
+        runner = Runner(file, sweep, tmp_path / "runs", tmp_path / "out", overrides, said.append, execute)
+        runner.said = said
+        return runner
+
+    return made
+
+
+SWEEP = Sweep(
+    "t",
+    "small",
+    [
+        Train("one", "digits", {"model.dims": (8, 16)}, facts={"width": 8}),
+        Train("two", "digits", start="one"),
+        Evaluate("wide", "two", {"model.image_size": (64, 32)}),
+        Measure("cost", "pvt_jax.summary", ("pvt_tiny", "--json")),
+        Measure("match", "match.py", ("{one}", "--json")),
+    ],
+    seeds=(0, 3),
+    metric="top1",
+)
+
+
+def test_every_arm_is_run_and_recorded_once(make, tmp_path):
+    runner = make(SWEEP, Commands(), ["data.source=folder", "data.root=/secret"])
+    assert runner() == 0
+    found = {(r["arm"], r["seed"]): r for r in runner.records()}
+    assert [*found] == [(a, s) for a in ("one", "two", "wide") for s in (0, 3)] + [
+        ("cost", None),
+        ("match", 0),
+        ("match", 3),
+    ]
+    one, two = found["one", 3], found["two", 3]
+    assert one["facts"] == {"width": 8} and one["machine"] == "m" and one["versions"] == {"jax": "1"}
+    # The last evaluation counts, not the best one.
+    assert one["values"]["top1"] == 50.0 and one["values"]["best_top1"] == 99.0 and one["values"]["parameters"] == 7
+    assert one["curves"] == {"top1": [[1, 2], [99.0, 50.0]], "train_loss": [[2], [1.5]]}
+    folder = "runs/sweeps/question/small"
+    assert one["command"] == (
+        f"python -m pvt_jax.main --config digits --workdir {folder}/one/seed3 '--config.model.dims=(8, 16)' "
+        "--config.seed=3 --config.data.source=folder"
+    )
+    assert f"--config.init.checkpoint={folder}/one/seed3" in two["command"]
+    assert found["wide", 0]["values"] == {"step": 4, "top1": 50.0}
+    assert (
+        f"--mode eval --workdir {folder}/wide/seed0 --report {folder}/wide/seed0/report" in found["wide", 0]["command"]
+    )
+    assert f"--config.init.checkpoint={folder}/two/seed0" in found["wide", 0]["command"]
+    assert found["cost", None]["values"]["memory.total"] == 5 and found["cost", None]["machine"] == "8 × H200"
+    assert found["match", 3]["command"] == f"python experiments/question/match.py {folder}/one/seed3 --json"
+    # The path of the data is given to the command, and is in no record.
+    assert "--config.data.root=/secret" in runner.execute.called[0] and "secret" not in json.dumps(runner.records())
+    assert str(tmp_path / "question" / "match.py") in runner.execute.called[-1]
+
+    again = make(SWEEP, Commands(), ["data.source=folder", "data.root=/elsewhere"])
+    assert again() == 0 and again.execute.called == [] and again.outdated() == []
+
+
+def test_a_failure_is_told_and_the_rest_goes_on(make, tmp_path):
+    runner = make(SWEEP, Commands(fails=("one/seed0 ",)))
+    assert runner() == 4
+    assert {(r["arm"], r["seed"]) for r in runner.records()} == {
+        ("one", 3), ("two", 3), ("wide", 3), ("cost", None), ("match", 3)
+    }  # fmt: skip
+    log = tmp_path / "runs" / "small" / "one" / "seed0" / LOG
+    assert any(line.endswith(f"exit code 2: error: no memory; see {log}") for line in runner.said)
+    assert "two, seed 0 (3 of 9): left out, as it needs one, which failed" in runner.said
+
+    runner = make(SWEEP, Commands())
+    assert runner() == 0 and len(runner.execute.called) == 4 and len(runner.records()) == 9
+
+
+def test_a_changed_command_runs_again_and_puts_the_old_run_aside(make, tmp_path):
+    make(SWEEP, Commands())()
+    changed = Sweep("t", "small", [Train("one", "digits", {"model.dims": (9, 16)})], seeds=(0,))
+    runner = make(changed, Commands(of=lambda words: 60.0))
+    assert runner.outdated() == ["one, seed 0"]
+    assert runner() == 0 and (tmp_path / "runs/small/one/seed0.old1/metrics.jsonl").exists()
+    (record,) = [r for r in runner.records() if (r["arm"], r["seed"]) == ("one", 0)]
+    assert record["values"]["top1"] == 60.0 and len(runner.records()) == 9
+
+
+def test_a_run_without_results_has_failed(make):
+    runner = make(Sweep("t", "small", [Train("one", "digits")], seeds=(0,)), lambda words, out, err, beat: 0)
+    assert runner() == 1 and runner.records() == []
+    assert "it left no results: no config.json in" in runner.said[-1]
+
+
+def test_a_signal_stops_the_sweep(make):
+    runner = make(SWEEP, Commands(stops="two/seed0"))
+    with pytest.raises(StopError) as stopped:
+        runner()
+    assert stopped.value.code == 143 and [r["arm"] for r in runner.records()] == ["one", "one"]
+
+
+def rate_of(words):
+    key = "--config.optimizer.learning_rate="
+    return next((float(word.removeprefix(key)) for word in words if word.startswith(key)), 1.0)
+
+
+def test_learning_rates_are_found_by_halving(make):
+    """The longer look reverses the order of the two best; "far" likes another rate than "near"."""
+
+    def top1(words):
+        rate, far = rate_of(words), "far" in " ".join(words)
+        longest = "--config.steps=20" in words
+        best = 8.0 if far else (2.0 if longest else 1.0)
+        return 100 - abs(rate - best)
+
+    tuning = Tuning((1.0, 2.0, 4.0, 8.0), (10, 20))
+    arms = [Train("near", "digits"), Train("far", "digits"), Train("own", "digits", tuned=False)]
+    sweep = Sweep("t", "small", arms, seeds=(0,), metric="top1", tuning=tuning)
+    runner = make(sweep, Commands(of=top1))
+    assert runner() == 0
+    looks = [(r["arm"], r["look"], r["rate"]) for r in runner.records() if r.get("look") is not None]
+    assert looks == [
+        *(("near", 0, rate) for rate in (1.0, 2.0, 4.0, 8.0)),
+        *(("near", 1, rate) for rate in (1.0, 2.0)),
+        *(("far", 0, rate) for rate in (1.0, 2.0, 4.0, 8.0)),
+        *(("far", 1, rate) for rate in (4.0, 8.0)),
+    ]
+    counted = {r["arm"]: r["command"] for r in results.counted(runner.records(), sweep)}
+    assert "--config.optimizer.learning_rate=2.0 --config.seed=0" in counted["near"]
+    assert "--config.optimizer.learning_rate=8.0" in counted["far"] and "learning_rate" not in counted["own"]
+    assert not any(word.startswith("--config.steps") for word in counted["near"].split())
+    again = make(sweep, Commands(of=top1))
+    assert again() == 0 and again.execute.called == [] and again.outdated() == []
+
+
+def test_an_arm_whose_looks_all_fail_is_left_out(make):
+    sweep = Sweep("t", "s", [Train("one", "digits")], seeds=(0,), metric="top1", tuning=Tuning((1.0, 2.0), (10,)))
+    runner = make(sweep, Commands(fails=("look1",)))
+    assert runner() == 1 and runner.said[-1] == "one, seed 0 (1 of 1): left out, as no learning rate was found"
+
+
+def test_a_job_runs_in_a_process_with_its_output_apart(tmp_path):
+    code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
+    out, err = tmp_path / "out", tmp_path / "err"
+    assert in_a_process([sys.executable, "-c", code], out, err, lambda: None) == 3
+    assert (out.read_text(), err.read_text()) == ("out\n", "err\n")
+
+
+def test_a_sigterm_goes_on_to_the_job(tmp_path):
+    code = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(60)\n"
+    )
+    assert in_a_process([sys.executable, "-c", code], tmp_path / "o", tmp_path / "e", lambda: None) == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ([], "a sweep without arms"),
+        ([Train("a b", "digits")], "an arm is called 'a b'"),
+        ([Train("a", "digits"), Train("a", "digits")], "two arms are called 'a'"),
+        ([Train("a", "digits", start="b"), Train("b", "digits")], "arm 'a' needs 'b', which is no trained arm before"),
+        ([Measure("m", "x.py"), Evaluate("e", "m")], "arm 'e' needs 'm'"),
+    ],
+)
+def test_a_wrong_sweep_is_refused(arms, message):
+    with pytest.raises(UserError, match=message):
+        Sweep("t", "s", arms).check()
