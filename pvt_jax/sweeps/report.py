@@ -19,12 +19,9 @@ def write(folder: Path, sweep: Sweep, records: Sequence[Record]) -> list[Path]:
     """Draw the figures into ``folder``, and replace the part of its README.md that is of the sweep's scale.
 
     That part stands between two comments, ``<!-- results: SCALE -->`` and ``<!-- end of results: SCALE -->``; where
-    there are none, it is added at the end. Returns the files. Raises UserError: there are no records, or a file cannot
-    be written.
+    there are none, it is added at the end. Returns the files. Raises UserError: a file cannot be written.
     """
     shown = counted(records, sweep)
-    if not shown:
-        raise UserError(f"{folder} has no results at scale {sweep.scale!r}: run the sweep without --report first")
     written, pictures = [], []
     try:
         for figure in sweep.figures:
@@ -43,15 +40,12 @@ def write(folder: Path, sweep: Sweep, records: Sequence[Record]) -> list[Path]:
 def text(sweep: Sweep, records: Sequence[Record], drawn: Sequence[Figure] = ()) -> str:
     """Title, table, what figures add to it, and those that are ``drawn``, as Markdown.
 
-    ``records`` are those that count.
+    ``records`` are those that count. An arm without any has a row with its facts.
     """
     lines = [f"**{sweep.title}**", "", *_table(sweep, records), "", _origin(records)]
     for figure in sweep.figures:
         if added := figure.table(sweep, records):
             lines += ["", *added]
-    missing = [arm.name for arm in sweep.arms if arm.name not in by_arm(records)]
-    if missing:
-        lines += ["", f"Not measured yet: {listed(missing, 20)}."]
     for figure in drawn:
         lines += ["", f"![{figure.title}]({figure.file})"]
     return "\n".join(lines)
@@ -71,7 +65,9 @@ def placed(readme: str, scale: str, results: str) -> str:
 
 
 def _table(sweep: Sweep, records: Sequence[Record]) -> list[str]:
-    found = by_arm(records)
+    found = {arm.name: [] for arm in sweep.arms} | by_arm(records)
+    # What has not been measured has its facts.
+    found = {name: its or [{"facts": sweep.arm(name).facts}] for name, its in found.items()}
     rows = [[name, *(_cell(column, its) for column in sweep.columns)] for name, its in found.items()]
     titles = ["arm", *(column.title for column in sweep.columns)]
     if sweep.metric:
@@ -88,7 +84,7 @@ def _table(sweep: Sweep, records: Sequence[Record]) -> list[str]:
 
 
 def _by_seed(sweep: Sweep, records: Sequence[Record]) -> dict[int, float]:
-    numbers = {record["seed"]: number_at(record, f"values.{sweep.metric}") for record in records}
+    numbers = {record.get("seed"): number_at(record, f"values.{sweep.metric}") for record in records}
     return {seed: number for seed, number in numbers.items() if number is not None}
 
 
@@ -125,6 +121,8 @@ def _is_word(cell: str) -> bool:
 
 def _origin(records: Sequence[Record]) -> str:
     """Where and when the numbers were measured."""
+    if not records:
+        return "Not measured yet."
     kinds: dict[str, Any] = {
         "On": [record["machine"] for record in records],
         "jax": [record["versions"].get("jax") for record in records],

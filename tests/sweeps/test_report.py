@@ -27,7 +27,7 @@ def record(arm, seed, values, facts=None, **more):
 TRAINED = Sweep(
     "Digits at 32²",
     "s",
-    [Train("base", "digits"), Train("up", "digits"), Train("later", "digits")],
+    [Train("base", "digits"), Train("up", "digits"), Train("later", "digits", facts={"kind": "l"})],
     metric="top1",
     columns=[Column("parameters, M", "values.parameters", ".1f", 1e-6), Column("kind", "facts.kind")],
     figures=[Dots("top1.png", "Top-1", "values.top1", "top-1, %"), Curves("loss.png", "Loss", "train_loss", "loss")],
@@ -47,18 +47,19 @@ RECORDS = [
 
 def test_the_table_has_every_value_and_what_it_means():
     text = report.text(TRAINED, RECORDS, TRAINED.figures)
-    assert text.splitlines()[:9] == [
+    assert text.splitlines()[:10] == [
         "**Digits at 32²**",
         "",
         "| arm | parameters, M | kind | top1 by seed | mean | range | against base | p | difference |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |",
         "| base | 2.0 | b | 90.00, 91.00, 92.00 | 91.00 | 2.00 | – | – | – |",
         "| up | 2.0 | u | 93.00, 94.50, 94.50 | 94.00 | 1.50 | +3.00 | 0.009 | higher |",
+        "| later | – | l | – | – | – | – | – | – |",
         "",
         "On m, 2 cores; jax 1; revision abc; 2026-01-02.",
         "",
     ]
-    assert "Not measured yet: later." in text and text.endswith("![Loss](loss.png)")
+    assert text.endswith("![Loss](loss.png)") and "top1.png" in text
 
 
 def test_figures_are_drawn_and_the_same_again(tmp_path):
@@ -82,9 +83,10 @@ def test_a_readme_without_a_place_gets_one_and_one_without_an_end_is_refused():
         report.placed("<!-- results: s -->\nx", "s", "y")
 
 
-def test_no_results_are_told(tmp_path):
-    with pytest.raises(UserError, match="has no results at scale 's'"):
-        report.write(tmp_path, TRAINED, [])
+def test_what_is_not_measured_has_its_facts_and_no_picture(tmp_path):
+    assert [file.name for file in report.write(tmp_path, TRAINED, [])] == ["README.md"]
+    text = (tmp_path / "README.md").read_text()
+    assert "| later | – | l | – | – | – | – | – | – |" in text and "Not measured yet." in text
 
 
 def test_exponents_and_crossings_become_a_table():

@@ -102,7 +102,6 @@ def test_a_task_is_a_group(sweep_file, monkeypatch, capsys):
         (["question/sweep.py", "--only", "thre*"], "--only thre*: there is no such arm; the arms are one, cost, two"),
         (["question/sweep.py", "--seeds", "a"], "--seeds takes whole numbers, as 0,1,2, not 'a'"),
         (["answer/sweep.py"], "no sweep answer/sweep.py: there are question/sweep.py"),
-        (["question/sweep.py", "--report"], "has no results at scale 'small'"),
     ],
 )
 def test_bad_input_is_one_line(sweep_file, monkeypatch, capsys, flags, message):
