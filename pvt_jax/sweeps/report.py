@@ -85,7 +85,7 @@ def _table(sweep: Sweep, records: Sequence[Record]) -> list[str]:
 
 def _by_seed(sweep: Sweep, records: Sequence[Record]) -> dict[int, float]:
     numbers = {record.get("seed"): number_at(record, f"values.{sweep.metric}") for record in records}
-    return {seed: number for seed, number in numbers.items() if number is not None}
+    return {seed: number for seed, number in numbers.items() if seed is not None and number is not None}
 
 
 def _statistics(values: Mapping[int, float]) -> list[str]:
