@@ -13,8 +13,8 @@ from pvt_jax.sweeps.spec import Arm, Evaluate, Measure, Sweep, Train, Tuning, is
 
 REPORT = "report"
 _ROOT = Path("runs/sweeps")
-# Stands for the folder of the sweep's runs.
-_RUNS = "{runs}"
+# Stand for the folder of the sweep's runs, and for that of its file.
+_RUNS, _HERE = "{runs}", "{here}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Job:
       look: None for a run that counts.
       folder: where it happens, below the folder of the sweep's runs.
       module: what is run: a module, or a script beside the sweep's file.
-      arguments: its arguments, without paths of this machine; ``{runs}`` stands for the folder of the sweep's runs.
+      arguments: its arguments, without paths of this machine; ``{runs}`` stands for the folder of the sweep's runs,
+        ``{here}`` for that of its file.
       local: arguments that name what is on this machine, as the folder of the data.
     """
 
@@ -68,7 +69,7 @@ class Job:
 
     def _words(self, beside: Path, runs: Path) -> list[str]:
         start = [str(beside / self.module)] if self.module.endswith(".py") else ["-m", self.module]
-        return [*start, *(word.replace(_RUNS, str(runs)) for word in self.arguments)]
+        return [*start, *(word.replace(_RUNS, str(runs)).replace(_HERE, str(beside)) for word in self.arguments)]
 
     @property
     def identity(self) -> tuple[str, int | None, int | None, float | None]:
@@ -131,7 +132,7 @@ def _job(sweep: Sweep, arm: Arm, seed: int | None, rates: Mapping[str, float], o
         keys["init.checkpoint"] = _folder(sweep, arm.of, f"seed{seed}")
         shared, local = _divided(overrides)
         folder = _folder(sweep, arm.name, f"seed{seed}")
-        words = ["--config", trained.config, "--mode", "eval", "--workdir", folder, "--report", f"{folder}/{REPORT}"]
+        words = ["--config", _config(trained), "--mode", "eval", "--workdir", folder, "--report", f"{folder}/{REPORT}"]
         return Job(arm, seed, None, _below(folder), "pvt_jax.main", (*words, *_flags(keys), *shared), local)
     assert isinstance(arm, Measure)
     trained = {name: _folder(sweep, name, f"seed{seed}") for name in needs(arm)}
@@ -149,7 +150,7 @@ def _training(
     if arm.start:
         keys["init.checkpoint"] = _folder(sweep, arm.start, f"seed{start}")
     shared, local = _divided(overrides)
-    words = ("--config", arm.config, "--workdir", folder, *_flags(keys), *shared)
+    words = ("--config", _config(arm), "--workdir", folder, *_flags(keys), *shared)
     return _below(folder), "pvt_jax.main", words, local
 
 
@@ -159,6 +160,10 @@ def _rate(sweep: Sweep, arm: Train, rates: Mapping[str, float]) -> dict[str, flo
 
 def _folder(sweep: Sweep, arm: str, last: str) -> str:
     return f"{_RUNS}/{sweep.scale}/{arm}/{last}"
+
+
+def _config(arm: Train) -> str:
+    return arm.config.replace("./", f"{_HERE}/", 1) if arm.config.startswith("./") else arm.config
 
 
 def _below(folder: str) -> Path:
