@@ -139,6 +139,21 @@ class Sizes(NamedTuple):
     detail: tuple[int, ...] = ()
 
 
+class Step(NamedTuple):
+    """How a patch embedding makes a side smaller: by ``stride``, rounded up or down."""
+
+    stride: int
+    round_up: bool = False
+
+    def __call__(self, side: int) -> int:
+        return (side + (self.stride - 1) * self.round_up) // self.stride
+
+
+def side_of_kernel(side: int) -> tuple[Step, ...]:
+    """The step of patches that do not overlap."""
+    return (Step(side),)
+
+
 class PositionTable(NamedTuple):
     """A table [1, tokens + rows · columns, dim] of the positions that a patch embedding makes.
 
@@ -146,12 +161,14 @@ class PositionTable(NamedTuple):
       path, patch: of the table and of the embedding's kernel, without the collection.
       method: how the reference resamples it, as ``resize_grid`` names it.
       tokens: slots before the grid, of class tokens.
+      steps: side of the embedding's kernel → the steps that it may have; of several the table's slots tell which.
     """
 
     path: str
     patch: str
     method: Literal["bilinear", "bicubic"]
     tokens: int = 0
+    steps: Callable[[int], tuple[Step, ...]] = side_of_kernel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,23 @@ from pvt_jax.weights import names
 Grid = tuple[int, int]
 
 
-def position_grids(wanted: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, tuple[PositionTable, Grid]]:
-    """The position tables of a model by path, each with its rows and columns for images of this (height, width)."""
-    grids, (rows, columns), kind = {}, image_size, names.kind_of(wanted)
+def position_grids(
+    wanted: Mapping[str, Any], image_size: Grid, source_image_size: Grid | None = None
+) -> dict[str, tuple[PositionTable, Grid, Grid | None]]:
+    """The position tables of a model by path, each with its grids: rows and columns.
+
+    The first grid is that of images of ``image_size`` (height, width), which the model's tables are for, the second
+    that of images of another size.
+    """
+    grids, grid, other, kind = {}, image_size, source_image_size, names.kind_of(wanted)
     root = "params/backbone/" if kind.dense else "params/"
     for table in FAMILIES[kind.family].weights.tables if kind.family else ():
         if root + table.path in wanted:
-            patch = wanted[root + table.patch].shape[0]
-            rows, columns = rows // patch, columns // patch
-            grids[root + table.path] = (table, (rows, columns))
+            steps = table.steps(wanted[root + table.patch].shape[0])
+            slots = wanted[root + table.path].shape[1] - table.tokens
+            step = next((step for step in steps if step(grid[0]) * step(grid[1]) == slots), steps[0])
+            grid, other = (step(grid[0]), step(grid[1])), other and (step(other[0]), step(other[1]))
+            grids[root + table.path] = (table, grid, other)
     return grids
 
 
@@ -37,8 +45,7 @@ def resize_tables(
 ) -> dict[str, tuple[np.ndarray, Grid, Grid]]:
     """Tables for the model's grids by path, each with its source's grid and the model's; none whose grid is unknown."""
     found = {}
-    stated = position_grids(wanted, source_image_size) if source_image_size else {}
-    for path, (known, target) in position_grids(wanted, image_size).items():
+    for path, (known, target, of_source) in position_grids(wanted, image_size, source_image_size).items():
         table, shape = leaves.get(path), wanted[path].shape
         if table is None or table.ndim != 3 or table.shape[2] != shape[2]:
             continue
@@ -46,7 +53,7 @@ def resize_tables(
             continue
         if distilled:
             table = np.delete(table, np.s_[known.tokens : known.tokens + 1], axis=1)  # The distillation token's slot.
-        tokens, of_source = known.tokens, stated[path][1] if path in stated else None
+        tokens = known.tokens
         source = _grid_of(table.shape[1] - tokens, target, of_source, native)
         if source is None and tokens and names.is_dense([path]):
             # mmdetection's files have no slot of a class token, which a backbone does not use.

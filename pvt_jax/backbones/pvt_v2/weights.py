@@ -2,7 +2,19 @@
 
 from pvt_jax.backbones.pvt_names import BESIDE, BLOCK, PYRAMID, hugging_face, of_the_authors, open_mmlab
 from pvt_jax.backbones.pvt_v2.model import PyramidVisionTransformerV2
-from pvt_jax.weight_names import BackboneWeights, Dialect, Part, PublishedWeights, Shapes, Sizes, inside, stages, table
+from pvt_jax.weight_names import (
+    BackboneWeights,
+    Dialect,
+    Part,
+    PositionTable,
+    PublishedWeights,
+    Shapes,
+    Sizes,
+    Step,
+    inside,
+    stages,
+    table,
+)
 
 _DEPTHWISE = {"mlp.dwconv.dwconv": "mlp.dwconv.dwconv"}
 _HUGGING_FACE = {
@@ -90,6 +102,11 @@ def _sizes_of_tensors(shapes: Shapes) -> Sizes | None:
     return Sizes(depths, dims, (*ratios, int("block4.0.attn.sr.weight" in shapes)))
 
 
+def _steps(side: int) -> tuple[Step, ...]:
+    """Patches overlap or not; the least kernel that overlaps is that of stride 2 and of stride 1."""
+    return Step(side), Step((side + 1) // 2, round_up=True), Step(1)
+
+
 WEIGHTS = BackboneWeights(
     # Every variant has it; v1 has no norm after a stage.
     mark="params/stage1/norm/scale",
@@ -107,6 +124,11 @@ WEIGHTS = BackboneWeights(
     beside=BESIDE,
     sizes_of_model=_sizes_of_model,
     sizes_of_tensors=_sizes_of_tensors,
+    # They have no name by the reference, which has no such tables.
+    tables=tuple(
+        PositionTable(f"stage{stage}/position_table", f"stage{stage}/patch_embed/kernel", "bilinear", steps=_steps)
+        for stage in (1, 2, 3, 4)
+    ),
     published=dict(
         (
             *map(of_the_authors, ("pvt_v2_b0", "pvt_v2_b1", "pvt_v2_b2_li", "pvt_v2_b3", "pvt_v2_b4", "pvt_v2_b5")),

@@ -33,7 +33,7 @@ ALL = pytest.mark.parametrize("case", CASES)
 
 
 def toy(case: str, **settings: Any) -> Any:
-    return create_model("pvt_v2_b0", **SIZES, num_heads=HEADS, image_size=64, **{**CASES[case], **settings})
+    return create_model("pvt_v2_b0", **SIZES, num_heads=HEADS, **{"image_size": 64, **CASES[case], **settings})
 
 
 @functools.cache
@@ -164,6 +164,21 @@ def test_trees_are_known_whatever_is_undone(case):
     assert kind_of(paths).family == "pvt_v2"
     leaves, report = merge(paths, variables(case), source="run", native=True, image_size=(64, 64))
     assert leaves.keys() == paths.keys() and report.plain
+
+
+@pytest.mark.parametrize("case", ["tables", "all undone, small"])
+def test_tables_are_resampled_for_another_image_size(case):
+    """From tables of 64×64, square or not, to those of 96×48: what the forward pass does with the same numbers."""
+    model = toy(case, image_size=(96, 48))
+    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 96, 48, 3)))
+    sizes = {"image_size": (96, 48), "source_image_size": (64, 64)}
+    leaves, report = merge(flatten(variables(case)), expected, source="run", native=True, **sizes)
+    rows = {"tables": (22, 32, 16), "all undone, small": (64, 96, 48)}[case]
+    assert report.resized[0] == ("params/stage1/position_table", (rows[0],) * 2, rows[1:])
+    for stage, dim in enumerate(DIMS):
+        table, (path, side, target) = weights(case)[f"pos_embed{stage + 1}"], report.resized[stage]
+        resampled = numpy_models.bilinear(table.reshape(*side, dim), target).reshape(1, -1, dim)
+        np.testing.assert_allclose(leaves[path], resampled, rtol=1e-5, atol=1e-6)
 
 
 def test_files_have_the_reference_s_names_where_it_has_some():
