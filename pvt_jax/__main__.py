@@ -39,6 +39,7 @@ COMMANDS: dict[str, Row] = {
     "predict": Row("pvt_jax.predict", "predict images with a trained model"),
     "summary": Row("pvt_jax.summary", "what a model costs in parameters, MACs and memory"),
     "sweep": Row("pvt_jax.sweep", "run an experiment: its runs, table and figures"),
+    "benchmark": Row("pvt_jax.benchmark", "time a step of a model, and what it takes of memory"),
     "prepare": Row("pvt_jax.prepare", "prepare a TFDS data set once"),
 }
 

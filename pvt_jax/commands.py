@@ -67,19 +67,22 @@ def add_model_flags(parser: Parser) -> None:
     parser.add_argument(
         "--entry", default="", metavar="KEY", help="of a file with several sets of weights, such as model_ema"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="another setting of the model, or head.KEY=VALUE of its head; may be repeated",
-    )
+    add_set_flag(parser)
 
 
-def check_model_flags(flags: argparse.Namespace) -> None:
-    """Put what ``--set`` gave into ``flags.settings``. Raises UserError: a flag has no meaning."""
+def add_set_flag(parser: Parser, more: str = "") -> None:
+    """``--set``, of settings that have no flag of their own, and of ``more``; ``check_model_flags`` reads them."""
+    text = f"another setting of the model, or head.KEY=VALUE of its head{more}; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def check_model_flags(flags: argparse.Namespace, own: Sequence[str] = ("num_classes", "head")) -> None:
+    """Put what ``--set`` gave into ``flags.settings``; what is in ``own`` has a flag of its own.
+
+    Raises UserError: a flag has no meaning.
+    """
     flags.settings = dict(_setting(text) for text in flags.set)
-    for name in ("num_classes", "head"):
+    for name in own:
         if name in flags.settings:
             raise UserError(f"use --{name} instead of --set {name}=…")
     if flags.num_classes is not None and flags.num_classes < 1:

@@ -39,6 +39,22 @@ def plural(count: int, noun: str, ending: str = "s") -> str:
     return f"{count:,} {noun}{ending * (count != 1)}"
 
 
+def byte_count(size: float) -> str:
+    """Returns "1.25 GiB" or "20.00 MiB"."""
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.2f} MiB"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Rows of a table as lines; the first ``left`` columns start together, the others end together."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first = [cell.ljust(width) for cell, width in zip(row[:left], widths, strict=False)]
+        rest = [cell.rjust(width) for cell, width in zip(row[left:], widths[left:], strict=True)]
+        lines.append("  ".join(first + rest).rstrip())
+    return lines
+
+
 def in_python(message: str) -> str:
     """A message that names flags of a command, with the arguments of Python that they stand for."""
     for pattern, replacement in _ARGUMENTS:

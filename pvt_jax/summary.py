@@ -5,11 +5,14 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvt_jax import commands
 from pvt_jax.errors import UserError
+from pvt_jax.messages import aligned, byte_count
+
+if TYPE_CHECKING:
+    from pvt_jax.programs import Subject
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -28,9 +31,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the computation")
     parser.add_argument("--num_classes", type=int, default=1000, help="default 1000")
     parser.add_argument("--remat", action="store_true", help="recompute blocks in the backward pass")
+    commands.add_set_flag(parser)
     parser.add_argument("--compile", action="store_true", help="compile the training step and ask XLA for its memory")
     parser.add_argument("--json", action="store_true", help="print one JSON object: exact numbers, bytes")
     flags = parser.parse_args(arguments)
+    commands.check_model_flags(flags, own=("name", "num_classes", "dtype", "remat"))
     sides = flags.image_size
     if len(sides) > 2 or min(sides) < 1:
         raise UserError(f"--image_size takes one or two sides above 0, but got {' '.join(map(str, sides))}")
@@ -48,10 +53,18 @@ def run(arguments: Sequence[str]) -> int:
     # Importing jax takes seconds; a mistyped flag is answered before.
     from pvt_jax.models import create_model
 
-    model = create_model(flags.name, num_classes=flags.num_classes, dtype=flags.dtype, remat=flags.remat)
+    settings = {"dtype": flags.dtype, "remat": flags.remat, **flags.settings}
+    model = create_model(flags.name, num_classes=flags.num_classes, **settings)
     report = measure(model, flags.image_size, flags.batch_size)
     if flags.compile:
-        report["compiled"] = compiled_memory(model, flags.image_size, flags.batch_size)
+        from pvt_jax import programs
+
+        # Position tables of the same size.
+        settings = {"image_size": model.image_size, **settings}  # pyright: ignore[reportAttributeAccessIssue]
+        subject = programs.subject(
+            flags.name, image_size=flags.image_size, num_classes=flags.num_classes, settings=settings
+        )
+        report["compiled"] = compiled_memory(subject, flags.batch_size)
     described = {name: getattr(flags, name) for name in ("name", "image_size", "num_classes", "dtype", "remat")}
     report = {**described, "batch_size": flags.batch_size, **report}
     print(json.dumps(report) if flags.json else describe(report))
@@ -72,9 +85,12 @@ def measure(model: Any, image_size: tuple[int, int], batch_size: int) -> dict[st
       UserError: the model takes no image of this size.
     """
     import jax
+    import jax.numpy as jnp
 
     from pvt_jax import trace
     from pvt_jax.backbones import cost
+    from pvt_jax.training.optimizer import adamw
+    from pvt_jax.training.options import OptimizerOptions
 
     variables = trace.abstract_variables(model, *image_size)
     traced = trace.traced_multiply_accumulates(model, *image_size, variables=variables)
@@ -92,7 +108,8 @@ def measure(model: Any, image_size: tuple[int, int], batch_size: int) -> dict[st
         for name, part in costs.items()
     }
     memory = trace.training_memory(model, *image_size, batch_size, variables=variables)
-    memory["optimizer_state"] = trace.tree_bytes(jax.eval_shape(_optimizer().init, variables["params"]))
+    optimizer = adamw(lambda step: jnp.zeros(()), OptimizerOptions())
+    memory["optimizer_state"] = trace.tree_bytes(jax.eval_shape(optimizer.init, variables["params"]))
     same = all(
         part["macs"] == part["traced_macs"] and part["attention_macs"] == part["traced_attention_macs"]
         for part in parts.values()
@@ -109,68 +126,23 @@ def measure(model: Any, image_size: tuple[int, int], batch_size: int) -> dict[st
     }
 
 
-def compiled_memory(model: Any, image_size: tuple[int, int], batch_size: int) -> dict[str, Any]:
-    """What XLA allocates for the training step of ``pvt_jax.main`` on normalised images: bytes, and seconds it took."""
+def compiled_memory(subject: "Subject", batch_size: int) -> dict[str, Any]:
+    """What XLA allocates for the training step of ``pvt_jax.main``: bytes, and seconds it took."""
     import jax
-    import jax.numpy as jnp
 
-    from pvt_jax import trace
-    from pvt_jax.compilation import compiler_options
-    from pvt_jax.training.state import TrainState
-    from pvt_jax.training.step import train_step
+    from pvt_jax import programs
 
-    optimizer = _optimizer()
-    variables = trace.abstract_variables(model, *image_size)
-    state = jax.eval_shape(partial(TrainState.create, optimizer=optimizer, ema=False), variables)
-    batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, *image_size, 3), jnp.dtype(model.dtype)),
-        "target": jax.ShapeDtypeStruct((batch_size, model.num_classes), jnp.float32),
-    }
-    options = {"seed": 0, "accumulation_steps": 1, "ema_decay": 0.0}
-    step = partial(train_step, objective=_Objective(model), optimizer=optimizer, schedule=_constant_rate, **options)
     backend = jax.default_backend()
-    print(f"compiling the training step for {backend}: tens of seconds, or minutes …", file=sys.stderr, flush=True)
+    step = programs.program(subject, "train", batch_size)
+    commands.say(f"compiling the training step for {backend}: tens of seconds, or minutes …")
     start = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0, compiler_options=compiler_options("train")).lower(state, batch).compile()
+    compiled = step.function.lower(*step.abstract).compile()
     seconds = time.perf_counter() - start
-    sizes = compiled.memory_analysis()
-    if sizes is None:
+    found = programs.allocated(compiled)
+    if found is None:
         raise UserError(f"XLA does not say what it allocates on {backend}: leave --compile away")
-    print(f"compiled in {seconds:.0f} s", file=sys.stderr, flush=True)
-    kinds = {"arguments": "argument", "outputs": "output", "aliased": "alias", "temporary": "temp"}
-    found = {name: getattr(sizes, f"{kind}_size_in_bytes") for name, kind in kinds.items()}
-    total = found["arguments"] + found["outputs"] - found["aliased"] + found["temporary"]
-    return {"backend": backend, "seconds": round(seconds, 1), **found, "total": total}
-
-
-class _Objective:
-    """Classification of images that are ready and mixed targets, as ``training/step.py`` needs it."""
-
-    def __init__(self, model: Any):
-        self.model = model
-
-    def prepare(self, batch: dict[str, Any], key: Any) -> dict[str, Any]:
-        return batch
-
-    def loss(self, variables: Any, batch: dict[str, Any], key: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        from pvt_jax.ops.cross_entropy import soft_cross_entropy
-
-        rngs, mutable = {"dropout": key}, ["batch_stats"]
-        logits, changed = self.model.apply(variables, batch["image"], train=True, rngs=rngs, mutable=mutable)
-        return soft_cross_entropy(logits, batch["target"]).mean(), changed, {}
-
-
-def _optimizer() -> Any:
-    from pvt_jax.training.optimizer import adamw
-    from pvt_jax.training.options import OptimizerOptions
-
-    return adamw(_constant_rate, OptimizerOptions())
-
-
-def _constant_rate(step: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.full((), 1e-3, jnp.float32)
+    commands.say(f"compiled in {seconds:.0f} s")
+    return {"backend": backend, "devices": jax.device_count(), "seconds": round(seconds, 1), **found}
 
 
 # Text, at most 80 columns wide.
@@ -204,7 +176,7 @@ def describe(report: dict[str, Any]) -> str:
     lines = [
         f"{report['name']}: images of {height}×{width}, {report['num_classes']} classes",
         "",
-        *_aligned(rows, left=2),
+        *aligned(rows, left=2),
         "",
         "MACs: multiply-accumulates (FLOPs ≈ 2 × MACs) of matrix products and",
         "convolutions, for one image. attention: those of queries · keys and weights ·",
@@ -220,32 +192,18 @@ def describe(report: dict[str, Any]) -> str:
     remat = ", blocks recomputed" if report["remat"] else ""
     lines += ["", f"Training on a batch of {report['batch_size']}, {report['dtype']}{remat}", ""]
     memory = report["memory"]
-    lines += _aligned([(title, _bytes(memory[key])) for key, title in _MEMORY.items() if memory[key]], left=1)
+    lines += aligned([(title, byte_count(memory[key])) for key, title in _MEMORY.items() if memory[key]], left=1)
     if "compiled" in report:
         compiled = report["compiled"]
-        lines += ["", f"What XLA allocates for this on {compiled['backend']}", ""]
-        lines += _aligned([(title, _bytes(compiled[key])) for key, title in _COMPILED.items()], left=1)
+        each = f"each of {compiled['devices']} devices of " if compiled["devices"] > 1 else ""
+        lines += ["", f"What XLA allocates for this on {each}{compiled['backend']}", ""]
+        lines += aligned([(title, byte_count(compiled[key])) for key, title in _COMPILED.items()], left=1)
     return "\n".join(lines)
 
 
 def _counted(count: int, whole: int) -> str:
     """In millions, or in thousands of them where ``whole`` is that large."""
     return f"{count / 1e9:,.1f} G" if whole >= 1e11 else f"{count / 1e6:,.1f} M"
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.2f} MiB"
-
-
-def _aligned(rows: list[tuple[str, ...]], left: int) -> list[str]:
-    """Rows as lines; the first ``left`` columns start together, the others end together."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first = [cell.ljust(width) for cell, width in zip(row[:left], widths, strict=False)]
-        rest = [cell.rjust(width) for cell, width in zip(row[left:], widths[left:], strict=True)]
-        lines.append("  ".join(first + rest).rstrip())
-    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -66,10 +66,25 @@ def traced_multiply_accumulates(
     """
     images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32)
     variables = abstract_variables(model, height, width) if variables is None else variables
-    program = jax.make_jaxpr(model.apply)(variables, images)
-    origins = [Origin.PARAMETER] * len(jax.tree.leaves(variables)) + [Origin.IMAGE]
-    counter = _Counter(_parts_of(model))
-    counter.walk(program.jaxpr, origins, path=(), times=1)
+    return _products(model.apply, variables, images, counter=_Counter(_parts_of(model)))
+
+
+def function_products(function: Callable[..., Any], variables: Any, *inputs: Any) -> Products:
+    """Products of ``function(variables, *inputs)``, where all ``inputs`` count as images; all may be shapes and types.
+
+    Those in a loop that may run any number of times, such as the interpolation of RoIAlign, are left out.
+
+    Raises:
+      NotImplementedError: the program has products in a branch.
+    """
+    found = _products(function, variables, *inputs, counter=_Counter(skips_loops=True)).values()
+    return Products(*(sum(getattr(one, field.name) for one in found) for field in dataclasses.fields(Products)))
+
+
+def _products(function: Callable[..., Any], variables: Any, *inputs: Any, counter: "_Counter") -> dict[str, Products]:
+    program = jax.make_jaxpr(function)(variables, *inputs)
+    parameters, images = (len(jax.tree.leaves(tree)) for tree in (variables, inputs))
+    counter.walk(program.jaxpr, [Origin.PARAMETER] * parameters + [Origin.IMAGE] * images, path=(), times=1)
     return dict(counter.found)
 
 
@@ -88,10 +103,13 @@ def parameters_by_part(model: nn.Module, variables: Any) -> dict[str, int]:
 
 
 class _Counter:
-    """Walks through a program and adds its products to ``found``; ``parts`` are those of ``Backbone``."""
+    """Walks through a program and adds its products to ``found``; ``parts`` are those of ``Backbone``.
 
-    def __init__(self, parts: Parts = ()):
-        self.parts = parts
+    ``skips_loops`` leaves out what runs any number of times, in place of an error.
+    """
+
+    def __init__(self, parts: Parts = (), skips_loops: bool = False):
+        self.parts, self.skips_loops = parts, skips_loops
         self.found: dict[str, Products] = defaultdict(Products)
 
     def walk(
@@ -118,7 +136,7 @@ class _Counter:
             elif primitive in _CALLS:
                 shifted = elementwise or inner[0].debug_info.func_name in _SHIFTED_CONVOLUTIONS
                 outputs = self.walk(inner[0], inputs, here, times, shifted)
-            elif any(_Counter._has_products(program) for program in inner):
+            elif not (self.skips_loops and primitive == "while") and any(map(self._has_products, inner)):
                 raise NotImplementedError(f"there are matrix products in a {primitive}: they cannot be counted")
             known.update(zip(equation.outvars, outputs, strict=True))
         return [origin(value) for value in program.outvars]
@@ -130,7 +148,7 @@ class _Counter:
         state = slice(constants, constants + carried)
         while True:
             # The outputs of a round are inputs of the next: repeat until nothing changes, as origins only grow.
-            outputs = _Counter().walk(body, inputs, path, 1)
+            outputs = _Counter(skips_loops=self.skips_loops).walk(body, inputs, path, 1)
             joined = [max(pair) for pair in zip(inputs[state], outputs[:carried], strict=True)]
             if joined == inputs[state]:
                 break
@@ -146,9 +164,8 @@ class _Counter:
         else:
             products.weights += count
 
-    @staticmethod
-    def _has_products(program: Jaxpr) -> bool:
-        counter = _Counter()
+    def _has_products(self, program: Jaxpr) -> bool:
+        counter = _Counter(skips_loops=self.skips_loops)
         counter.walk(program, [Origin.IMAGE] * len(program.invars), (), 1)
         return bool(counter.found)
 

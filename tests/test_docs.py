@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 import pvt_jax
-from pvt_jax import browse, compare, convert, export, main, predict, summary, sweep, trace
+from pvt_jax import benchmark, browse, compare, convert, export, main, predict, programs, summary, sweep, trace
 from pvt_jax import config as config_lib
 from pvt_jax.__main__ import COMMANDS
 from pvt_jax.backbones import cost
@@ -361,6 +361,7 @@ def test_every_command_is_checked():
         "pvt_jax.main",
         "pvt_jax.convert",
         "pvt_jax.summary",
+        "pvt_jax.benchmark",
         "pvt_jax.prepare",
         "pvt_jax.compare",
         "pvt_jax.browse",
@@ -415,6 +416,12 @@ def test_conversions_name_real_models_and_flags(arguments):
 @pytest.mark.parametrize("arguments", commands("pvt_jax.summary"), ids=" ".join)
 def test_summaries_name_real_models_and_flags(arguments):
     pvt_jax.create_model(summary.parse(arguments).name)
+
+
+@pytest.mark.parametrize("arguments", commands("pvt_jax.benchmark"), ids=" ".join)
+def test_benchmarks_name_real_models_and_flags(arguments):
+    flags = benchmark.parse(arguments)
+    programs.subject(flags.model, flags.head, image_size=flags.image_size, settings=flags.settings)
 
 
 @pytest.mark.parametrize("arguments", commands("pvt_jax.browse"), ids=" ".join)

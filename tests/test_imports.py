@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"backbones", "fields", "heads", "nn"},
     "weights": {"backbones", "heads", "ops", "paths", "weight_names"},
     "trace": {"ops"},
+    "devices": set(),
     "visualization": {"nn", "ops"},
     "files": {"messages", "options", "paths"},
     "data": {"files", "messages", "options", "paths"},
@@ -56,6 +57,8 @@ ALLOWED: dict[str, set[str]] = {
         "weights",
     },
     "sweeps": {"config", "machine", "messages", "paths", "training", "visualization"},
+    # Steps without data, for what measures or plans them.
+    "programs": {"compilation", "config", "heads", "models", "options", "tasks", "training"},
     "hub": {"config", "data", "messages", "paths", "tasks", "training", "weights"},
     "prediction": {
         *(
@@ -108,7 +111,7 @@ ON_DEVICE = {
     "environment",
     "tasks",
     "training",
-} | {"hub", "prediction"}
+} | {"hub", "prediction", "programs"}
 RESTRICTED: dict[str, set[str]] = {
     # Data runs on hosts without a device, in worker processes; configs and errors load before jax does.
     **dict.fromkeys(JAX, ON_DEVICE),

@@ -110,6 +110,8 @@ class Task(abc.ABC, Generic[Config]):
             )
         self._apply: Callable[..., Any] = self.model.apply
         self.image_size: tuple[int, int] = config.model.image_size
+        # (height, width) of random images, where they stand in for a data set.
+        self._random_size: tuple[int, int] | None = None
 
     @property
     def best_metric(self) -> str:
@@ -207,6 +209,19 @@ class Task(abc.ABC, Generic[Config]):
             raise UserError(f"task {self._config.task!r} reads no images without ground truth: give it ``_unlabelled``")
         self.eval_source = self._unlabelled(images, names, self._config.data)
         return self.eval_source
+
+    def use_random_images(self, size: tuple[int, int]) -> None:
+        """From the start, train on images of random pixels, of this (height, width), in place of a data set.
+
+        Raises UserError: the task has none, or none of this size.
+        """
+        if type(self).random_batch is Task.random_batch:
+            raise UserError(f"task {self._config.task!r} has no random images: give it ``random_batch``")
+        self._random_size = size
+
+    def random_batch(self, key: jax.Array, batch_size: int) -> Batch:
+        """Such images with random labels, of the shapes and types of ``training_batches``; it may be traced."""
+        raise NotImplementedError
 
     @property
     def is_padded(self) -> bool:

@@ -69,7 +69,7 @@ class Run:
     @property
     def state_sharding(self) -> Any:
         """Per leaf of the state."""
-        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        return sharding.of(self.abstract)
 
     def open_store(self, directory: Path, *, read_only: bool = False) -> CheckpointStore:
         """The checkpoints of the run in ``directory``."""
@@ -102,11 +102,7 @@ class Run:
 
     def first_state(self, initial: Initial) -> TrainState:
         """The state before the first step, on the mesh."""
-        create = jax.jit(
-            partial(_create_state, self.config, self.task, self.optimizer),
-            out_shardings=self.state_sharding,
-            compiler_options=compiler_options("init"),
-        )
+        create = state_maker(self.config, self.task, self.optimizer, self.abstract)
         if initial.variables is None:
             return create()
 
@@ -163,14 +159,28 @@ def build(
     if training:
         notes += plausible.check_schedule(config, lengths, peak, examples)
     optimizer = optimizers.adamw(learning_rate, config.optimizer)
-    abstract = jax.eval_shape(partial(_create_state, config, task, optimizer), variables)
-    abstract = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        abstract,
-        sharding.state_sharding(abstract, mesh),
-    )
+    abstract = abstract_state(config, task, optimizer, mesh, variables)
     return Run(
         config, task, mesh, data, description, lengths, peak, learning_rate, optimizer, abstract, initial, tuple(notes)
+    )
+
+
+def abstract_state(
+    config: TaskConfig, task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, variables: Any
+) -> TrainState:
+    """The state of a run on ``mesh``: shapes, types and shardings, from ``variables`` or their shapes and types."""
+    abstract = jax.eval_shape(partial(_create_state, config, task, optimizer), variables)
+    return sharding.placed(abstract, sharding.state_sharding(abstract, mesh))
+
+
+def state_maker(
+    config: TaskConfig, task: Task, optimizer: optax.GradientTransformation, abstract: TrainState
+) -> Callable[..., TrainState]:
+    """A jitted function from variables, random ones if there are none, to the state before the first step."""
+    return jax.jit(
+        partial(_create_state, config, task, optimizer),
+        out_shardings=sharding.of(abstract),
+        compiler_options=compiler_options("init"),
     )
 
 

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 
 from pvt_jax import config as config_lib
 from pvt_jax import paths
-from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
 from pvt_jax.errors import UserError
 from pvt_jax.messages import plural, waiting
@@ -27,7 +25,7 @@ from pvt_jax.training.introduction import introduction, summary
 from pvt_jax.training.lock import Lock, lock_of
 from pvt_jax.training.preemption import Preemption
 from pvt_jax.training.state import TrainState
-from pvt_jax.training.step import train_step
+from pvt_jax.training.step import jitted_train_step
 from pvt_jax.training.stopping import EarlyStopping
 from pvt_jax.training.store import CheckpointStore
 from pvt_jax.training.tracking import Tracker
@@ -133,21 +131,7 @@ class _Trainer:
         self.display = Display(run.lengths.total, self.step, config.batch_size, enabled=main_process and not quiet)
         self.evaluator = Evaluator(run.task, run.mesh, config.evaluation.pictures)
         self.batch_sharding = sharding.batch_sharding(run.mesh)
-        self.train_step = jax.jit(
-            partial(
-                train_step,
-                objective=run.task,
-                optimizer=run.optimizer,
-                schedule=run.learning_rate,
-                seed=config.seed,
-                accumulation_steps=config.accumulation_steps,
-                ema_decay=config.ema_decay,
-                frozen=config.optimizer.frozen,
-            ),
-            donate_argnums=0,
-            compiler_options=compiler_options("train"),
-            out_shardings=(run.state_sharding, sharding.replicated(run.mesh)),
-        )
+        self.train_step = jitted_train_step(config, run.task, run.optimizer, run.learning_rate, run.abstract, run.mesh)
         self.pending: collections.deque[tuple[int, Any]] = collections.deque()
         self.window_start: float | None = None
         self.window_step = self.step

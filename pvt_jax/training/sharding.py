@@ -66,6 +66,20 @@ def state_sharding(abstract_state: Any, mesh: Mesh) -> Any:
     return jax.tree.map(of_leaf, abstract_state)
 
 
+def placed(abstract: Any, shardings: Any) -> Any:
+    """``abstract``, a tree of shapes and types, with a sharding, or that of each leaf, in its leaves."""
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda leaf: shardings, abstract)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, shardings
+    )
+
+
+def of(abstract: Any) -> Any:
+    """The sharding of each leaf."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
 def host_block() -> tuple[int, int]:
     """(number, count): which contiguous block of a global batch this host feeds, and how many blocks there are."""
     return jax.process_index(), jax.process_count()

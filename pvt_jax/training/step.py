@@ -1,11 +1,17 @@
 """The jitted training step, the same for every task."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from pvt_jax.compilation import compiler_options
+from pvt_jax.tasks.options import TaskConfig
+from pvt_jax.training import sharding
 from pvt_jax.training.optimizer import joined, split
 from pvt_jax.training.state import TrainState
 
@@ -26,6 +32,32 @@ class Objective(Protocol):
         What the config freezes runs as in evaluation.
         """
         ...
+
+
+def jitted_train_step(
+    config: TaskConfig,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[Any], jax.Array],
+    abstract: TrainState,
+    mesh: Mesh,
+) -> Any:
+    """``train_step`` as a config has it, jitted; it overwrites its state, which is placed as ``abstract`` says."""
+    return jax.jit(
+        partial(
+            train_step,
+            objective=objective,
+            optimizer=optimizer,
+            schedule=schedule,
+            seed=config.seed,
+            accumulation_steps=config.accumulation_steps,
+            ema_decay=config.ema_decay,
+            frozen=config.optimizer.frozen,
+        ),
+        donate_argnums=0,
+        compiler_options=compiler_options("train"),
+        out_shardings=(sharding.of(abstract), sharding.replicated(mesh)),
+    )
 
 
 def train_step(

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from pvt_jax.tasks.task import Task
-from pvt_jax.training import build, evaluate, loop
+from pvt_jax.training import build, evaluate, loop, step
 
 
 def task_of(function: Any) -> Task | None:
@@ -66,7 +66,7 @@ class Shared:
 def share_programs(patch: pytest.MonkeyPatch) -> None:
     """Until ``patch`` is undone."""
     shared = Shared()
-    for module in (build, evaluate, loop):
+    for module in (build, evaluate, loop, step):
         patch.setattr(module, "jax", shared)
 
 

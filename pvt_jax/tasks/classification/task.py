@@ -5,6 +5,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pvt_jax.data import pipeline
@@ -68,7 +69,7 @@ class Classification(Task[ClassificationConfig]):
             images = mixing.random_erase(erase_key, images, options.erase_probability)
         mix = mixing.draw_mix(
             mix_key,
-            *self.image_size,
+            *images.shape[1:3],
             mixup_alpha=options.mixup_alpha,
             cutmix_alpha=options.cutmix_alpha,
             probability=options.mix_probability,
@@ -81,6 +82,15 @@ class Classification(Task[ClassificationConfig]):
         if self._class_weights is not None:
             targets = targets * self._class_weights
         return {"image": images, "target": targets}
+
+    def random_batch(self, key: jax.Array, batch_size: int) -> Batch:
+        """``image`` uint8 [b, h, w, 3] and ``label`` int32 [b]."""
+        assert self._random_size is not None, "after use_random_images"
+        pixels, labels = jax.random.split(key)
+        return {
+            "image": jax.random.bits(pixels, (batch_size, *self._random_size, 3), jnp.uint8),
+            "label": jax.random.randint(labels, (batch_size,), 0, self._config.model.num_classes),
+        }
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any], Batch]:
         """(mean soft cross-entropy, changed collections, no parts) in training mode.

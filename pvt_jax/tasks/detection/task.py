@@ -23,6 +23,7 @@ from pvt_jax.tasks.detection.metrics import DetectionResults, coco_metrics
 from pvt_jax.tasks.detection.options import DetectionConfig, DetectionOptions
 from pvt_jax.tasks.detection.pictures import Instances, side_by_side
 from pvt_jax.tasks.detection.presentation import DetectionPresentation
+from pvt_jax.tasks.detection.random_objects import RANDOM_OBJECTS, random_objects
 from pvt_jax.tasks.detection.report import DetectionReport
 from pvt_jax.tasks.detection.source import DetectionSource
 from pvt_jax.tasks.detection.transforms import DetectionEvalTransform, DetectionTrainTransform, fit
@@ -75,6 +76,24 @@ class Detection(Task[DetectionConfig]):
     def describe_data(self) -> DataDescription:
         """With the ids of the categories."""
         return replace(super().describe_data(), category_ids=tuple(map(int, self.eval_source.category_ids)))
+
+    def random_batch(self, key: jax.Array, batch_size: int) -> Batch:
+        """Images that fill their shape up to multiples of 32, and ``random_objects`` in each."""
+        assert self._random_size is not None, "after use_random_images"
+        pixels, objects = jax.random.split(key)
+        options = self._config.detection
+        size = jnp.broadcast_to(jnp.array(self._random_size, jnp.int32), (batch_size, 2))
+        return {
+            "image": jax.random.bits(pixels, (batch_size, *_rounded_up(self._random_size), 3), jnp.uint8),
+            "size": size,
+            **random_objects(
+                objects,
+                size,
+                options.max_objects or RANDOM_OBJECTS,
+                self._config.model.num_classes,
+                options.mask_side if self.model.needs_masks else 0,
+            ),
+        }
 
     def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
         """The objects and what was detected, side by side."""
@@ -157,6 +176,8 @@ class Detection(Task[DetectionConfig]):
     @cached_property
     def _trained_padded(self) -> bool:
         """Whether an image of a training batch can be smaller than the batch, beyond a multiple of 32."""
+        if self._random_size is not None:
+            return False
         options = self._config.detection
         if options.crop_probability > 0 or len(self._kinds.shapes) > len(options.short_sides):
             return True

@@ -74,6 +74,23 @@ class Segmentation(Task[SegmentationConfig]):
         self._say = say
         return describe_weights(self._class_weights, self.train_source.class_names)
 
+    def use_random_images(self, size: tuple[int, int]) -> None:
+        """As of every task; as in training and evaluation, sides are multiples of 32."""
+        if any(side % MULTIPLE for side in size):
+            raise UserError(f"segmentation is for images whose sides are multiples of {MULTIPLE}, not {_text(size)}")
+        super().use_random_images(size)
+
+    def random_batch(self, key: jax.Array, batch_size: int) -> Batch:
+        """``image`` uint8 [b, h, w, 3], ``label_map`` uint8 [b, h, w] and ``size`` int32 [b, 2]; nothing is ignored."""
+        assert self._random_size is not None, "after use_random_images"
+        pixels, labels = jax.random.split(key)
+        shape = (batch_size, *self._random_size)
+        return {
+            "image": jax.random.bits(pixels, (*shape, 3), jnp.uint8),
+            "label_map": jax.random.randint(labels, shape, 0, self._config.model.num_classes).astype(jnp.uint8),
+            "size": _alike(self._random_size, batch_size),
+        }
+
     def picture(self, record: int, prediction: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
         """The image, its truth and the prediction side by side."""
         source = self.eval_source
@@ -204,6 +221,10 @@ class Segmentation(Task[SegmentationConfig]):
     @property
     def _data_options(self) -> SegmentationOptions:
         return replace(self._config.segmentation, num_classes=self._config.model.num_classes)
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
 
 
 def _alike(size: tuple[int, int], batch: Any) -> jax.Array:
