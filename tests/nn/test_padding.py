@@ -190,3 +190,20 @@ def test_the_part_that_is_image():
     assert padding.zero_outside(ones, None) is ones
     np.testing.assert_array_equal(padding.shrunk(sizes, 2), [(1, 0), (0, 1), (1, 2)])
     assert padding.shrunk(None, 2) is None
+
+
+def test_padding_follows_the_strides_of_other_patches():
+    """PVT v1 at strides of 1, 2, 4 and 8, as for images of 32²; ``test_undone.py`` of PVT v2 has its own."""
+    settings = {"patch_sizes": (1, 2, 2, 2), "depths": (1, 1, 1, 1), "sr_ratios": (4, 2, 1, 1), "image_size": 32}
+    small = model("pvt_tiny", **settings)
+    assert small.strides == (1, 2, 4, 8)
+    init = functools.partial(small.init, method="features")
+    tree = jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+    rng = np.random.default_rng(0)
+    drawn = jax.tree.map(lambda leaf: 0.2 * rng.standard_normal(leaf.shape).astype(np.float32), tree)
+    whole = pictures(32, 32)
+    apply = quick_jit(functools.partial(small.apply, method="features"))
+    expected, found = apply(drawn, whole[:, :, :16]), apply(drawn, whole, sizes=np.full((2, 2), (32, 16), np.int32))
+    for (level, maps), stride in zip(found.items(), small.strides, strict=True):
+        assert reference.relative_error(maps[:, :, : 16 // stride], np.asarray(expected[level])) < 1e-5, level
+        assert not np.any(maps[:, :, 16 // stride :])
