@@ -82,6 +82,7 @@ def run(arguments: Sequence[str]) -> int:
 
     # Importing jax takes seconds; a mistyped flag is answered before.
     from pvt_jax.models import create_model
+    from pvt_jax.prediction.preparation import evaluation_of, run_config
     from pvt_jax.weights import load
     from pvt_jax.weights.settings import Stated, model_settings
 
@@ -92,6 +93,11 @@ def run(arguments: Sequence[str]) -> int:
     settings = model_settings(source, stated)
     try:
         json.dumps(settings)  # As they are written in the end.
+        create_model(**settings)
+        evaluation, notes = evaluation_of(source, run_config(flags.source), _task_of(settings))
+        size = evaluation.pop("model.image_size", None)
+        if flags.image_size is None:
+            settings["image_size"] = size or settings["image_size"]
         model = create_model(**settings)
         variables, report = load.match_to_model(
             source, model, allow_missing=flags.allow_missing, allow_unexpected=flags.allow_unexpected
@@ -103,17 +109,16 @@ def run(arguments: Sequence[str]) -> int:
             f"a setting of the model is wrong ({reason}): {one_line(_described(settings), 400)}. Change it with --set"
         ) from error
     print(report.summary())
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     # A new classifier has learned no classes yet.
     data = None if report.replaced else _classes(flags.source, source.classes, settings)
-    normalisation: dict[str, Any] = {}
-    if source.normalisation:
-        normalisation = {"mean": source.normalisation[0], "std": source.normalisation[1]}
     if flags.hub_folder:
-        _write_hub_folder(flags, variables, settings, data, normalisation)
+        _write_hub_folder(flags, variables, settings, data, evaluation)
     elif flags.destination.suffix == ".safetensors":
-        _write_file(flags.destination, variables, settings, data, normalisation)
+        _write_file(flags.destination, variables, settings, data, evaluation)
     else:
-        _write_folder(flags.destination, variables, settings, data, normalisation)
+        _write_folder(flags.destination, variables, settings, data, evaluation)
     upload = f"; upload it with: hf upload USER/REPO {flags.destination}" if flags.hub_folder else ""
     print(f"wrote {flags.destination}: {_described(settings)}{upload}")
     return 0
@@ -163,7 +168,7 @@ def _write_file(
     variables: Any,
     settings: dict[str, Any],
     data: "DataDescription | None",
-    normalisation: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
 ) -> None:
     from pvt_jax.weights.files import write_safetensors
     from pvt_jax.weights.names import to_state_dict
@@ -171,7 +176,11 @@ def _write_file(
     # "pt" is what readers of PyTorch ask for. The image size tells the grid of position tables that are not square.
     described = {"model": settings["name"], **({"head": settings["head"]} if "head" in settings else {})}
     described |= {"image_size": json.dumps(settings["image_size"]), "format": "pt"}
-    described |= {name: json.dumps(value) for name, value in normalisation.items()}
+    evaluation = dict(evaluation)
+    for name in ("mean", "std"):
+        if f"batch_transform.{name}" in evaluation:
+            described[name] = json.dumps(evaluation.pop(f"batch_transform.{name}"))
+    described |= {"evaluation": json.dumps(evaluation)} if evaluation else {}
     described |= data.to_metadata() if data else {}
     write_safetensors(place, to_state_dict(variables), described)
 
@@ -181,7 +190,7 @@ def _write_folder(
     variables: Any,
     settings: dict[str, Any],
     data: "DataDescription | None",
-    normalisation: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
 ) -> None:
     import logging
 
@@ -193,19 +202,19 @@ def _write_folder(
         store = CheckpointStore(folder / "checkpoints")
         store.save(0, dict(variables))
         store.close()
-        _write_config(folder, _config_of(settings, normalisation))
+        _write_config(folder, _config_of(settings, evaluation))
         if data:
             (folder / workdir.DATA).write_text(data.to_json(), encoding="utf-8")
 
 
-def _config_of(settings: dict[str, Any], normalisation: Mapping[str, Any]) -> dict[str, Any]:
+def _config_of(settings: dict[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """What of the config of a run the weights tell."""
+    from pvt_jax.prediction.preparation import nested
+
     config: dict[str, Any] = {"task": _task_of(settings), "model": dict(settings)}
     if head := config["model"].pop("head", None):
         config |= {"head": {"name": head, **config["model"].pop("head_settings", {})}}
-    if normalisation:
-        config["batch_transform"] = dict(normalisation)
-    return config
+    return config | nested(evaluation)
 
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -217,7 +226,7 @@ def _write_hub_folder(
     variables: Any,
     settings: dict[str, Any],
     data: "DataDescription | None",
-    normalisation: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
 ) -> None:
     from dataclasses import replace
 
@@ -225,19 +234,25 @@ def _write_hub_folder(
     from pvt_jax.data.description import SplitDescription
     from pvt_jax.hub.card import model_card
     from pvt_jax.hub.record import record_of
+    from pvt_jax.prediction.preparation import nested, processor_file
     from pvt_jax.training import workdir
     from pvt_jax.weights.known import KNOWN
+    from pvt_jax.weights.processor import FILE
 
     record = record_of(flags.source, ema=flags.ema)
     known = KNOWN.get(str(flags.source)) or KNOWN.get(record.initial)
     licence = flags.license or (known.licence if known else "unknown")
     if licence == "unknown":
         print("note: the licence is not known, and the card says so: give it with --license", file=sys.stderr)
-    task, own = _task_of(settings), _config_of(settings, normalisation)
-    config = {**record.config, **own, "batch_transform": {**record.config.get("batch_transform", {}), **normalisation}}
+    task, own = _task_of(settings), _config_of(settings, {})
+    sections = {name: {**record.config.get(name, {}), **values} for name, values in nested(evaluation).items()}
+    config = {**record.config, **own, **sections}
+    processor = processor_file(config_lib.read(config_lib.resolve(config)))
     with _whole_or_not_at_all(flags.destination) as folder:
-        _write_file(folder / "model.safetensors", variables, settings, data, normalisation)
+        _write_file(folder / "model.safetensors", variables, settings, data, evaluation)
         _write_config(folder, config)
+        if processor:
+            (folder / FILE).write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
         if data:
             # Where the images are is left out, as other paths are.
             splits = {name: SplitDescription(getattr(data, name).records) for name in ("train", "eval")}

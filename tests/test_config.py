@@ -648,6 +648,7 @@ def test_every_key_is_free_or_fixed_on_resume(key):
     free |= {"checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_best"}
     free |= {"data.check", "data.on_corrupt", "data.root", "data.threads", "data.workers"}
     free |= {f"segmentation.{name}" for name in ("test_flip", "test_mode", "test_ratios", "test_shapes")}
+    free |= {"segmentation.test_squash", "segmentation.test_interpolation"}
     free |= {"segmentation.window", "segmentation.window_stride", "detection.test_shapes", "detection.test_short_side"}
     old, new = config_lib.defaults().to_dict(), config_lib.defaults().to_dict()
     *sections, last = key.split(".")
@@ -776,7 +777,7 @@ def test_the_code_reads_no_key_that_does_not_exist():
     sections = {key.rsplit(".", depth)[0] for key in DEFAULTS for depth in (1, 2)}
     besides = ("to_dict", "load", "read", "differences", "to_json", "get", "settings", "attributes")
     # What a section has besides its keys.
-    besides += ("num_classes", "with_masks", "best_metric", "in_steps", "total_steps", "hub_task")
+    besides += ("num_classes", "with_masks", "best_metric", "in_steps", "total_steps", "hub_task", "processor")
     unknown = {key for key in all_keys_read() - set(DEFAULTS) - sections if key.split(".")[-1] not in besides}
     assert sorted(unknown) == []
 

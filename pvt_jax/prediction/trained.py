@@ -13,6 +13,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.heads import HEADS
 from pvt_jax.messages import did_you_mean, plural
 from pvt_jax.prediction.class_tables import CLASS_TABLES, of_stated, table_of
+from pvt_jax.prediction.preparation import evaluation_of, run_config
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.task import Task
@@ -82,15 +83,14 @@ def open_trained(source: str, choices: Choices | None = None) -> Trained:
     place = _checkpoint(paths.weights(source, "the source"), choices.step)
     saved = read_checkpoint(place, ema=choices.ema, entry=choices.entry)
     settings = model_settings(saved, choices.stated)
-    chosen = _config_of(place)
+    of_run = run_config(place)
+    chosen = dict(of_run)
     chosen["model"] = {key: value for key, value in settings.items() if key not in ("head", "head_settings")}
     head = settings.get("head", "")
     chosen["head"] = {"name": head, **settings.get("head_settings", {})}
-    if saved.normalisation is not None:
-        mean, std = saved.normalisation
-        chosen["batch_transform"] = {**chosen.get("batch_transform", {}), "mean": mean, "std": std}
     chosen["task"] = chosen.get("task") or (HEADS[head].model.task if head else "classification")
-    config = _settled(chosen, choices)
+    evaluation, notes = evaluation_of(saved, of_run, chosen["task"])
+    config = _settled(chosen, evaluation, choices)
     task = TASKS[config.task].make(config)
     variables, report = match_to_model(saved, task.model)
     if random := (*report.missing, *(path for path, *_ in (*report.replaced, *report.wrong_shape))):
@@ -99,7 +99,7 @@ def open_trained(source: str, choices: Choices | None = None) -> Trained:
             "predictions would be random: give the model that it is of with --model, --head, --num_classes or --set"
         )
     classes, note = _classes_of(place, saved.classes, config, choices.class_names)
-    return Trained(config, task, variables, classes, (report.summary(), *([note] if note else [])))
+    return Trained(config, task, variables, classes, tuple(filter(None, (report.summary(), *notes, note))))
 
 
 def _checkpoint(source: str, step: str) -> str:
@@ -131,20 +131,10 @@ def _checkpoint(source: str, step: str) -> str:
     return f"{store_name}/{best}"
 
 
-def _config_of(source: str) -> dict[str, Any]:
-    """The config of the run that ``source`` is of, as nested dicts; empty if it is of none."""
-    folder = workdir.folder_of(source)
-    whole = history.read_config(folder) if folder is not None else {}
-    # A folder of another library has a config.json, too.
-    return whole if isinstance(whole.get("model"), dict) and whole.get("task") in TASKS else {}
-
-
-def _settled(chosen: Mapping[str, Any], choices: Choices) -> TaskConfig:
+def _settled(chosen: Mapping[str, Any], evaluation: Mapping[str, Any], choices: Choices) -> TaskConfig:
     config = config_lib.resolve(dict(chosen))
     options = TASKS[config.task].config
-    values: dict[str, Any] = {**_OWN, "evaluation.batch_size": choices.batch_size}
-    if choices.image_size is not None:
-        values |= options.test_size(*choices.image_size)
+    values: dict[str, Any] = {**evaluation, **_OWN, "evaluation.batch_size": choices.batch_size}
     if choices.tta:
         if not options.test_time_augmentation:
             raise UserError(f"task {config.task!r} has no test-time augmentation: leave --tta out")
@@ -153,6 +143,12 @@ def _settled(chosen: Mapping[str, Any], choices: Choices) -> TaskConfig:
         config_lib.put(config, key, value)
     for text in choices.overrides:
         config_lib.override(config, text)
+    if choices.image_size is not None:
+        # What a size means may depend on what was chosen, which in turn counts more.
+        for key, value in config_lib.read(config).test_size(*choices.image_size).items():
+            config_lib.put(config, key, value)
+        for text in choices.overrides:
+            config_lib.override(config, text)
     return config_lib.read(config)
 
 

@@ -4,12 +4,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from pvt_jax.errors import UserError
 
 Fill = tuple[int, int, int]
 # (long, short): limits of the longer and the shorter side; (0, 0) for those of the image.
 Scale = tuple[int, int]
+
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def fitted_size(height: int, width: int, scale: Scale, ratio: float = 1.0) -> tuple[int, int]:

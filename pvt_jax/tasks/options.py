@@ -17,6 +17,11 @@ from pvt_jax.training.options import (
     RunOptions,
 )
 
+Resize = Literal["squash", "shorter", "within"]
+Interpolation = Literal["bilinear", "bicubic"]
+# As Pillow numbers them, and transformers with it.
+RESAMPLING: Mapping[Interpolation, int] = {"bilinear": 2, "bicubic": 3}
+
 
 @dataclass(frozen=True)
 class ModelOptions(Options):
@@ -95,6 +100,7 @@ class TaskConfig(RunOptions):
       example_head: for dense tasks a head, to be named where a config has none; empty for a task without heads.
       unread: keys of the shared sections that a task does not read.
       test_time_augmentation: values of keys with which several views of an image are averaged; empty: there is none.
+      test_keys: keys that say what the model sees of an image in evaluation, besides mean and deviation.
     """
 
     init: InitOptions = section(InitOptions)
@@ -114,11 +120,34 @@ class TaskConfig(RunOptions):
     example_head: ClassVar[str] = ""
     unread: ClassVar[tuple[str, ...]] = ()
     test_time_augmentation: ClassVar[Mapping[str, Any]] = {}
+    test_keys: ClassVar[tuple[str, ...]] = ()
 
-    @classmethod
-    def test_size(cls, height: int, width: int) -> dict[str, Any]:
+    def test_size(self, height: int, width: int) -> dict[str, Any]:
         """Values of keys with which images are evaluated at about this size, in pixels."""
         return {"model.image_size": (height, width)}
+
+    @classmethod
+    def of_processor(
+        cls, resize: Resize, size: tuple[int, int], crop: tuple[int, int] | None, interpolation: Interpolation
+    ) -> tuple[dict[str, Any], str]:
+        """(values of keys with which images are evaluated as an image processor of transformers makes them, a note).
+
+        The note says what differs; "" if nothing does. Raises UserError, with the reason alone: no values do it.
+
+        Args:
+          resize: "squash" to ``size`` as (height, width); "shorter": until the shorter side is ``size[0]``; "within":
+            as far as the shorter side is at most ``size[0]`` and the longer one at most ``size[1]``.
+          crop: (height, width) of a centre crop; None for none.
+          interpolation: of Pillow.
+        """
+        raise UserError("this task has no keys for it")
+
+    def processor(self) -> dict[str, Any] | None:
+        """The entries on type, sizes and filter of a ``preprocessor_config.json`` that does what the evaluation does.
+
+        None: transformers has no such processor.
+        """
+        return None
 
     def validate(self) -> None:
         """A dense task needs a head, and frozen weights need frozen norms."""

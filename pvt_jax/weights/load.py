@@ -3,8 +3,8 @@
 import difflib
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pvt_jax.weights.files import model_folder, read_metadata, read_weights
 from pvt_jax.weights.known import KNOWN, fetch_known
 from pvt_jax.weights.merge import merge
 from pvt_jax.weights.places import located
+from pvt_jax.weights.processor import FILE, Normalisation, Processor, normalisation, read_processor
 from pvt_jax.weights.report import LoadReport
 
 log = logging.getLogger("pvt_jax")
@@ -31,10 +32,6 @@ log = logging.getLogger("pvt_jax")
 _FOLDER_FILES = ("model.safetensors*", "pytorch_model.bin*")
 # A file may state any image size. Larger ones fit into no machine.
 _LARGEST_SIDE = 2**14
-
-
-# Mean and deviation of red, green and blue, in 0..255.
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,9 @@ class Source:
       notes: lines on what else a file holds.
       classes: that a file of another project names; None if it names none, and for a run, which has them in data.json.
       normalisation: (mean, std) of each channel, in 0..255, of the images it is for; None if it does not say.
+      evaluation: keys of a config by dotted name, with which images were evaluated, as ``convert`` writes them into a
+        file; of a run they are in its config.
+      processor: of a folder of transformers.
     """
 
     tensors: dict[str, np.ndarray]
@@ -60,6 +60,8 @@ class Source:
     notes: tuple[str, ...] = ()
     classes: StatedClasses | None = None
     normalisation: Normalisation | None = None
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    processor: Processor | None = None
 
 
 def load_variables(
@@ -150,18 +152,26 @@ def _read_checkpoint(path: str | Path, place: Path, ema: bool, entry: str) -> So
     folder = place if place.is_dir() else place.parent
     of_folder = place.is_dir() or any(map(place.match, _FOLDER_FILES))
     config = _read_json(folder / "config.json") if of_folder else {}
-    normalisation = _of_processor(_read_json(folder / "preprocessor_config.json")) if of_folder else None
+    # What this project writes has the keys in its own config.
+    is_foreign = of_folder and "task" not in config
+    processor = read_processor(_read_json(folder / FILE), str(config.get("model_type"))) if is_foreign else None
+    evaluation, found = {}, processor.normalisation if processor else None
     if place.is_dir():
         settings = _model_of(config) if "task" in config else {}
         stated: Any = settings.get("image_size", config.get("image_size"))
-        normalisation = normalisation or _normalisation(config.get("batch_transform"))
+        found = found or normalisation(config.get("batch_transform"))
     else:
         metadata = {name: _parse_json(text) for name, text in read_metadata(place).items()}
-        stated, normalisation = metadata.get("image_size"), _normalisation(metadata) or normalisation
+        stated, found = metadata.get("image_size"), normalisation(metadata) or found
+        kept = metadata.get("evaluation")
+        evaluation = kept if isinstance(kept, dict) else {}
     weights = read_weights(place, entry)
     described = f"{place}, {entry}" if entry else str(place)
     classes = weights.classes or classes_of_config(config)
-    return Source(weights.tensors, described, False, settings, _pair(stated), weights.notes, classes, normalisation)
+    stated = _pair(stated)
+    return Source(
+        weights.tensors, described, False, settings, stated, weights.notes, classes, found, evaluation, processor
+    )
 
 
 def match_to_model(
@@ -239,8 +249,8 @@ def _open_orbax(step: Path, ema: bool) -> Source:
         raise UserError(f"{step} is damaged or half written: {reason}. Use another step of the run") from error
     tensors = names.flatten({collection: trees[item] for collection, item in items.items()})
     whole = _read_json(step.parent.parent / "config.json")
-    config, normalisation = _model_of(whole), _normalisation(whole.get("batch_transform"))
-    return Source(tensors, str(step), True, config, _pair(config.get("image_size")), normalisation=normalisation)
+    config, found = _model_of(whole), normalisation(whole.get("batch_transform"))
+    return Source(tensors, str(step), True, config, _pair(config.get("image_size")), normalisation=found)
 
 
 def _model_of(whole: dict[str, Any]) -> dict[str, Any]:
@@ -250,31 +260,6 @@ def _model_of(whole: dict[str, Any]) -> dict[str, Any]:
         settings = {key: value for key, value in head.items() if key != "name"}
         config = {**config, "head": head["name"], **({"head_settings": settings} if settings else {})}
     return config
-
-
-def _of_processor(config: Any) -> Normalisation | None:
-    """Of a Hugging Face preprocessor_config.json, whose values are of images that were rescaled to 0..1."""
-    if not isinstance(config, dict) or config.get("do_normalize") is False:
-        return None
-    factor = config.get("rescale_factor", 1 / 255)
-    values: list[Any] = [config.get(name) for name in ("image_mean", "image_std")]
-    if type(factor) is not float or not factor > 0 or not all(map(_is_triple, values)):
-        return None
-    mean, std = ([round(value / factor, 4) for value in triple] for triple in values)
-    return _normalisation({"mean": mean, "std": std})
-
-
-def _normalisation(stated: Any) -> Normalisation | None:
-    """(mean, std) of the entries ``mean`` and ``std``; None where they are not such."""
-    values: list[Any] = [stated.get(name) for name in ("mean", "std")] if isinstance(stated, dict) else []
-    if not values or not all(map(_is_triple, values)):
-        return None
-    mean, std = (tuple(map(float, triple)) for triple in values)
-    return (mean, std) if max(*mean, *std) <= 255 and min(mean) >= 0 < min(std) else None
-
-
-def _is_triple(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 3 and all(type(level) in (int, float) for level in value)
 
 
 def step_folder(path: Path) -> Path:

@@ -31,7 +31,6 @@ class Pipeline(NamedTuple):
     settings: dict[str, Any]
     predictor: dict[str, Any]
     side: int = 224
-    resampling: Image.Resampling = Image.Resampling.BICUBIC
 
 
 PIPELINES = {
@@ -49,9 +48,8 @@ PIPELINES = {
         *("segformer", "SegformerForImageClassification"),
         "segformer.image_processing_pil_segformer.SegformerImageProcessorPil",
         _STAGES,
-        {"model": "mit_b0", "settings": _OURS, "image_size": 512},
+        {"model": "mit_b0", "settings": _OURS},
         512,
-        Image.Resampling.BILINEAR,
     ),
     "segformer_semantic": Pipeline(
         *("segformer", "SegformerForSemanticSegmentation"),
@@ -59,14 +57,11 @@ PIPELINES = {
         {**_STAGES, "decoder_hidden_size": 32},
         {"model": "mit_b0", "head": "segformer", "settings": {**_OURS, "head.channels": 32}},
         512,
-        Image.Resampling.BILINEAR,
     ),
     "vit": Pipeline(
         *("vit", "ViTForImageClassification", "vit.image_processing_pil_vit.ViTImageProcessorPil"),
         {**_VIT, "layer_norm_eps": 1e-6},
         {"model": "vit_tiny_patch16", "settings": {"depth": 2, "dim": 48, "num_heads": 3}},
-        224,
-        Image.Resampling.BILINEAR,
     ),
 }
 LABELS = [f"thing {number}" for number in range(7)]
@@ -76,7 +71,7 @@ class HuggingFace:
     """The processor and the model of a ``Pipeline``, saved in ``folder``."""
 
     def __init__(self, pipeline: Pipeline, folder: Path):
-        self.pipeline, package = pipeline, "transformers.models"
+        self.folder, package = folder, "transformers.models"
         home = importlib.import_module(f"{package}.{pipeline.family}.modeling_{pipeline.family}")
         kind = getattr(home, pipeline.model)
         labels = {"num_labels": len(LABELS), "id2label": dict(enumerate(LABELS))}
@@ -96,11 +91,6 @@ class HuggingFace:
         """[b, h, w, 3], normalised."""
         found = self.processor([Image.fromarray(image) for image in images], return_tensors="pt", **options)
         return found["pixel_values"].numpy().transpose(0, 2, 3, 1)
-
-    def resized(self, images: Pictures) -> Pictures:
-        """As the processor resizes them: to a square, whatever their aspect."""
-        size = (self.pipeline.side, self.pipeline.side)
-        return [np.asarray(Image.fromarray(image).resize(size, self.pipeline.resampling)) for image in images]
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Of normalised images [b, h, w, 3]: [b, k], or maps [b, k, h / 4, w / 4]."""

@@ -1,10 +1,19 @@
 """Keys of a config that classification reads."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from pvt_jax.errors import UserError
 from pvt_jax.fields import key, section
-from pvt_jax.tasks.options import BatchTransformOptions, LossOptions, TaskConfig, TransformOptions
+from pvt_jax.tasks.options import (
+    RESAMPLING,
+    BatchTransformOptions,
+    Interpolation,
+    LossOptions,
+    Resize,
+    TaskConfig,
+    TransformOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -20,10 +29,16 @@ class ImageTransformOptions(TransformOptions):
     policy: str = key("", "RandAugment, as rand-m9-mstd0.5-inc1; empty for none.")
     eval_crop_fraction: float = key(
         224 / 256,
-        "Share of the resized shorter side that the centre crop of the evaluation keeps.",
+        "Share of the resized sides that the centre crop of the evaluation keeps.",
         above=0,
         at_most=1,
     )
+    eval_resize: Literal["crop", "squash"] = key(
+        "crop",
+        "What is resized in evaluation, to model.image_size divided by eval_crop_fraction. crop: the shorter side, "
+        "keeping the aspect ratio; squash: both sides, as image processors of transformers do.",
+    )
+    eval_interpolation: Interpolation = key("bicubic", "Filter of the evaluation's resizing, antialiased.")
     test_flip: bool = key(False, "Evaluate with the mean logits of an image and its mirror image.", free=True)
 
 
@@ -51,3 +66,56 @@ class ClassificationConfig(TaskConfig):
     hub_task: ClassVar = "image-classification"
     unread: ClassVar = ("head", "data.check", "evaluation.pictures")
     test_time_augmentation: ClassVar = {"transform.test_flip": True}
+    test_keys: ClassVar = ("transform.eval_resize", "transform.eval_crop_fraction", "transform.eval_interpolation")
+
+    @classmethod
+    def of_processor(
+        cls, resize: Resize, size: tuple[int, int], crop: tuple[int, int] | None, interpolation: Interpolation
+    ) -> tuple[dict[str, Any], str]:
+        """Resized without or with a centre crop; of a resized shorter side a square."""
+        if resize == "within":
+            raise UserError("images of a classifier have one size, and it keeps the aspect ratio without a centre crop")
+        if resize == "shorter" and (crop is None or crop[0] != crop[1]):
+            raise UserError(
+                "it resizes the shorter side without cropping a square, and images of a batch have one size"
+            )
+        shown = crop or size
+        fraction = next((f for f in _fractions(shown[0], size[0]) if _divided(shown, f) == size), None)
+        if fraction is None or fraction > 1:
+            raise UserError(
+                f"its crop of {shown[0]}×{shown[1]} is larger than {size[0]}×{size[1]}, or has another aspect ratio"
+            )
+        values = {
+            "model.image_size": shown,
+            "transform.eval_resize": "squash" if resize == "squash" else "crop",
+            "transform.eval_crop_fraction": fraction,
+            "transform.eval_interpolation": interpolation,
+        }
+        # Python rounds half a pixel to even, transformers down.
+        is_off = resize == "shorter" or any((side - kept) % 4 == 3 for side, kept in zip(size, shown, strict=True))
+        return values, "where half a pixel is left over the crop may be one pixel off" * is_off
+
+    def processor(self) -> dict[str, Any] | None:
+        """Squashed, cropped, or both."""
+        transform, (height, width) = self.transform, self.model.image_size
+        resized = _divided((height, width), transform.eval_crop_fraction)
+        sizes: dict[str, Any] = {"size": {"height": resized[0], "width": resized[1]}}
+        kind, crops = "ViTImageProcessor", {}
+        if transform.eval_resize == "crop":
+            if height != width:
+                return None
+            kind, sizes = "BitImageProcessor", {"size": {"shortest_edge": resized[0]}}
+        if transform.eval_resize == "crop" or resized != (height, width):
+            kind = "DeiTImageProcessor" if transform.eval_resize == "squash" else kind
+            crops = {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
+        return {"image_processor_type": kind, **sizes, **crops, "resample": RESAMPLING[transform.eval_interpolation]}
+
+
+def _divided(size: tuple[int, int], fraction: float) -> tuple[int, int]:
+    """(height, width) of a resized image of which the crop of ``size`` is this fraction."""
+    return int(size[0] / fraction), int(size[1] / fraction)
+
+
+def _fractions(kept: int, side: int) -> tuple[float, float]:
+    """The plain quotient, and one that stays above ``side`` where its division would round below."""
+    return kept / side, kept / (side + 0.5)

@@ -15,13 +15,12 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from pvt_jax.errors import UserError
-from pvt_jax.tasks.images import Fill
+from pvt_jax.tasks.images import INTERPOLATIONS, Fill
 
 # (image RGB, magnitude, fill, resampling filter) → image RGB of the same size.
 Operation = Callable[[Image.Image, float, Fill, Image.Resampling], Image.Image]
 
 MAX_MAGNITUDE = 10.0
-INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 IMAGENET_MEAN: Fill = (124, 116, 104)
 
 

@@ -46,10 +46,18 @@ class Classification(Task[ClassificationConfig]):
             flip_probability=options.flip_probability,
             policy=options.policy,
         )
-        self._eval_transform = transforms.EvalTransform(self.image_size, options.eval_crop_fraction)
+        fraction = options.eval_crop_fraction
+        self._eval_transform = transforms.EvalTransform(
+            self.image_size, fraction, options.eval_interpolation, options.eval_resize
+        )
+        size = "the size" if fraction == 1 else f"the size divided by {fraction:.5g}, and cropped to its centre"
+        aspect = "keeping its aspect ratio, until it just covers"
+        if options.eval_resize == "squash":
+            aspect = "whatever its aspect ratio, to"
+        elif fraction == 1:
+            size += ", and cropped to its centre"
         self.preparation = (
-            "resized by Pillow with antialiased bicubic interpolation, keeping its aspect ratio, until it just covers "
-            f"the size divided by {options.eval_crop_fraction:.5g}, and cropped to its centre"
+            f"resized by Pillow with antialiased {options.eval_interpolation} interpolation, {aspect} {size}"
         )
 
     def prepare_training(self, say: Callable[[str], None] | None = None) -> list[str]:

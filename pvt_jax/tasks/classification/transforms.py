@@ -7,14 +7,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from pvt_jax.errors import UserError
 from pvt_jax.files.images import to_rgb
-from pvt_jax.tasks.classification.randaugment import IMAGENET_MEAN, INTERPOLATIONS, RandAugment
-from pvt_jax.tasks.images import Fill
+from pvt_jax.tasks.classification.randaugment import IMAGENET_MEAN, RandAugment
+from pvt_jax.tasks.images import INTERPOLATIONS, Fill
 
 
 def sample_crop(
@@ -121,7 +122,7 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize, keeping the aspect ratio, then centre crop, with torchvision's rounding: → uint8 RGB [h, w, 3].
+    """Resize, then centre crop, with torchvision's rounding: → uint8 RGB [h, w, 3].
 
     Raises UserError: a value is out of range.
 
@@ -130,11 +131,13 @@ class EvalTransform:
       crop_fraction: fraction of the resized image's shorter side that the crop keeps. For a square ``image_size`` the
         shorter side becomes int(side / crop_fraction), otherwise both sides at least int(side / crop_fraction).
       interpolation: "bicubic" or "bilinear", antialiased.
+      resize: "crop" keeps the aspect ratio; "squash" does not: both sides become int(side / crop_fraction).
     """
 
     image_size: tuple[int, int]
     crop_fraction: float = 224 / 256
     interpolation: str = "bicubic"
+    resize: Literal["crop", "squash"] = "crop"
 
     def __post_init__(self) -> None:
         _check_size(self.image_size, self.interpolation)
@@ -144,6 +147,8 @@ class EvalTransform:
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of an image after resizing, before the crop."""
         least_height, least_width = (int(side / self.crop_fraction) for side in self.image_size)
+        if self.resize == "squash":
+            return least_height, least_width
         if least_height * width >= least_width * height:
             return least_height, least_height * width // height
         return least_width * height // width, least_width

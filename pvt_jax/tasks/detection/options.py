@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pvt_jax.data.options import ObjectOptions
 from pvt_jax.errors import UserError
 from pvt_jax.fields import key, section
-from pvt_jax.tasks.options import TaskConfig
+from pvt_jax.tasks.options import Interpolation, Resize, TaskConfig
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,21 @@ class DetectionConfig(TaskConfig):
     example_head: ClassVar = "retinanet"
     unread: ClassVar = ("data.repeats", "data.sampler")
 
-    @classmethod
-    def test_size(cls, height: int, width: int) -> dict[str, Any]:
+    test_keys: ClassVar = ("detection.short_sides", "detection.test_short_side", "detection.long_side")
+
+    def test_size(self, height: int, width: int) -> dict[str, Any]:
         """Images are resized to fit into these sides; of equal ones, the longer may have 5/3 as many pixels."""
         shorter, longer = sorted((height, width))
         longer = longer if longer > shorter else shorter * 5 // 3
         return {"detection.test_short_side": shorter, "detection.long_side": longer}
+
+    @classmethod
+    def of_processor(
+        cls, resize: Resize, size: tuple[int, int], crop: tuple[int, int] | None, interpolation: Interpolation
+    ) -> tuple[dict[str, Any], str]:
+        """Images that fit into two sides."""
+        if resize != "within" or crop is not None:
+            raise UserError("images of a detector keep their aspect ratio and are not cropped")
+        sides = {"short_sides": (size[0],), "test_short_side": 0, "long_side": size[1]}
+        note = "OpenCV resizes, without antialiasing, and rounds sides, which transformers rounds down"
+        return {f"detection.{name}": value for name, value in sides.items()}, note

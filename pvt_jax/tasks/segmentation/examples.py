@@ -11,7 +11,7 @@ from pvt_jax.files.images import decoded
 from pvt_jax.files.labels import IGNORE
 from pvt_jax.tasks.images import place
 from pvt_jax.tasks.segmentation.source import SegmentationSource
-from pvt_jax.tasks.segmentation.transforms import SegmentationEvalTransform, SegmentationTrainTransform
+from pvt_jax.tasks.segmentation.transforms import EvalTransform, SegmentationTrainTransform
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SegmentationEvaluation:
     height and width of the image at each scale, then of the label map.
     """
 
-    views: tuple[SegmentationEvalTransform, ...]
+    views: tuple[EvalTransform, ...]
     shapes: np.ndarray
     reading: ReadingOptions = ReadingOptions()
 

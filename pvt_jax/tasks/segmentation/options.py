@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pvt_jax.data.options import LabelMapOptions
+from pvt_jax.errors import UserError
 from pvt_jax.fields import key, section
-from pvt_jax.tasks.options import LossOptions, TaskConfig
+from pvt_jax.tasks.options import RESAMPLING, Interpolation, LossOptions, Resize, TaskConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class SegmentationOptions(LabelMapOptions):
     test_ratios: tuple[float, ...] = key(
         (1.0,), "Factors on scale whose probabilities are averaged.", above=0, nonempty=True, free=True
     )
+    test_squash: tuple[int, int] = key(
+        (0, 0),
+        "Evaluate images resized to this (height, width), up to multiples of 32, in place of scale: whatever their "
+        "aspect ratio, by Pillow, as the image processors of transformers do. (0, 0): as scale says.",
+        at_least=0,
+        free=True,
+        square=True,
+    )
+    test_interpolation: Interpolation = key("bilinear", "Filter of test_squash, antialiased.", free=True)
     test_flip: bool = key(False, "Average with the probabilities of the mirrored image.", free=True)
     window: tuple[int, int] = key((512, 512), "Size of a sliding window.", at_least=0, free=True)
     window_stride: tuple[int, int] = key((384, 384), "Stride of the sliding windows.", at_least=0, free=True)
@@ -66,8 +76,37 @@ class SegmentationConfig(TaskConfig):
         "segmentation.test_ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
     }
 
-    @classmethod
-    def test_size(cls, height: int, width: int) -> dict[str, Any]:
-        """Images are resized to fit into these sides; of equal ones, until the shorter side has as many pixels."""
+    test_keys: ClassVar = (
+        *("segmentation.scale", "segmentation.test_squash", "segmentation.test_interpolation"),
+        *("segmentation.test_mode", "segmentation.window", "segmentation.window_stride"),
+    )
+
+    def test_size(self, height: int, width: int) -> dict[str, Any]:
+        """Images are resized to fit into these sides; of equal ones, until the shorter side has as many pixels.
+
+        Where they are squashed, to these sides.
+        """
+        if any(self.segmentation.test_squash):
+            return {"segmentation.test_squash": (height, width)}
         longest = max(height, width) if height != width else 4 * height
         return {"segmentation.scale": (longest, min(height, width))}
+
+    @classmethod
+    def of_processor(
+        cls, resize: Resize, size: tuple[int, int], crop: tuple[int, int] | None, interpolation: Interpolation
+    ) -> tuple[dict[str, Any], str]:
+        """Whole images, whatever their aspect ratio."""
+        if resize != "squash" or crop is not None:
+            raise UserError("whole images are evaluated, of one size or fitted into scale")
+        if any(side % 32 for side in size):
+            raise UserError(f"the sides are no multiples of 32, but {size[0]}×{size[1]}")
+        return {"segmentation.test_squash": size, "segmentation.test_interpolation": interpolation}, ""
+
+    def processor(self) -> dict[str, Any] | None:
+        """Squashed."""
+        height, width = self.segmentation.test_squash
+        if not height:
+            return None
+        size = {"height": height, "width": width}
+        resample = RESAMPLING[self.segmentation.test_interpolation]
+        return {"image_processor_type": "SegformerImageProcessor", "size": size, "resample": resample}

@@ -21,9 +21,9 @@ _PRECISION = jax.lax.Precision.HIGHEST
 
 @struct.dataclass
 class PixelLogits:
-    """Per-pixel logits at the network's input resolution, kept as factors.
+    """Per-pixel logits, mostly at the network's input resolution, kept as factors.
 
-    The logits of pixel (y, x) are Σ_ij rows[y, i] columns[x, j] maps[i, j]. Inputs had y × x pixels, of which
+    The logits of pixel (y, x) are Σ_ij rows[y, i] columns[x, j] maps[i, j]. There are y × x pixels, of which
     ``sizes`` (height, width) are valid. Weights are not negative, and any two neighbouring columns of pixels together
     have at most ``taps`` of the j with weight.
     """
@@ -44,14 +44,23 @@ def pixel_logits(logits: Float[Array, "b h w k"], sizes: Int[Array, "b 2"] | Non
 
     ``sizes`` are the (height, width) of each image without padding, multiples of 4; None: no padding.
     """
-    batch, height, width, _ = logits.shape
-    if sizes is None:
-        sizes = jnp.broadcast_to(jnp.array((4 * height, 4 * width), jnp.int32), (batch, 2))
+    _, height, width, _ = logits.shape
+    sizes = _sizes_of(logits, sizes)
     rows, columns = (
         padded_interpolation_matrix(sizes[:, axis] // 4, sizes[:, axis], side, 4 * side)
         for axis, side in enumerate((height, width))
     )
     return PixelLogits(logits, rows, columns, sizes, taps=3)
+
+
+def coarse_logits(logits: Float[Array, "b h w k"], sizes: Int[Array, "b 2"] | None = None) -> PixelLogits:
+    """Logits at stride 4 as they are: ``predicted_labels`` resizes them in one step, as transformers does.
+
+    For ``sizes`` see ``pixel_logits``.
+    """
+    batch, height, width, _ = logits.shape
+    rows, columns = (jnp.broadcast_to(jnp.eye(side), (batch, side, side)) for side in (height, width))
+    return PixelLogits(logits, rows, columns, _sizes_of(logits, sizes) // 4, taps=2)
 
 
 def predicted_labels(
@@ -113,6 +122,14 @@ def mirror(images: Num[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None
     place, width = jnp.arange(images.shape[2]), sizes[:, 1:]
     source = jnp.where(place < width, width - 1 - place, place)
     return jax.vmap(lambda image, columns: image[:, columns])(images, source)
+
+
+def _sizes_of(logits: Array, sizes: Array | None) -> Array:
+    """(height, width) of each image without padding, of logits at stride 4."""
+    if sizes is not None:
+        return sizes
+    batch, height, width, _ = logits.shape
+    return jnp.broadcast_to(jnp.array((4 * height, 4 * width), jnp.int32), (batch, 2))
 
 
 class _Resampling(NamedTuple):

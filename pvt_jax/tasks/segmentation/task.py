@@ -23,11 +23,24 @@ from pvt_jax.tasks.segmentation.metrics import confusion_matrix, segmentation_me
 from pvt_jax.tasks.segmentation.options import SegmentationConfig, SegmentationOptions
 from pvt_jax.tasks.segmentation.pictures import side_by_side
 from pvt_jax.tasks.segmentation.pixel_counts import count_pixels
-from pvt_jax.tasks.segmentation.pixel_logits import PixelLogits, full_logits, mirror, pixel_logits, predicted_labels
+from pvt_jax.tasks.segmentation.pixel_logits import (
+    PixelLogits,
+    coarse_logits,
+    full_logits,
+    mirror,
+    pixel_logits,
+    predicted_labels,
+)
 from pvt_jax.tasks.segmentation.presentation import SegmentationPresentation
 from pvt_jax.tasks.segmentation.report import SegmentationReport
 from pvt_jax.tasks.segmentation.sliding import check_windows, sliding_logits
-from pvt_jax.tasks.segmentation.transforms import MULTIPLE, SegmentationEvalTransform, SegmentationTrainTransform
+from pvt_jax.tasks.segmentation.transforms import (
+    MULTIPLE,
+    EvalTransform,
+    SegmentationEvalTransform,
+    SegmentationTrainTransform,
+    SquashedEvalTransform,
+)
 from pvt_jax.tasks.segmentation.unlabelled import UnlabelledImages
 from pvt_jax.tasks.task import Batch, Seen, Sums, Task
 
@@ -59,6 +72,14 @@ class Segmentation(Task[SegmentationConfig]):
         self._checks = partial(SegmentationChecks, transform=self._train_transform)
         if any(side % MULTIPLE or not side for side in options.crop_size):
             raise UserError(f"segmentation.crop_size must be multiples of {MULTIPLE}, but is {options.crop_size}")
+        if any(options.test_squash):
+            _check_squash(options)
+            self.preparation = (
+                f"resized by Pillow with antialiased {options.test_interpolation} interpolation, whatever its aspect "
+                "ratio, to the size"
+            )
+        elif options.test_interpolation != "bilinear":
+            raise UserError("segmentation.test_interpolation is of segmentation.test_squash: leave it out, or set both")
         if options.test_mode == "slide":
             check_windows(options.window, options.window_stride)
             # The logits of windows are never put together.
@@ -155,7 +176,7 @@ class Segmentation(Task[SegmentationConfig]):
         plain, *mirrored = (self._apply(variables, view) for view in views)
         predicted = {}
         if "label_map" in outputs:
-            logits = [pixel_logits(plain), *(pixel_logits(one).mirrored() for one in mirrored)]
+            logits = [self._upsampled(plain), *(self._upsampled(one).mirrored() for one in mirrored)]
             predicted["label_map"] = predicted_labels(logits, _alike(shape, batch), shape)
         if "logits" in outputs:
             predicted["logits"] = full_logits([plain, *map(mirror, mirrored)], shape)
@@ -163,8 +184,9 @@ class Segmentation(Task[SegmentationConfig]):
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """That of the training crops."""
-        return self._config.segmentation.crop_size
+        """That of squashed images, or else of the training crops."""
+        options = self._config.segmentation
+        return self._views[0].size(*options.crop_size) if any(options.test_squash) else options.crop_size
 
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Added sums → ``miou``, ``mean_accuracy``, ``pixel_accuracy``, and ``iou/CLASS`` of each class."""
@@ -177,13 +199,18 @@ class Segmentation(Task[SegmentationConfig]):
             logits.append(self._view_logits(variables, mirror(images, size), size).mirrored())
         return logits
 
+    @property
+    def _upsampled(self) -> Callable[..., PixelLogits]:
+        """Logits at stride 4 as pixels: over the network's input, or where images are squashed directly."""
+        return coarse_logits if any(self._config.segmentation.test_squash) else pixel_logits
+
     def _view_logits(self, variables: Any, images: jax.Array, size: jax.Array | None) -> PixelLogits:
         def apply(images: jax.Array, size: jax.Array | None) -> jax.Array:
             return self._apply(variables, images, sizes=size)
 
         options = self._config.segmentation
         if options.test_mode == "whole":
-            return pixel_logits(apply(images, size), size)
+            return self._upsampled(apply(images, size), size)
         return sliding_logits(apply, images, size, options.window, options.window_stride)
 
     @cached_property
@@ -196,8 +223,11 @@ class Segmentation(Task[SegmentationConfig]):
         return class_weights(config.loss.class_weights, config.model.num_classes, counts)
 
     @cached_property
-    def _views(self) -> tuple[SegmentationEvalTransform, ...]:
+    def _views(self) -> tuple[EvalTransform, ...]:
         options = self._config.segmentation
+        if any(options.test_squash):
+            target, interpolation = options.test_squash, options.test_interpolation
+            return tuple(SquashedEvalTransform(target, ratio, interpolation) for ratio in options.test_ratios)
         return tuple(SegmentationEvalTransform(options.scale, ratio, MULTIPLE) for ratio in options.test_ratios)
 
     @cached_property
@@ -225,6 +255,16 @@ class Segmentation(Task[SegmentationConfig]):
 
 def _text(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
+
+
+def _check_squash(options: SegmentationOptions) -> None:
+    if not all(options.test_squash):
+        raise UserError(f"segmentation.test_squash must be (height, width) or (0, 0), but is {options.test_squash}")
+    if options.test_mode != "whole":
+        raise UserError(
+            "segmentation.test_squash evaluates whole images: add --config.segmentation.test_mode=whole, or "
+            "--config.segmentation.test_squash=0"
+        )
 
 
 def _alike(size: tuple[int, int], batch: Any) -> jax.Array:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pvt_jax.errors import UserError
 from pvt_jax.files.labels import IGNORE
-from pvt_jax.tasks.images import Fill, Scale, check_rgb, fitted_size, pad_to
+from pvt_jax.tasks.images import INTERPOLATIONS, Fill, Scale, check_rgb, fitted_size, pad_to
 
 # Sides that every model's maps divide evenly, at all four strides.
 MULTIPLE = 32
@@ -169,6 +169,37 @@ class SegmentationEvalTransform:
         height, width = image.shape[:2]
         fitted = _resize(image, fitted_size(height, width, self.scale, self.ratio), cv2.INTER_LINEAR)
         return _resize(fitted, self.size(height, width), cv2.INTER_LINEAR)
+
+
+@dataclass(frozen=True)
+class SquashedEvalTransform:
+    """Resize to one size whatever the aspect ratio, by Pillow as transformers' processors do: → uint8 RGB [h, w, 3].
+
+    Label maps are not resized.
+
+    Attributes:
+      target: (h, w).
+      ratio: factor of it, for multi-scale testing. Both sides are then rounded up to multiples of 32.
+      interpolation: "bilinear" or "bicubic", antialiased.
+    """
+
+    target: tuple[int, int]
+    ratio: float = 1.0
+    interpolation: str = "bilinear"
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the result, for an image of any size."""
+        rows, columns = (-(-int(side * self.ratio) // MULTIPLE) * MULTIPLE for side in self.target)
+        return max(rows, MULTIPLE), max(columns, MULTIPLE)
+
+    def __call__(self, image: np.ndarray | Image.Image) -> np.ndarray:
+        """A new array; raises UserError unless ``image`` is uint8 [H, W, 3] or an RGB image of Pillow."""
+        image = check_rgb(np.asarray(image))
+        height, width = self.size(*image.shape[:2])
+        return np.array(Image.fromarray(image).resize((width, height), INTERPOLATIONS[self.interpolation]))
+
+
+EvalTransform = SegmentationEvalTransform | SquashedEvalTransform
 
 
 def _check_scale(scale: Scale) -> None:

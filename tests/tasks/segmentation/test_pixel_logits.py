@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvt_jax.tasks.segmentation.pixel_logits import mirror, pixel_logits, predicted_labels
+from pvt_jax.tasks.segmentation.pixel_logits import coarse_logits, mirror, pixel_logits, predicted_labels
 from tests.helpers import resampling
 
 # Of one image 32 × 64 is true, of the other all.
@@ -63,6 +63,20 @@ def test_one_scale_agrees_with_two_resamplings_in_numpy():
     assert found.dtype == np.uint8 and found.shape == (2, *LABEL_SHAPE)
     for i in range(2):
         assert_labels(found[i], numpy_scores(logits[i], SIZES[i], LABEL_SIZES[i]))
+
+
+def test_coarse_logits_are_resampled_once():
+    logits = numbers(2, 16, 24, 5)
+    found = np.asarray(
+        labelled([coarse_logits(jnp.asarray(logits), jnp.asarray(SIZES))], jnp.asarray(LABEL_SIZES), LABEL_SHAPE)
+    )
+    differs = 0
+    for i in range(2):
+        height, width = SIZES[i] // 4
+        scores = resampling.bilinear(logits[i, :height, :width], tuple(LABEL_SIZES[i]))
+        assert_labels(found[i], scores)
+        differs += (scores.argmax(-1) != numpy_scores(logits[i], SIZES[i], LABEL_SIZES[i]).argmax(-1)).sum()
+    assert differs > 20  # Twice is something else.
 
 
 def test_of_several_scales_the_mean_of_softmax_decides():

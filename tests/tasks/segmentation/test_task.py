@@ -107,9 +107,9 @@ def alone(task, window=(0, 0), stride=(0, 0)):
     mean, std = (np.array(getattr(config.batch_transform, name)) for name in ("mean", "std"))
 
     def enlarged(image):
-        return bilinear(
-            np.asarray(scores_of(task.model, variables, image[None].astype(np.float32))[0]), image.shape[:2]
-        )
+        scores = np.asarray(scores_of(task.model, variables, image[None].astype(np.float32))[0])
+        # As transformers does, squashed images' are resized once.
+        return scores if any(config.segmentation.test_squash) else bilinear(scores, image.shape[:2])
 
     def starts(side, crop, step):
         return [max(min(i * step + crop, side) - crop, 0) for i in range(max(side - crop + step - 1, 0) // step + 1)]
@@ -189,6 +189,27 @@ def test_scales_and_mirrored_images_are_averaged(folder):
     overrides = ("segmentation.test_ratios=(0.75,1.0)", "segmentation.test_flip=True", "segmentation.test_shapes=1")
     task = task_of(folder, *overrides)
     assert_as_alone(task, *alone(task))
+
+
+def test_squashed_images_are_all_of_one_size(folder):
+    overrides = ("test_squash=(64,90)", "test_ratios=(1.0,1.5)", "test_flip=True", "test_shapes=1")
+    task = task_of(folder, *(f"segmentation.{override}" for override in overrides))
+    _, _, batches = assert_as_alone(task, *alone(task))
+    for name, size in (("size0", (64, 96)), ("size1", (96, 160))):
+        assert all((batch[name][batch["mask"]] == size).all() for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["test_squash=(64,0)"], r"must be \(height, width\) or \(0, 0\), but is \(64, 0\)"),
+        (["test_squash=64", "test_mode=slide"], "evaluates whole images: add --config.segmentation.test_mode=whole"),
+        (["test_interpolation=bicubic"], "is of segmentation.test_squash: leave it out, or set both"),
+    ],
+)
+def test_squashing_is_checked(folder, overrides, words):
+    with pytest.raises(UserError, match=words):
+        task_of(folder, *(f"segmentation.{override}" for override in overrides))
 
 
 def test_windows_larger_and_smaller_than_the_images(folder):

@@ -15,7 +15,12 @@ from PIL import Image
 
 from pvt_jax.errors import UserError
 from pvt_jax.tasks.images import fitted_size, pad_to
-from pvt_jax.tasks.segmentation.transforms import SegmentationEvalTransform, SegmentationTrainTransform, distort_colours
+from pvt_jax.tasks.segmentation.transforms import (
+    SegmentationEvalTransform,
+    SegmentationTrainTransform,
+    SquashedEvalTransform,
+    distort_colours,
+)
 
 OWN = (0, 0)  # the image's own size
 
@@ -494,6 +499,19 @@ def test_evaluation_has_the_size_it_says(height, width, scale, multiple):
     found = transform(picture(height, width))
     assert found.shape == (*transform.size(height, width), 3) and found.dtype == np.uint8
     assert found.shape[0] % multiple == 0 and found.shape[1] % multiple == 0 and found.flags.writeable
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_squashed_to_a_size_by_pillow(interpolation):
+    image, resampling = picture(60, 83), getattr(Image.Resampling, interpolation.upper())
+    for transform, size in (
+        (SquashedEvalTransform((64, 32), interpolation=interpolation), (64, 32)),
+        (SquashedEvalTransform((64, 33), 0.75, interpolation), (64, 32)),  # 48 × 24
+        (SquashedEvalTransform((64, 32), 0.1, interpolation), (32, 32)),
+    ):
+        assert transform.size(60, 83) == size
+        expected = np.asarray(Image.fromarray(image).resize(size[::-1], resampling))
+        np.testing.assert_array_equal(transform(image), expected)
 
 
 @pytest.mark.parametrize("size", [(60, 83), (83, 60), (20, 90), (48, 64)])
