@@ -47,7 +47,6 @@ def _accuracy(scale: str) -> Sweep:
             Column("ratios of the stages", "facts.ratios"),
             Column("parameters, M", "values.parameters", ".2f", 1e-6),
             Column("MMACs", "values.backbone_macs", ".1f", 1e-6),
-            Column("images/s in training", "values.images_per_second", ".0f"),
         ],
         figures=[Dots(f"top1_{scale}.png", "Reduction ratios", "values.top1", "top-1, %")],
     )
