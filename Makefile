@@ -11,12 +11,14 @@
 
 DEFAULT_PYTHON := python3
 PYTHON ?= $(DEFAULT_PYTHON)
+LINT :=
 ifdef COLAB
 VENV ?= .venv-colab
 PINS := -c requirements-colab.txt
 else ifeq ($(PYTHON),$(DEFAULT_PYTHON))
 VENV ?= .venv
 PINS := -c requirements.lock
+LINT := lint
 else
 VENV ?= .venv-$(notdir $(PYTHON))
 PINS :=
@@ -37,7 +39,7 @@ unexport PYTHONDONTWRITEBYTECODE
 train: $(VENV)/runtime.stamp
 	$(VENV)/bin/python -m pvt_jax.main --config configs/digits.py --workdir $(WORKDIR)
 
-test: $(if $(COLAB),$(VENV)/dev.stamp,lint) $(if $(ORACLES),$(VENV)/oracles.stamp)
+test: $(or $(LINT),$(VENV)/dev.stamp) $(if $(ORACLES),$(VENV)/oracles.stamp)
 	$(VENV)/bin/python -m pytest -n 3 --dist $(DIST) --no-loadscope-reorder --durations=15 $(TESTS)
 
 lint: $(VENV)/dev.stamp

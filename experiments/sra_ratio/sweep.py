@@ -1,103 +1,71 @@
 """What does spatial reduction cost, and what does it save? PVT paper (arXiv 2102.12122), section 3.3."""
 
-from experiments.common import DIGITS, TOY, TOY_PVT, one_of
+from experiments.common import CIFAR10, LEARNING_RATES, ON_CIFAR10, ON_TOYS, SIZE, TOY, TOY_PVT, one_of, seeds
 from pvt_jax.sweeps import Column, Dots, Lines, Measure, Sweep, Train
 
 # Of each stage. The last one holds the class token and is never reduced.
-_RATIOS = {
-    "none": (1, 1, 1, 1),
-    "half": (4, 2, 1, 1),
-    "paper": (8, 4, 2, 1),
-    "double": (16, 8, 4, 1),
-}
-_SIDES = (224, 448, 672)
+_RATIOS = {"none": (1, 1, 1, 1), "half": (4, 2, 1, 1), "paper": (8, 4, 2, 1), "double": (16, 8, 4, 1)}
+_SIDES = (224, 320, 448, 640)
 
 
-def get_sweep(scale: str = "digits") -> Sweep:
-    """Scales: digits, accuracy; cost, of PVT-Tiny on larger images; imagenet; toy."""
-    one_of(scale, ("digits", "cost", "imagenet", "toy"))
-    return _cost() if scale == "cost" else _accuracy(scale)
-
-
-def _accuracy(scale: str) -> Sweep:
-    config, keys = {
-        "digits": ("digits", DIGITS),
-        "imagenet": ("pvt_tiny", {}),
-        "toy": ("digits", {**TOY, **TOY_PVT, "model.image_size": (64, 64)}),
-    }[scale]
+def get_sweep(scale: str = "cifar10") -> Sweep:
+    """Scales: cifar10, accuracy; cost, of PVT-Tiny on larger images; imagenet, accuracy; toy."""
     titles = {
-        "digits": "PVT on the handwritten digits at 64², 15 epochs",
+        "cifar10": f"PVT on {ON_CIFAR10}",
         "imagenet": "PVT-Tiny on ImageNet-1k, 300 epochs at 224²",
-        "toy": "Two steps on the handwritten digits, to see that it runs",
+        "cost": "PVT-Tiny, a training step with one image, float32",
+        "toy": ON_TOYS,
     }
-    ratios = {name: _RATIOS[name] for name in ("paper", "none")} if scale == "toy" else _RATIOS
+    if one_of(scale, titles) == "cost":
+        return _cost(titles[scale])
+    config, keys = {"cifar10": (CIFAR10, {}), "imagenet": ("pvt_tiny", {}), "toy": ("digits", TOY | TOY_PVT)}[scale]
+    if scale == "toy":
+        keys |= {"model.image_size": 64}
+    arms = [
+        Train(name, config, {**keys, "model.sr_ratios": of_stages}, facts={"ratios": ", ".join(map(str, of_stages))})
+        for name, of_stages in _RATIOS.items()
+        if scale != "toy" or name in ("none", "paper")
+    ]
     return Sweep(
         title=titles[scale],
         scale=scale,
-        arms=[
-            Train(
-                name, config, {**keys, "model.sr_ratios": of_stages}, facts={"ratios": ", ".join(map(str, of_stages))}
-            )
-            for name, of_stages in ratios.items()
-        ],
-        seeds=(0,) if scale == "toy" else (0, 1, 2),
+        arms=arms,
+        seeds=seeds(scale),
         metric="top1",
         baseline="paper",
-        columns=[
-            Column("ratios of the stages", "facts.ratios"),
-            Column("parameters, M", "values.parameters", ".2f", 1e-6),
-            Column("MMACs", "values.backbone_macs", ".1f", 1e-6),
-        ],
+        columns=[Column("ratios of the stages", "facts.ratios"), *SIZE],
         figures=[Dots(f"top1_{scale}.png", "Reduction ratios", "values.top1", "top-1, %")],
+        tuning=LEARNING_RATES if scale == "cifar10" else None,
     )
 
 
-def _cost() -> Sweep:
+def _cost(title: str) -> Sweep:
     arms = []
     for name, of_stages in _RATIOS.items():
+        ratios = f"sr_ratios={of_stages}".replace(" ", "")
         for side in _SIDES:
-            settings = f"sr_ratios={of_stages}".replace(" ", "")
-            words = ["--model", "pvt_tiny", "--set", settings, "--image_size", str(side), "--mode", "train"]
+            words = ["--model", "pvt_tiny", "--set", ratios, "--image_size", str(side), "--mode", "train"]
             facts = {"ratios": name, "side": side}
-            arms.append(
-                Measure(f"{name}_{side}", "pvt_jax.benchmark", [*words, "--batch_size", "1", "--json"], facts=facts)
-            )
-    label = "side of the image, pixels"
+            arm = Measure(f"{name}_{side}", "pvt_jax.benchmark", [*words, "--batch_size", "1", "--json"], facts=facts)
+            arms.append(arm)
+
+    def drawn(file: str, of: str, value: str, label: str, factor: float) -> Lines:
+        side = "side of the image, pixels"
+        return Lines(file, of, "facts.side", f"values.{value}", side, label, "facts.ratios", factor, log=True)
+
     return Sweep(
-        title="PVT-Tiny, one image a training step, float32",
+        title=title,
         scale="cost",
         arms=arms,
         columns=[
-            Column("side", "facts.side", "d"),
+            Column("side", "facts.side", ".0f"),
             Column("GMACs", "values.macs_per_image", ".2f", 1e-9),
             Column("temporary memory, MiB", "values.memory.temporary", ".0f", 2**-20),
             Column("seconds a step", "values.seconds_per_step", ".3f"),
         ],
         figures=[
-            Lines(
-                "macs.png", "MACs", "facts.side", "values.macs_per_image", label, "GMACs", "facts.ratios", 1e-9, True
-            ),
-            Lines(
-                "memory.png",
-                "Memory of a training step",
-                "facts.side",
-                "values.memory.temporary",
-                label,
-                "MiB",
-                "facts.ratios",
-                2**-20,
-                True,
-            ),
-            Lines(
-                "time.png",
-                "Time of a training step",
-                "facts.side",
-                "values.seconds_per_step",
-                label,
-                "seconds",
-                "facts.ratios",
-                1.0,
-                True,
-            ),
+            drawn("macs.png", "MACs of the forward pass", "macs_per_image", "GMACs", 1e-9),
+            drawn("memory.png", "Memory of a training step", "memory.temporary", "MiB", 2**-20),
+            drawn("time.png", "Time of a training step", "seconds_per_step", "seconds", 1.0),
         ],
     )

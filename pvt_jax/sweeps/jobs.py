@@ -1,6 +1,7 @@
 """The commands of a sweep: one for each run, with the folder in which it happens."""
 
 import math
+import posixpath
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -69,7 +70,7 @@ class Job:
 
     def _words(self, beside: Path, runs: Path) -> list[str]:
         start = [str(beside / self.module)] if self.module.endswith(".py") else ["-m", self.module]
-        return [*start, *(word.replace(_RUNS, str(runs)).replace(_HERE, str(beside)) for word in self.arguments)]
+        return [*start, *(_placed(word.replace(_RUNS, str(runs)), beside) for word in self.arguments)]
 
     @property
     def identity(self) -> tuple[str, int | None, int | None, float | None]:
@@ -162,8 +163,13 @@ def _folder(sweep: Sweep, arm: str, last: str) -> str:
     return f"{_RUNS}/{sweep.scale}/{arm}/{last}"
 
 
+def _placed(word: str, beside: Path) -> str:
+    """A path that begins with the folder of the sweep's file, as short as it gets."""
+    return posixpath.normpath(word.replace(_HERE, str(beside))) if word.startswith(_HERE) else word
+
+
 def _config(arm: Train) -> str:
-    return arm.config.replace("./", f"{_HERE}/", 1) if arm.config.startswith("./") else arm.config
+    return f"{_HERE}/{arm.config}" if arm.config.startswith(("./", "../")) else arm.config
 
 
 def _below(folder: str) -> Path:

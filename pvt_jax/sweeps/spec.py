@@ -30,7 +30,7 @@ class Train(Arm):
     """A training run for each seed, by ``pvt_jax.main``.
 
     Attributes:
-      config: as ``--config`` takes it; ``./FILE`` is beside the sweep's file.
+      config: as ``--config`` takes it; ``./FILE`` and ``../FILE`` start from the sweep's file.
       overrides: keys of the config with their values.
       start: the arm with whose weights, of the same seed, it starts.
       tuned: whether the learning rate is that which the sweep's ``tuning`` finds for this arm.

@@ -63,7 +63,7 @@ SWEEP = Sweep(
     "small",
     [
         Train("one", "digits", {"model.dims": (8, 16)}, facts={"width": 8}),
-        Train("two", "./own.py:x", start="one"),
+        Train("two", "../own.py:x", start="one"),
         Evaluate("wide", "two", {"model.image_size": (64, 32)}),
         Measure("cost", "pvt_jax.summary", ("pvt_tiny", "--json")),
         Measure("match", "match.py", ("{one}", "--json")),
@@ -93,8 +93,8 @@ def test_every_arm_is_run_and_recorded_once(make, tmp_path):
         "--config.seed=3 --config.data.source=folder"
     )
     assert f"--config.init.checkpoint={folder}/one/seed3" in two["command"]
-    assert "--config experiments/question/own.py:x " in two["command"]
-    assert f"{tmp_path}/question/own.py:x" in runner.execute.called[2]
+    assert "--config experiments/own.py:x " in two["command"]
+    assert f"{tmp_path}/own.py:x" in runner.execute.called[2]
     assert found["wide", 0]["values"] == {"step": 4, "top1": 50.0}
     assert (
         f"--mode eval --workdir {folder}/wide/seed0 --report {folder}/wide/seed0/report" in found["wide", 0]["command"]

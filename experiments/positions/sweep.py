@@ -1,0 +1,61 @@
+"""Trained at one size, tested at others: PVT v1's position tables against v2's convolutions. PVT v2, section 3.3."""
+
+from experiments.common import CIFAR10, LEARNING_RATES, ON_CIFAR10, ON_TOYS, TOY, TOY_PVT, one_of, seeds
+from pvt_jax.sweeps import Column, Dots, Evaluate, Lines, Sweep, Train
+
+_MODELS = {"pvt": "pvt_tiny", "pvt_v2": "pvt_v2_b0"}
+_SIDES = (16, 24, 40, 48, 64)
+_OBLONG = ((32, 64), (64, 32))
+
+
+def get_sweep(scale: str = "cifar10") -> Sweep:
+    """Scales: cifar10; imagenet; toy."""
+    titles = {
+        "cifar10": f"Trained on {ON_CIFAR10}, tested at other sizes",
+        "imagenet": "Trained on ImageNet-1k, 300 epochs at 224², tested at other sizes",
+        "toy": ON_TOYS,
+    }
+    one_of(scale, titles)
+    base, sides, oblong = 32, _SIDES, _OBLONG
+    if scale == "imagenet":
+        base, sides, oblong = 224, (128, 160, 320, 384, 448), ((224, 448), (448, 224))
+    elif scale == "toy":
+        sides, oblong = (64,), ()
+    arms: list = []
+    for name, model in _MODELS.items():
+        config, keys = {
+            "cifar10": (f"{CIFAR10}:{model}", {}),
+            "imagenet": ({"pvt": "pvt_tiny", "pvt_v2": "pvt_v2:b1"}[name], {}),
+            "toy": ("digits", {**TOY, **TOY_PVT, "model.name": model}),
+        }[scale]
+        facts = {"model": name, "side": base, "size": f"{base}×{base}"}
+        arms.append(Train(name, config, keys, facts=facts))
+        for height, width in (*((side, side) for side in sides), *oblong):
+            shown = {"model": name, "size": f"{height}×{width}"}
+            square = {"side": height} if height == width else {}
+            arms.append(
+                Evaluate(
+                    f"{name}_{height}x{width}", name, {"model.image_size": (height, width)}, facts={**shown, **square}
+                )
+            )
+    return Sweep(
+        title=titles[scale],
+        scale=scale,
+        arms=arms,
+        seeds=seeds(scale),
+        metric="top1",
+        columns=[Column("tested at", "facts.size")],
+        figures=[
+            Lines(
+                f"top1_{scale}.png",
+                "Tested at other sizes",
+                "facts.side",
+                "values.top1",
+                "side of the test images, pixels",
+                "top-1, %",
+                "facts.model",
+            ),
+            Dots(f"all_{scale}.png", "Tested at other sizes", "values.top1", "top-1, %"),
+        ],
+        tuning=LEARNING_RATES if scale == "cifar10" else None,
+    )
