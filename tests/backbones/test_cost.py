@@ -19,6 +19,7 @@ from pvt_jax.ops.pooling import adaptive_average_pool
 from pvt_jax.trace import (
     Products,
     abstract_variables,
+    function_products,
     kept_for_backward,
     parameters_by_part,
     traced_multiply_accumulates,
@@ -385,6 +386,21 @@ def test_loops_and_branches_that_cannot_be_counted():
         products_of(loop, (3, 3))
     with pytest.raises(NotImplementedError, match="matrix products in a cond"):
         products_of(branch, (3, 3))
+
+
+def test_loops_are_left_out_of_what_a_function_multiplies():
+    """RoIAlign's interpolation runs in one."""
+
+    def loop(w, x):
+        return jax.lax.while_loop(lambda y: y.sum() < 9, lambda y: y @ w, x @ w)
+
+    def branch(w, x):
+        return jax.lax.cond(x.sum() > 0, lambda x: x @ w, lambda x: x, x)
+
+    shapes = jax.ShapeDtypeStruct((3, 3), jnp.float32), jax.ShapeDtypeStruct((8, 3), jnp.float32)
+    assert function_products(loop, *shapes) == Products(weights=8 * 3 * 3)
+    with pytest.raises(NotImplementedError, match="matrix products in a cond"):
+        function_products(branch, *shapes)
 
 
 def test_a_loop_without_products_is_no_obstacle():
