@@ -13,7 +13,7 @@ author = "the pvt_jax authors"
 copyright = author
 version = release = pvt_jax.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "tables"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "tables", "pages"]
 
 html_theme = "sphinx_book_theme"
 html_title = "pvt_jax"
