@@ -5,7 +5,8 @@ python -m pvt_jax.main --config configs/segmentation_folder.py:FOLDER,CLASSES --
 
 FOLDER has images and PNG label maps, as images/training, annotations/training, images/validation and
 annotations/validation; docs/your_images/segmentation.md has the other layouts. FOLDER/classes.txt has the names of the
-classes, one a line; or else CLASSES is their number. Data without a validation split is divided by
+classes, one a line; or else CLASSES is their number. Images with JSON files of labelme: add
+--config.data.source=labelme. Data without a validation split is divided by
 --config.data.holdout=0.2. Another model: --config.model.name=pvt_small
 --config.init.checkpoint=pvt_small; without any weights: --config.init.checkpoint= (nothing after it).
 
@@ -17,6 +18,9 @@ from ml_collections import ConfigDict
 from configs.common import FOLDER, parse_argument
 from pvt_jax.data.formats.class_lists import find_class_list
 from pvt_jax.data.formats.class_names import without_ignored
+from pvt_jax.data.formats.labelme.label_maps import class_names_of_labelme_maps
+from pvt_jax.data.options import LabelMapOptions
+from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 
 
@@ -56,10 +60,20 @@ def get_config(arg: str = "") -> ConfigDict:
     )
 
 
+def _request(config: ConfigDict) -> Request:
+    data, segmentation = config.data, config.segmentation
+    names, reduce = tuple(map(str, segmentation.class_names)), segmentation.reduce_zero_label
+    options = LabelMapOptions(class_names=names, reduce_zero_label=reduce)
+    return Request("train", root=data.root, train_split=data.train_split, holdout=data.holdout, options=options)
+
+
 def complete(config: ConfigDict) -> None:
     """The number of classes, as the config or a file in the folder names them."""
     folder, model = config.data.root, config.model
     if model.num_classes:
+        return
+    if config.data.source == "labelme":
+        model.num_classes = len(class_names_of_labelme_maps(_request(config)))
         return
     names = tuple(map(str, config.segmentation.class_names))
     if not names and (found := find_class_list(folder)):

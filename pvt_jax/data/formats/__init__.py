@@ -80,12 +80,15 @@ FORMATS: Mapping[str, Format] = {
         is_in=f"{_HERE}.yolo.layout:is_yolo",
     ),
     "labelme": Format(
-        {OBJECTS: f"{_HERE}.labelme.source:open_labelme"},
+        {
+            OBJECTS: f"{_HERE}.labelme.source:open_labelme",
+            LABEL_MAPS: f"{_HERE}.labelme.label_maps:open_labelme_maps",
+        },
         divided=True,
         title="labelme's JSON format",
         extension=".json",
         class_names=f"{_HERE}.labelme.source:class_names_of_labelme",
-        is_in=f"{_HERE}.labelme.source:is_labelme",
+        is_in=f"{_HERE}.labelme.annotations:is_labelme",
     ),
     "tfds": Format(
         {

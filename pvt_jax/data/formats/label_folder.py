@@ -88,8 +88,8 @@ class LabelFolderSource:
     def __getitem__(self, index: int) -> SegmentationRecord:
         return {"image": read_file(self._paths(index)[0]), "label_map": self.label_map(index)}
 
-    def label_map(self, index: int) -> bytes:
-        """Returns the file of a label map, without reading the image."""
+    def label_map(self, index: int) -> bytes | np.ndarray:
+        """Returns the file of a label map, or its values, without reading the image."""
         return read_file(self._paths(index)[1])
 
     def name(self, index: int) -> str:

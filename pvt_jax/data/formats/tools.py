@@ -57,8 +57,7 @@ LABELME = Tool(
     (r'"shapes"\s*:\s*\[', r'"(imagePath|imageData|shape_type|flags)"\s*:'),
     # Objects are read.
     "",
-    "examples/semantic_segmentation/labelme2voc.py of labelme writes JPEGImages and SegmentationClass; list the stems "
-    "of each split in train.txt and val.txt in ImageSets/Segmentation, or add --config.data.holdout=0.2",
+    "add --config.data.source=labelme, which draws label maps from their shapes",
 )
 
 TOOLS = (

@@ -5,11 +5,12 @@ import binascii
 import io
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pvt_jax.data.formats.class_names import NO_OBJECTS
 from pvt_jax.data.formats.problems import Problems
@@ -21,16 +22,18 @@ from pvt_jax.messages import escaped_name
 # Points and lines have no area.
 _DRAWN = ("polygon", "rectangle", "circle", "mask")
 _CIRCLE = 36
+# A part of an object: its kind, its points [n, 2], and the PNG of a mask, or "".
+Part = tuple[str, np.ndarray, str]
 # Points further away are no pixels, and would fill the memory when drawn.
 _FARTHEST = 100_000
 
 
 @dataclass(eq=False)
 class Shape:
-    """An object: its label, and the parts that it consists of, each (kind, points [n, 2], PNG of a mask or "")."""
+    """An object: its label, and the parts that it consists of."""
 
     label: str
-    parts: list[tuple[str, np.ndarray, str]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
     @property
     def box(self) -> list[float]:
@@ -52,9 +55,8 @@ class Shape:
         found = np.zeros(size, bool)
         for kind, points, png in self.parts:
             if kind == "mask":
-                left, top = np.floor(points.min(axis=0)).astype(int).tolist()
-                with Image.open(io.BytesIO(base64.b64decode(png)), formats=("PNG",)) as image:
-                    part = np.asarray(image.convert("L"))[max(-top, 0) :, max(-left, 0) :] > 0
+                (left, top), pixels = _pixels(points, png)
+                part = pixels[max(-top, 0) :, max(-left, 0) :]
                 at = found[max(top, 0) : max(top, 0) + part.shape[0], max(left, 0) : max(left, 0) + part.shape[1]]
                 at |= part[: at.shape[0], : at.shape[1]]
             else:
@@ -66,13 +68,35 @@ class Shape:
 class LabelmeFile:
     """The content of a file: the path of its image, height and width ((0, 0) where not given), and its objects.
 
-    ``lines`` counts points and lines, which are left out.
+    ``drawn`` are all parts with their labels in the order of the file, also of what is no object. ``lines`` counts
+    points and lines, which are left out.
     """
 
     image: str
     size: tuple[int, int]
     shapes: list[Shape] = field(default_factory=list)
+    drawn: list[tuple[str, Part]] = field(default_factory=list)
     lines: int = 0
+
+    def label_map(self, values: Mapping[str, int], size: tuple[int, int]) -> np.ndarray:
+        """Returns uint8 [*size], the value of the label of the last part on each pixel; 0 where there is none.
+
+        As labelme2voc.py of labelme draws them: edges belong to a shape. Raises KeyError for a label without a value.
+        """
+        image = Image.new("L", (size[1], size[0]))
+        draw = ImageDraw.Draw(image)
+        for label, (kind, points, png) in self.drawn:
+            value = values[label]
+            if kind == "mask":
+                place, pixels = _pixels(points, png)
+                image.paste(value, place, Image.fromarray(pixels))
+            elif kind == "polygon":
+                draw.polygon([(x, y) for x, y in points.tolist()], fill=value, outline=value)
+            else:
+                (left, top), (right, bottom) = (ends.tolist() for ends in _ends(kind, points))
+                shape = draw.ellipse if kind == "circle" else draw.rectangle
+                shape((left, top, right, bottom), fill=value, outline=value)
+        return np.array(image)
 
 
 def read_labelme(data: bytes, file: str, problems: Problems) -> LabelmeFile | None:
@@ -100,7 +124,7 @@ def _read_shape(shape: Any, which: str, found: LabelmeFile, groups: dict[Any, Sh
         problems.add("shapes have no label", "add it", which)
         return
     label = " ".join(label.split())
-    if kind not in _DRAWN or label in NO_OBJECTS:
+    if kind not in _DRAWN:
         found.lines += label not in NO_OBJECTS
         return
     points = _points(get("points"))
@@ -113,11 +137,14 @@ def _read_shape(shape: Any, which: str, found: LabelmeFile, groups: dict[Any, Sh
     if kind == "mask" and not _is_png(png):
         problems.add("shapes have no mask, though that is their kind", "save the file again", which)
         return
+    found.drawn.append((label, (kind, points, png)))
+    if label in NO_OBJECTS:
+        return
     key = (label, group) if isinstance(group, int | str) else object()
     if key not in groups:
         groups[key] = Shape(label)
         found.shapes.append(groups[key])
-    groups[key].parts.append((kind, points, png))
+    groups[key].parts.append(found.drawn[-1][1])
 
 
 def _points(points: Any) -> np.ndarray | None:
@@ -144,9 +171,22 @@ def _extent(kind: str, points: np.ndarray) -> np.ndarray:
     return np.stack([points[0] - radius, points[0] + radius])
 
 
+def _ends(kind: str, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the upper left and the lower right corner of a part."""
+    extent = _extent(kind, points)
+    return extent.min(axis=0), extent.max(axis=0)
+
+
+def _pixels(points: np.ndarray, png: str) -> tuple[tuple[int, int], np.ndarray]:
+    """Returns the (left, top) pixel of a mask, and bool [h, w] of its pixels."""
+    left, top = np.floor(points.min(axis=0)).astype(int).tolist()
+    with Image.open(io.BytesIO(base64.b64decode(png)), formats=("PNG",)) as image:
+        return (left, top), np.asarray(image.convert("L")) > 0
+
+
 def _outline(kind: str, points: np.ndarray) -> np.ndarray:
     if kind == "rectangle":
-        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+        (left, top), (right, bottom) = _ends(kind, points)
         return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
     if kind == "circle":
         angles = np.linspace(0, 2 * np.pi, _CIRCLE, endpoint=False)
