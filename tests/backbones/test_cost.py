@@ -245,9 +245,10 @@ def test_both_counts_agree_for_any_vit(data, height, width, patch, heads):
     width=SIDES,
     name=st.sampled_from(["resnet18", "resnet50"]),
     depths=st.permutations((1, 1, 1, 2)),
+    stem_stride=st.sampled_from([4, 1]),
 )
-def test_both_counts_agree_for_any_resnet(height, width, name, depths):
-    model = create_model(name, depths=depths, dims=(4, 8, 4, 12), num_classes=3)
+def test_both_counts_agree_for_any_resnet(height, width, name, depths, stem_stride):
+    model = create_model(name, depths=depths, dims=(4, 8, 4, 12), stem_stride=stem_stride, num_classes=3)
     assert traced(model, height, width) == formulas(model, height, width)
 
 

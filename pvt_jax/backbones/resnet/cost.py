@@ -10,9 +10,13 @@ _EXPANSIONS = {"basic": 1, "bottleneck": 4}
 def cost(model: ResNet, rows: int, columns: int) -> dict[str, Cost]:
     """Cost by part: ``stem``, ``stage1`` … ``stage4``, ``head``."""
     expansion = _EXPANSIONS[model.block]
-    rows, columns, in_dim = convolved(rows, 7, 2), convolved(columns, 7, 2), model.dims[0]
-    stem = rows * columns * (7 * 7 * 3) * in_dim
-    rows, columns = convolved(rows, 3, 2), convolved(columns, 3, 2)  # the maximum over 3×3
+    in_dim = model.dims[0]
+    if model.stem_stride == 1:
+        stem = rows * columns * (3 * 3 * 3) * in_dim
+    else:
+        rows, columns = convolved(rows, 7, 2), convolved(columns, 7, 2)
+        stem = rows * columns * (7 * 7 * 3) * in_dim
+        rows, columns = convolved(rows, 3, 2), convolved(columns, 3, 2)  # the maximum over 3×3
     costs = {"stem": Cost((rows, columns, in_dim), stem, 0)}
     for i, dim in enumerate(model.dims):
         out_dim, weights = dim * expansion, 0

@@ -21,7 +21,7 @@ from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import matmul, normal_fan_out
 from pvt_jax.nn.normalization import BatchNorm
 from pvt_jax.nn.padding import shrunk, zero_outside
-from pvt_jax.nn.settings import check_stages
+from pvt_jax.nn.settings import check, check_stages
 
 # Table 1 of the paper. All have a stem of 64 channels and stages of 64, 128, 256 and 512.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -61,17 +61,21 @@ class Convolution(nn.Module):
 
 
 class Stem(nn.Module):
-    """7×7 convolution and 3×3 max pooling, both of stride 2."""
+    """7×7 convolution and 3×3 max pooling, both of stride 2; with a ``stride`` of 1 a 3×3 convolution (section 4.2)."""
 
     dim: int
+    stride: int
     dtype: DTypeLike
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool, sizes: Int[Array, "b 2"] | None = None
-    ) -> Float[Array, "b h4 w4 dim"]:
-        x = Convolution(self.dim, 7, 2, self.dtype, name="conv")(x, sizes)
+    ) -> Float[Array, "b h2 w2 dim"]:
+        side, stride = (3, 1) if self.stride == 1 else (7, 2)
+        x = Convolution(self.dim, side, stride, self.dtype, name="conv")(x, sizes)
         x = nn.relu(BatchNorm(self.dtype, name="norm")(x, not train))
+        if self.stride == 1:
+            return x
         # Zeros serve as padding of the maximum: after a ReLU they never exceed a true value.
         x = zero_outside(x, shrunk(sizes, 2))
         pad = ((0, 0), (1, 1), (1, 1), (0, 0))
@@ -188,6 +192,7 @@ class ResNet(Backbone):
 
     Attributes:
       depths, dims: blocks per stage, and channels of their 3×3 convolutions; the stem has those of stage 1.
+      stem_stride: 4; or 1, for images as small as CIFAR's, so that stages have strides of 1, 2, 4 and 8.
       block: "basic", or "bottleneck", whose output has four times the channels of its 3×3 convolution.
       frozen_norm: training normalises with the running statistics and does not update them, for detection and
         fine-tuning on small batches. Scales and biases of the norms are still trained.
@@ -197,18 +202,25 @@ class ResNet(Backbone):
     block: str
     dims: Sequence[int] = (64, 128, 256, 512)
     frozen_norm: bool = False
+    stem_stride: int = 4
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return tuple(self.stem_stride * 2**i for i in range(4))
 
     @nn.compact
     def _forward(self, images: Array, train: bool, classify: bool, sizes: Array | None = None) -> Any:
         check_stages(self, "dims", "depths")
         if self.block not in _EXPANSIONS:
             raise UserError(f"model.block must be one of {', '.join(_EXPANSIONS)}, but is {self.block!r}")
+        check(self, "4 or 1", lambda stride: stride in (4, 1), "stem_stride", section="model")
         rate = self.drop_path_rate if train else 0.0
         scales = stochastic_depth_of_stages(self, rate, self.depths, images.shape[0])
         update = train and not self.frozen_norm
 
-        pyramid, x = {}, Stem(self.dims[0], self.dtype, name="stem")(images.astype(self.dtype), update, sizes)
-        sizes = shrunk(sizes, 4)
+        stem = Stem(self.dims[0], self.stem_stride, self.dtype, name="stem")
+        pyramid, x = {}, stem(images.astype(self.dtype), update, sizes)
+        sizes = shrunk(sizes, self.stem_stride)
         for i, drawn in enumerate(scales):
             stage = Stage(
                 depth=self.depths[i],

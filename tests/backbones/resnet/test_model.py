@@ -170,8 +170,10 @@ class Oracle:
         return np.maximum(x + branch * np.reshape(branch_scale, (-1, 1, 1, 1)), 0)
 
     def features(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        x = convolve(images.astype(np.float64), self.weights["conv1.weight"], 2)
-        x = largest_of_three(np.maximum(self.norm(x, "bn1"), 0))
+        small = self.weights["conv1.weight"].shape[-1] == 3
+        x = convolve(images.astype(np.float64), self.weights["conv1.weight"], 1 if small else 2)
+        x = np.maximum(self.norm(x, "bn1"), 0)
+        x = x if small else largest_of_three(x)
         maps, blocks = {}, 0
         for i in range(4):
             for j in range(TOYS[self.block]["depths"][i]):
@@ -190,6 +192,22 @@ def assert_trees_are_near(found: Any, expected: Any, tolerance: float) -> None:
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
         size = max(float(np.abs(b).max()), 1e-3)
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * size, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_stem_for_small_images():
+    weights = {**toy_weights("basic"), "conv1.weight": weight("conv1.weight", (8, 3, 3, 3))}
+    variables, images = to_flax(weights), pictures(21, 34)
+    maps, expected = (
+        toy_apply("basic", "features", stem_stride=1)(variables, images),
+        Oracle(weights, "basic").features(images),
+    )
+    assert [maps[level].shape[1:3] for level in ("c2", "c3", "c4", "c5")] == [(21, 34), (11, 17), (6, 9), (3, 5)]
+    for level, found in maps.items():
+        assert reference.relative_error(found, expected[level]) < 2e-5
+    model = toy("basic", stem_stride=1)
+    assert model.strides == (1, 2, 4, 8) and toy("basic").strides == (4, 8, 16, 32)
+    with pytest.raises(UserError, match="model.stem_stride must be 4 or 1, but is 2"):
+        toy("basic", stem_stride=2).init(jax.random.key(0), jnp.asarray(images))
 
 
 # The reference.
