@@ -398,6 +398,9 @@ def test_commands_name_real_configs_and_keys(arguments, tmp_path, monkeypatch):
     if "--config.data.source=metadata" in arguments:
         (tmp_path / "train/x.jpg").write_bytes(b"")
         (tmp_path / "train/metadata.csv").write_text("file_name,label\nx.jpg,cat\n")
+    if "--config.data.source=labelme" in arguments:
+        (tmp_path / "train/x.jpg").write_bytes(b"")
+        (tmp_path / "train/x.json").write_text('{"imagePath": "x.jpg", "flags": {}, "shapes": []}')
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     boxes = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "train.json").write_text(json.dumps(boxes))
