@@ -61,20 +61,23 @@ class Lines:
         ]
         if not rows:
             return []
+        from_on = f", fitted from {self.fit_from:,.0f} on" if self.fit_from else ""
         lines = [
-            f"{self.title}: exponent of {self.x_label}, fitted from {self.fit_from:g} on",
+            f"{self.title}: exponent of {self.x_label}{from_on}",
             "",
             "| " + self.by.removeprefix("facts.") + " | exponent | standard error | points |",
             "|---|---:|---:|---:|",
             *rows,
         ]
         crossings = []
+        # A logarithm needs more than nothing.
+        points = {name: line for name, line in points.items() if all(y > 0 for _, y, *_ in line)}
         for (one, first), (other, second) in combinations(points.items(), 2):
             shared = sorted({x for x, *_ in first} & {x for x, *_ in second})
             ys = [[next(y for at_x, y, *_ in line if at_x == x) for x in shared] for line in (first, second)]
             place = crossing(shared, *ys) if len(shared) > 1 else None
             if place is not None:
-                crossings.append(f"- {one} and {other} cross at {self.x_label} {place:.0f}.")
+                crossings.append(f"- {one} and {other} cross at {self.x_label}, {place:,.0f}.")
         return [*lines, *(["", *crossings] if crossings else [])]
 
     def _points(self, records: Sequence[Record]) -> dict[str, list[tuple[float, float, float, float]]]:

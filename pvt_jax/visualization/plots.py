@@ -37,7 +37,7 @@ def lines(
         ticks = sorted({x for line in shown for x in line.x})
         # Two labels in less than a fifth of a decade would overlap.
         kept = [x for i, x in enumerate(ticks) if not any(x / other < 1.25 for other in ticks[:i][-1:])]
-        axes.set_xticks(kept, [f"{x:g}" for x in kept])
+        axes.set_xticks(kept, [f"{x:,.0f}" if x >= 1000 else f"{x:g}" for x in kept])
         axes.minorticks_off()
     for number, line in enumerate(shown):
         colour, marker = f"C{number % 10}", _MARKERS[number % len(_MARKERS)]

@@ -105,6 +105,7 @@ def test_exponents_and_crossings_become_a_table():
     sides = (10, 100, 200, 400)
     points = [("square", side, side**2) for side in sides] + [("line", side, 150 * side) for side in sides]
     arms = [Measure(f"{name}{side}", "x.py") for name, side, _ in points]
+    points += [("nothing", side, 0) for side in sides]
     records = [
         record(f"{name}{side}", None, {"macs": macs}, {"side": side, "model": name}) for name, side, macs in points
     ]
@@ -117,7 +118,7 @@ def test_exponents_and_crossings_become_a_table():
         "| square | 2.000 | 0.000 | 3 |",
         "| line | 1.000 | 0.000 | 3 |",
         "",
-        "- square and line cross at image side 150.",
+        "- square and line cross at image side, 150.",
     ]
     assert Image.open(io.BytesIO(lines.draw(sweep, records) or b"")).size[0] > 500
     assert lines.draw(sweep, []) is None
