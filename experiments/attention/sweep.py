@@ -20,7 +20,7 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
     config, keys = {
         "cifar10": (f"{CIFAR10}:pvt_v2_b0", {}),
         "imagenet": ("pvt_v2:b2", {}),
-        "toy": ("digits", {**TOY, **TOY_PVT, "model.name": "pvt_v2_b0", "model.image_size": 64}),
+        "toy": ("digits", {**TOY, **TOY_PVT, "model.name": "pvt_v2_b0"}),
     }[one_of(scale, titles)]
     return Sweep(
         title=titles[scale],

@@ -19,8 +19,6 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
     if one_of(scale, titles) == "cost":
         return _cost(titles[scale])
     config, keys = {"cifar10": (CIFAR10, {}), "imagenet": ("pvt_tiny", {}), "toy": ("digits", TOY | TOY_PVT)}[scale]
-    if scale == "toy":
-        keys |= {"model.image_size": 64}
     arms = [
         Train(name, config, {**keys, "model.sr_ratios": of_stages}, facts={"ratios": ", ".join(map(str, of_stages))})
         for name, of_stages in _RATIOS.items()
