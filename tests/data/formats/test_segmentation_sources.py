@@ -64,7 +64,7 @@ class TestOpen:
     def test_unknown_source(self):
         line = message("", source="ade")
         assert "unknown source 'ade' of label maps (did you mean 'ade20k'?)" in line
-        assert "digit_scenes, label_folder, ade20k, cityscapes, tfds" in line
+        assert "digit_scenes, label_folder, ade20k, cityscapes, labelme, tfds" in line
 
     def test_digit_scenes(self):
         source = opened("", source="digit_scenes", num_classes=11)
