@@ -42,7 +42,7 @@ def in_this_process(words, stdout, stderr, beat):
 @pytest.fixture(autouse=True)
 def _compiled_in_haste(monkeypatch):
     """Most of the time is compilation, and half of that is optimizing code that runs once."""
-    for module in ("loop", "evaluate"):
+    for module in ("step", "evaluate"):
         monkeypatch.setattr(f"pvt_jax.training.{module}.compiler_options", lambda kind: dict(_IN_HASTE))
 
 
