@@ -15,7 +15,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.messages import listed, plural
 from pvt_jax.sweeps import report, results, slurm
 from pvt_jax.sweeps.file import load
-from pvt_jax.sweeps.jobs import Job, jobs
+from pvt_jax.sweeps.jobs import Job
 from pvt_jax.sweeps.runner import Runner, StopError
 from pvt_jax.sweeps.spec import needs, with_seeds
 from pvt_jax.visualization.curves import check_installed
@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         sweep.check()
     output, runs = flags.output or file.parent, flags.runs or Path("runs/sweeps") / file.parent.name
     runner = Runner(file, sweep, runs, output, flags.overrides, commands.say)
-    every = jobs(sweep, {arm.name: 0.0 for arm in sweep.arms}, flags.overrides)
+    every = runner.jobs()
     chosen = _chosen(flags.only, every)
     if flags.slurm is not None:
         groups = slurm.tasks(sweep, [job for job in every if chosen(job)])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pvt_jax import config as config_lib
-from pvt_jax.sweeps.spec import Arm, Evaluate, Measure, Sweep, Train, Tuning, is_seeded, needs
+from pvt_jax.sweeps.spec import Arm, Evaluate, Measure, Sweep, Train, is_seeded, needs
 
 REPORT = "report"
 _ROOT = Path("runs/sweeps")
@@ -107,7 +107,7 @@ def looks(sweep: Sweep, arm: Train, number: int, values: Sequence[float], overri
     return found
 
 
-def survivors(tuning: Tuning, results: Mapping[float, float]) -> list[float]:
+def survivors(results: Mapping[float, float]) -> list[float]:
     """The better half of the values, rounded up and ascending; what is not finite is worst. The lower one of equals."""
     ranked = sorted(results, key=lambda value: (_worst_last(results[value]), value))
     return sorted(ranked[: math.ceil(len(ranked) / 2)])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pvt_jax import machine, paths
 from pvt_jax.errors import UserError
@@ -18,7 +18,7 @@ from pvt_jax.messages import plural
 from pvt_jax.sweeps import jobs as jobs_lib
 from pvt_jax.sweeps import results
 from pvt_jax.sweeps.jobs import REPORT, Job
-from pvt_jax.sweeps.spec import Evaluate, Sweep, Train, needs
+from pvt_jax.sweeps.spec import Arm, Evaluate, Sweep, Train, needs
 from pvt_jax.training import history
 
 # What a job leaves in its folder.
@@ -64,21 +64,28 @@ class Runner:
 
         Raises StopError: a signal has ended a job.
         """
-        failed: dict[str, str] = {}
-        found = [job for job in self._all_jobs({}) if chosen(job)]
-        rates = self._rates({job.arm.name for job in found}, failed)
-        every = [job for job in self._all_jobs(rates) if chosen(job)]
+        failed: set[tuple[str, int | None]] = set()
+        rates: dict[str, float | None] = {}
+        every = [job for job in self.jobs() if chosen(job)]
         for number, job in enumerate(every, 1):
-            where = f"{job.name} ({number} of {len(every)})"
-            lacking = [name for name in needs(job.arm) if f"{name} {job.seed}" in failed]
-            if job.arm.name in failed:
-                self.say(f"{where}: left out, as no learning rate was found")
-            elif lacking:
+            arm, where = job.arm, f"{job.name} ({number} of {len(every)})"
+            lacking = [name for name in needs(arm) if (name, job.seed) in failed]
+            if not lacking and self._is_tuned(arm) and arm.name not in rates:
+                # Only now, as the runs may start from those of an arm before it.
+                rates[arm.name] = self._rate(arm)
+            if lacking:
                 self.say(f"{where}: left out, as it needs {lacking[0]}, which failed")
-                failed[f"{job.arm.name} {job.seed}"] = ""
-            elif (problem := self._run(job, where)) is not None:
-                failed[f"{job.arm.name} {job.seed}"] = problem
+            elif self._is_tuned(arm) and rates[arm.name] is None:
+                self.say(f"{where}: left out, as no learning rate was found")
+            elif self._run(next(one for one in self.jobs() if one.identity == job.identity), where) is None:
+                continue
+            failed.add((arm.name, job.seed))
         return len(failed)
+
+    def jobs(self) -> list[Job]:
+        """All jobs that count, with the learning rates that are known, and 0 where none is."""
+        rates = {arm.name: 0.0 for arm in self.sweep.arms} | self._known_rates()
+        return jobs_lib.jobs(self.sweep, rates, self.overrides)
 
     def records(self) -> list[dict[str, Any]]:
         """What is recorded, of all scales."""
@@ -88,15 +95,14 @@ class Runner:
         """Names of jobs whose record is of another command than they have now."""
         known = {results.identity(record): record["command"] for record in self.records()}
         found = []
-        for job in self._all_jobs(self._known_rates()):
+        for job in self.jobs():
             command = known.get((self.sweep.scale, *job.identity))
             if command is not None and command != job.command(self.file):
                 found.append(job.name)
         return found
 
-    def _all_jobs(self, rates: dict[str, float]) -> list[Job]:
-        tuned = [arm.name for arm in self.sweep.arms if isinstance(arm, Train) and arm.tuned]
-        return jobs_lib.jobs(self.sweep, {**dict.fromkeys(tuned, 0.0), **rates}, self.overrides)
+    def _is_tuned(self, arm: Arm) -> TypeGuard[Train]:
+        return self.sweep.tuning is not None and isinstance(arm, Train) and arm.tuned
 
     def _known_rates(self) -> dict[str, float]:
         """The learning rates that records tell, of arms whose looks are complete."""
@@ -114,28 +120,19 @@ class Runner:
                 found[arm.name] = jobs_lib.best(looked)
         return found
 
-    def _rates(self, arms: set[str], failed: dict[str, str]) -> dict[str, float]:
-        """The learning rate of each tuned arm in ``arms``, found by looks where records do not tell it."""
+    def _rate(self, arm: Train) -> float | None:
+        """The learning rate of an arm, found by looks where records do not tell it; None if all of a look failed."""
         tuning = self.sweep.tuning
-        if tuning is None:
-            return {}
-        found = {}
-        for arm in self.sweep.arms:
-            if isinstance(arm, Train) and arm.tuned and arm.name in arms:
-                values = sorted(tuning.values)
-                looked: dict[float, float] = {}
-                for number in range(len(tuning.steps)):
-                    looked = self._look(jobs_lib.looks(self.sweep, arm, number, values, self.overrides))
-                    if not looked:
-                        failed[arm.name] = "no learning rate"
-                        break
-                    values = jobs_lib.survivors(tuning, looked)
-                if looked:
-                    found[arm.name] = jobs_lib.best(looked)
-                    self.say(
-                        f"{arm.name}: {tuning.key}={found[arm.name]:g} is best of {plural(len(tuning.values), 'value')}"
-                    )
-        return found
+        assert tuning is not None
+        values, looked = sorted(tuning.values), {}
+        for number in range(len(tuning.steps)):
+            looked = self._look(jobs_lib.looks(self.sweep, arm, number, values, self.overrides))
+            if not looked:
+                return None
+            values = jobs_lib.survivors(looked)
+        best = jobs_lib.best(looked)
+        self.say(f"{arm.name}: {tuning.key}={best:g} is best of {plural(len(tuning.values), 'value')}")
+        return best
 
     def _look(self, found: Sequence[Job]) -> dict[float, float]:
         """The metric by learning rate, of those that did not fail."""

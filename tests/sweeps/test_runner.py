@@ -181,10 +181,24 @@ def test_learning_rates_are_found_by_halving(make):
     assert again() == 0 and again.execute.called == [] and again.outdated() == []
 
 
-def test_an_arm_whose_looks_all_fail_is_left_out(make):
-    sweep = Sweep("t", "s", [Train("one", "digits")], seeds=(0,), metric="top1", tuning=Tuning((1.0, 2.0), (10,)))
+def test_an_arm_whose_looks_all_fail_is_left_out_with_what_needs_it(make):
+    arms = [Train("one", "digits"), Evaluate("wide", "one"), Train("two", "digits", tuned=False)]
+    sweep = Sweep("t", "s", arms, seeds=(0,), metric="top1", tuning=Tuning((1.0, 2.0), (10,)))
     runner = make(sweep, Commands(fails=("look1",)))
-    assert runner() == 1 and runner.said[-1] == "one, seed 0 (1 of 1): left out, as no learning rate was found"
+    assert runner() == 2 and [record["arm"] for record in runner.records()] == ["two"]
+    assert "one, seed 0 (1 of 3): left out, as no learning rate was found" in runner.said
+    assert "wide, seed 0 (2 of 3): left out, as it needs one, which failed" in runner.said
+
+
+def test_an_arm_looks_from_the_weights_that_it_starts_from(make):
+    arms = [Train("first", "digits", tuned=False), Train("then", "digits", start="first")]
+    sweep = Sweep("t", "s", arms, seeds=(4, 5), metric="top1", tuning=Tuning((1.0, 2.0), (10,)))
+    runner = make(sweep, Commands())
+    assert runner() == 0
+    order = [words[words.index("--workdir") + 1].rpartition("/s/")[2] for words in runner.execute.called]
+    looks = ["then/look1_1", "then/look1_2"]
+    assert order == ["first/seed4", "first/seed5", *looks, "then/seed4", "then/seed5"]
+    assert all("first/seed4" in " ".join(words) for words in runner.execute.called[2:4])
 
 
 def test_a_job_runs_in_a_process_with_its_output_apart(tmp_path):
