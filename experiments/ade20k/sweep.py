@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.common import SCENES, TOY, TOY_PVT, one_of
+from experiments.common import TOY, TOY_PVT, one_of
 from pvt_jax.sweeps import Column, Sweep, Train
 
 _V1, _V2, _CODE = "PVT, table 5", "PVT v2, table 5", "PVT, released code"
@@ -95,7 +95,7 @@ def _trans2seg() -> list[Train]:
 
 
 def _toy() -> list[Train]:
-    keys = {**SCENES, **TOY, **TOY_PVT, "batch_size": 4, "evaluation.every_steps": 2}
+    keys = {**TOY, **TOY_PVT, "batch_size": 4, "evaluation.every_steps": 2}
     return [Train("pvt_tiny", "digits_segmentation", {**keys, "head.channels": 8, "head.neck_channels": 8})]
 
 

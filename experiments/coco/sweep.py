@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.common import SCENES, TOY, TOY_PVT, one_of
+from experiments.common import TOY, TOY_PVT, one_of
 from pvt_jax.sweeps import Column, Sweep, Train
 
 _V2 = "PVT v2, table 3"
@@ -119,7 +119,7 @@ def _detr() -> list[Train]:
 
 
 def _toy() -> list[Train]:
-    keys = {**SCENES, **TOY, **TOY_PVT, "batch_size": 4, "evaluation.every_steps": 2}
+    keys = {**TOY, **TOY_PVT, "batch_size": 4, "evaluation.every_steps": 2, "init.checkpoint": ""}
     small = {"head.channels": 8, "head.neck_channels": 8}
     return [Train("pvt_tiny", "digits_detection:retinanet", {**keys, **small, "head.num_convs": 1})]
 
