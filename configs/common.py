@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from pvt_jax.data.formats.folder import list_classes
-from pvt_jax.data.formats.metadata import class_names_of_metadata
+from pvt_jax.data.formats import FORMATS, LABELLED_IMAGES, load
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
 
@@ -112,10 +111,10 @@ def parse_argument(
 def count_classes(config: ConfigDict) -> None:
     """Completes the config of a folder of classes with their number, unless a key has set it."""
     data = config.data
-    readers = {"folder": list_classes, "metadata": class_names_of_metadata}
-    if data.source in readers and not config.model.num_classes:
+    row = FORMATS.get(data.source)
+    if row and row.class_names and LABELLED_IMAGES in row.openers and not config.model.num_classes:
         request = Request("train", root=data.root, train_split=data.train_split, holdout=data.holdout)
-        config.model.num_classes = len(readers[data.source](request))
+        config.model.num_classes = len(load(row.class_names)(request))
 
 
 def ade20k(model: str, head: str, side: int = 512) -> ConfigDict:

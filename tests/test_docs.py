@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet
 import pytest
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
@@ -398,6 +399,9 @@ def test_commands_name_real_configs_and_keys(arguments, tmp_path, monkeypatch):
     if "--config.data.source=metadata" in arguments:
         (tmp_path / "train/x.jpg").write_bytes(b"")
         (tmp_path / "train/metadata.csv").write_text("file_name,label\nx.jpg,cat\n")
+    if "--config.data.source=parquet" in arguments:
+        table = pyarrow.table({"image": [b""], "label": ["cat"]})
+        pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
     if "--config.data.source=labelme" in arguments:
         (tmp_path / "train/x.jpg").write_bytes(b"")
         (tmp_path / "train/x.json").write_text('{"imagePath": "x.jpg", "flags": {}, "shapes": []}')

@@ -17,7 +17,7 @@ from pvt_jax.data.description import DataDescription, SplitDescription
 from pvt_jax.data.formats import FORMATS, Format, open_source
 from pvt_jax.data.formats.layouts import NoLayoutError
 from pvt_jax.data.options import ReadingOptions
-from pvt_jax.data.records import Request, Split
+from pvt_jax.data.records import HasFiles, Request, Split
 from pvt_jax.data.unlabelled import Unlabelled
 from pvt_jax.errors import UserError
 from pvt_jax.heads import HEADS
@@ -161,11 +161,12 @@ class Task(abc.ABC, Generic[Config]):
         )
 
     def held_out(self) -> tuple[str, ...]:
-        """Paths below the data's folder of the images that ``data.holdout`` evaluates on; none if it is 0."""
+        """Places below the data's folder of the images that ``data.holdout`` evaluates on; none if it is 0."""
         if not self._config.data.holdout:
             return ()
         root, source = os.path.abspath(self._config.data.root), self.eval_source
-        return tuple(sorted(escaped(os.path.relpath(source.path(index), root)) for index in range(len(source))))
+        place = source.path if isinstance(source, HasFiles) else source.name
+        return tuple(sorted(escaped(os.path.relpath(place(index), root)) for index in range(len(source))))
 
     def training_batches(self, start_step: int, block: tuple[int, int]) -> Generator[dict[str, np.ndarray], None, None]:
         """Endless batches from ``start_step`` on; ``block`` is this host's (number, count)."""

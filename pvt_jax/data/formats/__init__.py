@@ -25,8 +25,9 @@ class Format:
         openers: for each kind of records that it holds, the function from a Request to a source.
         divided: whether ``data.holdout`` can divide it.
         in_bucket: whether its data may be in a bucket of Google Cloud Storage.
-        title, extension, class_names: of a format that is recognised in a folder: what its annotations are called, how
-            their files end, and the function from a Request to the names of the classes.
+        class_names: the function from a Request to the names of the classes, of a format whose configs count them.
+        title, extension: of a format that is recognised in a folder: what its annotations are called, and how their
+            files end.
         is_in: the function from a folder to whether it looks like the format, where the ending of files does not tell.
     """
 
@@ -48,11 +49,20 @@ FORMATS: Mapping[str, Format] = {
             OBJECTS: f"{_HERE}.digits.objects:open_digit_objects",
         }
     ),
-    "folder": Format({LABELLED_IMAGES: f"{_HERE}.folder:open_folder"}, divided=True),
+    "folder": Format(
+        {LABELLED_IMAGES: f"{_HERE}.folder:open_folder"},
+        divided=True,
+        class_names=f"{_HERE}.folder:list_classes",
+    ),
     "metadata": Format(
         {LABELLED_IMAGES: f"{_HERE}.metadata:open_metadata"},
         divided=True,
         class_names=f"{_HERE}.metadata:class_names_of_metadata",
+    ),
+    "parquet": Format(
+        {LABELLED_IMAGES: f"{_HERE}.parquet.source:open_parquet"},
+        divided=True,
+        class_names=f"{_HERE}.parquet.source:class_names_of_parquet",
     ),
     "label_folder": Format({LABEL_MAPS: f"{_HERE}.label_folder:open_label_folder"}, divided=True),
     "ade20k": Format({LABEL_MAPS: f"{_HERE}.ade20k:open_ade20k"}),

@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pvt_jax import paths
 from pvt_jax.errors import UserError
 from pvt_jax.files.text import is_comment, read_lines
-from pvt_jax.messages import did_you_mean, escaped, listed
+from pvt_jax.messages import did_you_mean, escaped, escaped_name, listed
 
 # Files of class names beside the folders of images; the first belongs to ADE20K.
 NAMES_FILES = ("objectInfo150.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
@@ -33,6 +33,21 @@ def names_file(root: str) -> str | None:
         raise UserError(f"{escaped(root)} is not a folder: give the one that holds your images and label maps")
     files = (os.path.join(folder, name) for name in NAMES_FILES)
     return next((path for path in files if os.path.isfile(path)), None)
+
+
+def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the distinct names of a column of classes in their order: that of numbers, if all are some."""
+    distinct = set(names)
+    return tuple(sorted(distinct, key=int) if all(name.isdecimal() for name in distinct) else sorted(distinct))
+
+
+def check_known(where: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Raises UserError if a table, ``where``, has ``names`` of classes that the training data has not."""
+    if unknown := sorted({*names} - {*known}):
+        raise UserError(
+            f"{escaped(where)} has classes that the training data has not, "
+            f"{listed([escaped_name(name) for name in unknown])}{did_you_mean(unknown[0], known)}: correct them"
+        )
 
 
 def read_names(path: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ A format's layouts are rows of patterns, paths below the root of the data set. I
 
 - {split} stands for the name of the split, one of ``SPLIT_NAMES`` unless the config names it;
 - a|b, within one part of the path, stands for either of the two;
-- "*" at the start of the last part stands for any beginning of a file's name;
+- "*" in the last part stands for any characters of a file's name;
 - an extension, such as .json, says that it is a file; others are folders.
 
 Names spelled exactly so come first, then those in other upper and lower case. Data for testing is evaluated on only
@@ -127,13 +127,16 @@ class Tree:
         With ``any_case`` upper and lower case may differ, unless several names then match.
         """
         folder, name = os.path.split(place)
-        if name.startswith("*"):
+        if "*" in name and is_there is None:
+            first, _, last = name.partition("*")
             same = str.lower if any_case else str
             return tuple(
                 os.path.join(path, other)
                 for path in self.find(folder, any_case)
                 for other in sorted(self.list(path)[0])
-                if same(other).endswith(same(name[1:]))
+                if len(other) >= len(name) - 1
+                and same(other).startswith(same(first))
+                and same(other).endswith(same(last))
             )
         is_there = is_there or (os.path.isfile if os.path.splitext(place)[1] else os.path.isdir)
         spellings = [os.path.join(self.root, place), *([self._spelled(place)] if any_case else [])]

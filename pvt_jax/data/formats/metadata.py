@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pvt_jax.data.formats.class_names import check_known, sorted_names
 from pvt_jax.data.formats.holdout import part_of
 from pvt_jax.data.formats.layouts import Layout, NoLayoutError, Tree, about_place, find_data, no_layout
 from pvt_jax.data.formats.problems import Problems
@@ -22,7 +23,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.files.folders import find_root, read_file
 from pvt_jax.files.spellings import Disk, plain_path
 from pvt_jax.files.text import decode_text
-from pvt_jax.messages import did_you_mean, escaped, escaped_name, listed
+from pvt_jax.messages import escaped, escaped_name
 
 _TABLE = "metadata.jsonl|metadata.csv"
 _LAYOUTS = (Layout(f"{{split}}/{_TABLE}"), Layout(f"data/{{split}}/{_TABLE}"))
@@ -80,11 +81,7 @@ def open_metadata(request: Request) -> MetadataSource:
             if not request.learned:
                 raise
             names = request.learned
-    if unknown := sorted({label for _, label in rows} - {*names}):
-        raise UserError(
-            f"{escaped(table)} has classes that the training data has not, "
-            f"{listed([escaped_name(label) for label in unknown])}{did_you_mean(unknown[0], names)}: correct them"
-        )
+    check_known(table, (label for _, label in rows), names)
     number_of = {name: number for number, name in enumerate(names)}
     labels = np.array([number_of[label] for _, label in rows], np.int32)
     paths = [path for path, _ in rows]
@@ -100,8 +97,7 @@ def class_names_of_metadata(request: Request) -> tuple[str, ...]:
 
 
 def _names(rows: Rows) -> tuple[str, ...]:
-    names = {label for _, label in rows}
-    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
+    return sorted_names(label for _, label in rows)
 
 
 def _read(request: Request) -> tuple[str, Rows, list[str]]:

@@ -164,6 +164,12 @@ TOOLS = (
         "docs/your_images/classification.md do",
     ),
     Tool(
+        "a table in Parquet",
+        (".parquet",),
+        (r"\APAR1",),
+        classes="if it holds images and labels, add --config.data.source=parquet",
+    ),
+    Tool(
         "records of TensorFlow",
         (".tfrecord", ".tfrecords", ".record"),
         (),

@@ -258,8 +258,8 @@ class TestRefused:
 
     def test_data_with_splits_of_its_own(self, tmp_path):
         assert message(LABELLED_IMAGES, "digits", tmp_path) == (
-            "data.holdout divides data of the sources folder, metadata, but 'digits' has splits of its own: leave "
-            "data.holdout out"
+            "data.holdout divides data of the sources folder, metadata, parquet, but 'digits' has splits of its own: "
+            "leave data.holdout out"
         )
 
     def test_a_named_split_for_evaluation(self):

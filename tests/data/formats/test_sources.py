@@ -50,7 +50,11 @@ def message(**arguments) -> str:
 class TestOpenSource:
     def test_unknown_source_names_the_nearest_and_all(self):
         line = message(source="folders")
-        assert "'folders'" in line and "did you mean 'folder'?" in line and "digits, folder, metadata, tfds" in line
+        assert (
+            "'folders'" in line
+            and "did you mean 'folder'?" in line
+            and "digits, folder, metadata, parquet, tfds" in line
+        )
 
     def test_unknown_split(self):
         assert "'train' and 'eval'" in message(source="digits", split="test")
