@@ -222,7 +222,7 @@ def test_refused_rows(tmp_path, monkeypatch):
     assert refusal([b"x"], [0], columns=("picture", "label")).startswith(
         " has no column of images, image or img: it has"
     )
-    paths = " has paths and no images in column 'image': write the images' bytes, as push_to_hub"
+    paths = " has paths and no images in column 'image': embed the images, as docs/your_images/"
     assert refusal([None, None], [0, 1]).startswith(paths)
     assert refusal(["a.jpg"], [0], kind=pa.string()).startswith(paths)
     assert refusal([[1]], [0], kind=pa.list_(pa.int64())).startswith(

@@ -216,8 +216,8 @@ def _label_column(path: str, schema: Any, features: dict[str, Any]) -> str:
 
 def _paths_alone(path: str, column: str) -> UserError:
     return UserError(
-        f"{escaped(path)} has paths and no images in column '{escaped_name(column)}': write the images' bytes, as "
-        f"push_to_hub of Hugging Face's datasets does, or set data.source=folder or metadata for the files themselves"
+        f"{escaped(path)} has paths and no images in column '{escaped_name(column)}': embed the images, as "
+        f"docs/your_images/classification.md says, or set data.source=folder or metadata for the files themselves"
     )
 
 
