@@ -1,0 +1,49 @@
+"""CIFAR-10 on two CPU cores, as well as some hours allow: ``config.py:pvt_v2`` or ``config.py:resnet``.
+
+Both cost about 43 MMACs an image and have one recipe: crop, flip, RandAugment, erasing, CutMix in half of the batches,
+label smoothing, AdamW with a cosine, and a moving average that is evaluated besides.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import one_of
+
+_MODELS = {
+    "pvt_v2": {"name": "pvt_v2_b0", "dims": (32, 64, 160, 256), "patch_sizes": (2, 2, 2, 2)},
+    "resnet": {"name": "resnet18", "dims": (16, 32, 64, 128), "depths": (2, 3, 3, 2), "stem_stride": 1},
+}
+
+
+def get_config(arg: str = "pvt_v2") -> ConfigDict:
+    """The experiment; the argument is the model."""
+    return ConfigDict(
+        {
+            "batch_size": 128,
+            "epochs": 100.0,
+            "ema_decay": 0.9995,
+            "model": {
+                **_MODELS[one_of("config.py", arg, _MODELS)],
+                "num_classes": 10,
+                "image_size": 32,
+                "drop_path_rate": 0.05,
+            },
+            "data": {"source": "folder"},
+            "transform": {"crop": "padded", "pad": 4, "policy": "rand-m5-mstd0.5-inc1", "eval_crop_fraction": 1.0},
+            "batch_transform": {
+                "mean": (125.3, 123.0, 113.9),
+                "std": (63.0, 62.1, 66.7),
+                "cutmix_alpha": 1.0,
+                "mix_probability": 0.5,
+                "label_smoothing": 0.1,
+                "erase_probability": 0.1,
+            },
+            "optimizer": {
+                "learning_rate": 1e-3,
+                "base_batch_size": 128,
+                "clip_norm": 1.0,
+                "warmup_epochs": 3.0,
+            },
+            "evaluation": {"every_epochs": 5.0, "batch_size": 250},
+            "checkpoint": {"every_steps": 250},
+        }
+    )
