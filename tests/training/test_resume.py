@@ -76,7 +76,7 @@ def test_it_knows_its_data_and_leaves_no_lock(trained):
     assert (remembered.train.records, remembered.eval.records) == (1438, 359)
     assert remembered.train.source == "scikit-learn's digits"
     assert sorted(path.name for path in trained.iterdir()) == [
-        *("checkpoints", "config.json", "data.json", "examples.png", "metrics.jsonl", "tensorboard")
+        *("checkpoints", "config.json", "data.json", "examples.png", "metrics.jsonl", "summary.json", "tensorboard")
     ]
 
 
@@ -138,6 +138,10 @@ def test_a_file_of_weights_keeps_the_classes_of_its_run(run, tmp_path, monkeypat
         "image_size": "[32, 32]",
         "mean": "[78.0, 78.0, 78.0]",
         "std": "[90.0, 90.0, 90.0]",
+        "evaluation": (
+            '{"transform.eval_resize": "crop", "transform.eval_crop_fraction": 1.0, '
+            '"transform.eval_interpolation": "bicubic"}'
+        ),
         "task": "classification",
         "class_names": '["0", "1", "2", "3", "4", "5", "6", "7", "8", "n\\u00e9\\udcff"]',
         "format": "pt",
