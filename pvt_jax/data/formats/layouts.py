@@ -229,6 +229,7 @@ def no_layout(
     roots: Sequence[Layout] = (),
     whole: Sequence[Layout] = (),
     accepts: Callable[[Found], bool] = lambda found: True,
+    names_tools: bool = True,
 ) -> NoLayoutError:
     """Returns the error for a data set in none of the ``layouts``.
 
@@ -241,6 +242,7 @@ def no_layout(
         choices: what could be meant, but is not alone.
         roots: layouts by which a folder below is recognised; ``layouts`` if not given.
         whole, accepts: of ``find_data``.
+        names_tools: whether files of ``TOOLS`` in the data set, which this format is none of, say what to do.
     """
     names = split_names(request.place)
     below = sorted(tree.list(tree.root)[1])
@@ -266,7 +268,7 @@ def no_layout(
         way_out = way_out if way_out.startswith(HOLD_OUT) else f"{HOLD_OUT}, or {way_out}"
     elif len(undivided) == 1:
         way_out = f"did you mean --config.data.root={undivided[0]}{f' {_HOLDOUT}' * (not request.takes_whole)}?"
-    elif request.split == "train":
+    elif request.split == "train" and names_tools:
         way_out = known_tool(tree.root, request.options) or way_out
     looked_for = ", ".join(
         str(layout) or "the folder itself" for layout in [*layouts, *(whole if request.takes_whole else ())]

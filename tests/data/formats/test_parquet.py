@@ -207,6 +207,13 @@ def test_refused_files(tmp_path):
         open_source(LABELLED_IMAGES, "folder", Request("train", root=str(tmp_path)))
 
 
+def test_files_in_other_places(tmp_path):
+    write(tmp_path / "a/b/c/rows.parquet", [b"x", b"y"], [0, 1])
+    line = message(tmp_path)
+    assert line.startswith(f"no training Parquet files in {tmp_path}: looked for data/{{split}}-*.parquet, ")
+    assert line.endswith("it holds a; put the files of each split there, or set data.train_split and data.eval_split")
+
+
 def test_refused_rows(tmp_path, monkeypatch):
     path = tmp_path / "train.parquet"
 

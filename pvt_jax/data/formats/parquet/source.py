@@ -136,7 +136,17 @@ def _find(request: Request) -> tuple[Tree, Found]:
     # Files of other splits say what could be meant.
     listing = [tree.list(folder) for folder in (tree.root, os.path.join(tree.root, "data")) if os.path.isdir(folder)]
     holds = listed(sorted({escaped_name(name) for some in listing for name in [*some.folders, *some.files]}))
-    raise no_layout(tree, request, "Parquet files", _LAYOUTS, way_out, holds=holds, whole=_WHOLE, accepts=_is_whole)
+    raise no_layout(
+        tree,
+        request,
+        "Parquet files",
+        _LAYOUTS,
+        way_out,
+        holds=holds,
+        whole=_WHOLE,
+        accepts=_is_whole,
+        names_tools=False,
+    )
 
 
 def _is_whole(found: Found) -> bool:
