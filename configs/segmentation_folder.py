@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from configs.common import FOLDER, parse_argument
 from pvt_jax.data.formats.class_lists import find_class_list
 from pvt_jax.data.formats.class_names import without_ignored
-from pvt_jax.data.formats.labelme.label_maps import class_names_of_labelme_maps
 from pvt_jax.data.options import LabelMapOptions
 from pvt_jax.data.records import Request
 from pvt_jax.errors import UserError
@@ -73,6 +72,9 @@ def complete(config: ConfigDict) -> None:
     if model.num_classes:
         return
     if config.data.source == "labelme":
+        # What draws label maps brings OpenCV, which takes longer than a mistyped key should.
+        from pvt_jax.data.formats.labelme.label_maps import class_names_of_labelme_maps
+
         model.num_classes = len(class_names_of_labelme_maps(_request(config)))
         return
     names = tuple(map(str, config.segmentation.class_names))

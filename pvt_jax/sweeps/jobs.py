@@ -169,7 +169,8 @@ def _placed(word: str, beside: Path) -> str:
 
 
 def _config(arm: Train) -> str:
-    return f"{_HERE}/{arm.config}" if arm.config.startswith(("./", "../")) else arm.config
+    spec = arm.config
+    return f"{_HERE}/{spec}" if spec.startswith(("./", "../")) else spec
 
 
 def _below(folder: str) -> Path:
