@@ -27,7 +27,21 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
     shown = {"token": {}} if scale == "toy" else _POOLS
     arms: list = [Train(name, config, {**keys, **pool}) for name, pool in shown.items()]
     if scale == "toy":
-        words = ("{token}", "--images", "40", "--words", "8", "--sample", "500", "--levels", "1", "2", "--json")
+        words = (
+            "{token}",
+            "--images",
+            "40",
+            "--words",
+            "8",
+            "--sample",
+            "500",
+            "--levels",
+            "1",
+            "2",
+            "--C",
+            "1",
+            "--json",
+        )
         arms.append(Measure("matching", _MATCHING, words))
     elif scale == "cifar10":
         arms.append(Measure("matching", _MATCHING, ("{token}", "--map", "c3", "--json")))
