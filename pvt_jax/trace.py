@@ -144,7 +144,10 @@ class _Counter:
     def _scan(
         self, equation: JaxprEqn, body: Jaxpr, inputs: list[Origin], path: tuple[str, ...], times: int
     ) -> list[Origin]:
-        constants, carried = equation.params["num_consts"], equation.params["num_carry"]
+        # What is scanned over has an axis more outside than in the body. The parameters that count the rest have other
+        # names in each version of jax.
+        carried = sum(_same_rank(*pair) for pair in zip(equation.outvars, body.outvars, strict=True))
+        constants = sum(_same_rank(*pair) for pair in zip(equation.invars, body.invars, strict=True)) - carried
         state = slice(constants, constants + carried)
         while True:
             # The outputs of a round are inputs of the next: repeat until nothing changes, as origins only grow.
@@ -266,3 +269,7 @@ def kept_for_backward(function: Callable[..., jax.Array], params: Any, *inputs: 
 def tree_bytes(tree: Any) -> int:
     """Bytes of all arrays of a tree, or of their shapes and types."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _same_rank(outer: Any, inner: Any) -> bool:
+    return outer.aval.ndim == inner.aval.ndim
