@@ -1,10 +1,10 @@
 """What several sweeps share: scales that two CPU cores can train, and one that only shows that a sweep works."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pvt_jax.errors import UserError
-from pvt_jax.sweeps import Column, Tuning
+from pvt_jax.sweeps import Arm, Column, Curves, Dots, Sweep, Train, Tuning
 
 # The scale "cifar10": the config, its words in titles, and how its arms find their learning rates.
 CIFAR10 = "../cifar10.py"
@@ -34,3 +34,40 @@ def one_of(scale: str, scales: Iterable[str]) -> str:
 def seeds(scale: str) -> tuple[int, ...]:
     """Three, and one for a toy."""
     return (0,) if scale == "toy" else (0, 1, 2)
+
+
+def classifiers(
+    scale: str, title: str, compared: str, arms: Sequence[Arm], *, baseline: str = "", columns: Sequence[Column] = SIZE
+) -> Sweep:
+    """Classifiers by their top-1, tuned at the scale "cifar10"; ``compared`` says in figures what they differ in."""
+    return Sweep(
+        title=title,
+        scale=scale,
+        arms=arms,
+        seeds=seeds(scale),
+        metric="top1",
+        baseline=baseline,
+        columns=columns,
+        figures=[
+            Dots(f"top1_{scale}.png", compared, "values.top1", "top-1, %"),
+            Curves(f"loss_{scale}.png", compared, "train_loss", "training loss"),
+        ],
+        tuning=LEARNING_RATES if scale == "cifar10" else None,
+    )
+
+
+def pvt_v2_with(scale: str, compared: str, variants: Mapping[str, Mapping[str, Any]], toys: Sequence[str]) -> Sweep:
+    """PVT v2 with other settings, by the name of the arm; of the scale "toy" only the ``toys``."""
+    titles = {
+        "cifar10": f"PVT v2 on {ON_CIFAR10}",
+        "imagenet": "PVT v2-B2 on ImageNet-1k, 300 epochs at 224²",
+        "toy": ON_TOYS,
+    }
+    config, keys = {
+        "cifar10": (f"{CIFAR10}:pvt_v2_b0", {}),
+        "imagenet": ("pvt_v2:b2", {}),
+        "toy": ("digits", {**TOY, **TOY_PVT, "model.name": "pvt_v2_b0"}),
+    }[one_of(scale, titles)]
+    names = toys if scale == "toy" else variants
+    arms = [Train(name, config, {**keys, **variants[name]}) for name in names]
+    return classifiers(scale, titles[scale], compared, arms)

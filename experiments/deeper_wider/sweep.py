@@ -1,7 +1,7 @@
 """Is a deeper or a wider PVT better at equal parameters? PVT paper (arXiv 2102.12122), ablation study."""
 
-from experiments.common import CIFAR10, LEARNING_RATES, ON_CIFAR10, ON_TOYS, SIZE, TOY, TOY_PVT, one_of, seeds
-from pvt_jax.sweeps import Curves, Dots, Sweep, Train
+from experiments.common import CIFAR10, ON_CIFAR10, ON_TOYS, TOY, TOY_PVT, classifiers, one_of
+from pvt_jax.sweeps import Sweep, Train
 
 # Three blocks more in the third stage, or 1.25 times the channels.
 _BASE = {"model.depths": (1, 1, 2, 1)}
@@ -25,16 +25,4 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
     else:
         deeper = {**TOY, **TOY_PVT, "model.depths": (1, 1, 2, 1)}
         arms = [Train("base", "digits", {**TOY, **TOY_PVT}), Train("deeper", "digits", deeper)]
-    return Sweep(
-        title=titles[scale],
-        scale=scale,
-        arms=arms,
-        seeds=seeds(scale),
-        metric="top1",
-        columns=SIZE,
-        figures=[
-            Dots(f"top1_{scale}.png", "Deeper or wider", "values.top1", "top-1, %"),
-            Curves(f"loss_{scale}.png", "Deeper or wider", "train_loss", "training loss"),
-        ],
-        tuning=LEARNING_RATES if scale == "cifar10" else None,
-    )
+    return classifiers(scale, titles[scale], "Deeper or wider", arms)

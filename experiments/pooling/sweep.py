@@ -1,7 +1,7 @@
 """What should the classifier read? A class token, a mean, a maximum, a spatial pyramid, or visual words."""
 
-from experiments.common import CIFAR10, LEARNING_RATES, ON_CIFAR10, ON_TOYS, SIZE, TOY, TOY_PVT, one_of, seeds
-from pvt_jax.sweeps import Dots, Measure, Sweep, Train
+from experiments.common import CIFAR10, ON_CIFAR10, ON_TOYS, TOY, TOY_PVT, classifiers, one_of
+from pvt_jax.sweeps import Measure, Sweep, Train
 
 _POOLS = {
     "token": {},
@@ -47,13 +47,4 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
         arms.append(Measure("matching", _MATCHING, ("{token}", "--map", "c3", "--json")))
         arms.append(Measure("bag_of_words", _MATCHING, ("{token}", "--map", "c3", "--levels", "1", "--json")))
         arms.append(Measure("matching_sift", _MATCHING, ("{token}", "--raw", "sift", "--step", "4", "--json")))
-    return Sweep(
-        title=titles[scale],
-        scale=scale,
-        arms=arms,
-        seeds=seeds(scale),
-        metric="top1",
-        columns=SIZE,
-        figures=[Dots(f"top1_{scale}.png", "What the classifier reads", "values.top1", "top-1, %")],
-        tuning=LEARNING_RATES if scale == "cifar10" else None,
-    )
+    return classifiers(scale, titles[scale], "What the classifier reads", arms)

@@ -1,7 +1,7 @@
 """What does spatial reduction cost, and what does it save? PVT paper (arXiv 2102.12122), section 3.3."""
 
-from experiments.common import CIFAR10, LEARNING_RATES, ON_CIFAR10, ON_TOYS, SIZE, TOY, TOY_PVT, one_of, seeds
-from pvt_jax.sweeps import Column, Dots, Lines, Measure, Sweep, Train
+from experiments.common import CIFAR10, ON_CIFAR10, ON_TOYS, SIZE, TOY, TOY_PVT, classifiers, one_of
+from pvt_jax.sweeps import Column, Lines, Measure, Sweep, Train
 
 # Of each stage. The last one holds the class token and is never reduced.
 _RATIOS = {"none": (1, 1, 1, 1), "half": (4, 2, 1, 1), "paper": (8, 4, 2, 1), "double": (16, 8, 4, 1)}
@@ -24,17 +24,8 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
         for name, of_stages in _RATIOS.items()
         if scale != "toy" or name in ("none", "paper")
     ]
-    return Sweep(
-        title=titles[scale],
-        scale=scale,
-        arms=arms,
-        seeds=seeds(scale),
-        metric="top1",
-        baseline="paper",
-        columns=[Column("ratios of the stages", "facts.ratios"), *SIZE],
-        figures=[Dots(f"top1_{scale}.png", "Reduction ratios", "values.top1", "top-1, %")],
-        tuning=LEARNING_RATES if scale == "cifar10" else None,
-    )
+    columns = [Column("ratios of the stages", "facts.ratios"), *SIZE]
+    return classifiers(scale, titles[scale], "Reduction ratios", arms, baseline="paper", columns=columns)
 
 
 def _cost(title: str) -> Sweep:
