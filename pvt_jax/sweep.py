@@ -8,6 +8,7 @@ import argparse
 import fnmatch
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from pvt_jax import commands
@@ -80,6 +81,9 @@ def run(arguments: Sequence[str]) -> int:
             raise UserError(f"--task {flags.task}: the tasks are 0 to {len(groups) - 1}")
         names = {(job.arm.name, job.seed) for job in groups[flags.task]}
         chosen = lambda job: (job.arm.name, job.seed) in names  # noqa: E731
+    draws = flags.task is None and find_spec("matplotlib") is not None
+    if flags.task is None and not draws:
+        commands.say("note: no figures without matplotlib: pip install matplotlib, and --report draws them afterwards")
     try:
         failed = runner(chosen)
     except StopError as stopped:
@@ -87,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
         return stopped.code
     if failed:
         commands.say(f"{plural(failed, 'run')} failed: run the same command to try again")
-    if flags.task is None and results.counted(runner.records(), sweep):
+    if draws and results.counted(runner.records(), sweep):
         _report(runner, output)
     return 1 if failed else 0
 

@@ -130,3 +130,13 @@ def test_a_broken_file_is_named(sweep_file, capsys, code, message):
     sweep_file.write_text(code)
     assert command.main(["question/sweep.py", "--list"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_matplotlib_it_runs_and_says_how_to_draw(sweep_file, monkeypatch, capsys):
+    monkeypatch.setattr("pvt_jax.sweep.Runner.__call__", lambda self, chosen: 0)
+    monkeypatch.setattr("pvt_jax.sweep.find_spec", lambda name: None)
+    monkeypatch.setattr("pvt_jax.sweep.results.counted", lambda *_: pytest.fail("draws"))
+    assert command.main(["question/sweep.py"]) == 0
+    assert capsys.readouterr().err == (
+        "note: no figures without matplotlib: pip install matplotlib, and --report draws them afterwards\n"
+    )
