@@ -24,7 +24,7 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
     arms: list = []
     for name, model in _MODELS.items():
         config, keys = {
-            "cifar10": (f"{CIFAR10}:{model}", {}),
+            "cifar10": ({"pvt": CIFAR10, "pvt_v2": f"{CIFAR10}:{model}"}[name], {}),
             "imagenet": ({"pvt": "pvt_tiny", "pvt_v2": "pvt_v2:b1"}[name], {}),
             "toy": ("digits", {**TOY, **TOY_PVT, "model.name": model}),
         }[scale]
@@ -33,11 +33,9 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
         for height, width in (*((side, side) for side in sides), *oblong):
             shown = {"model": name, "size": f"{height}×{width}"}
             square = {"side": height} if height == width else {}
-            arms.append(
-                Evaluate(
-                    f"{name}_{height}x{width}", name, {"model.image_size": (height, width)}, facts={**shown, **square}
-                )
-            )
+            # A crop would cut the picture: half of it is not a test of positions.
+            keys = {"model.image_size": (height, width), **({} if square else {"transform.eval_resize": "squash"})}
+            arms.append(Evaluate(f"{name}_{height}x{width}", name, keys, facts={**shown, **square}))
     return Sweep(
         title=titles[scale],
         scale=scale,

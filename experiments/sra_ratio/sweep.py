@@ -3,7 +3,8 @@
 from experiments.common import CIFAR10, ON_CIFAR10, ON_TOYS, SIZE, TOY, TOY_PVT, classifiers, one_of
 from pvt_jax.sweeps import Column, Lines, Measure, Sweep, Train
 
-# Of each stage. The last one holds the class token and is never reduced.
+# Of each stage. The last one holds the class token and is never reduced. The paper's are those of every PVT, so that
+# other experiments' runs of it are found.
 _RATIOS = {"none": (1, 1, 1, 1), "half": (4, 2, 1, 1), "paper": (8, 4, 2, 1), "double": (16, 8, 4, 1)}
 _SIDES = (224, 320, 448, 640)
 
@@ -20,7 +21,12 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
         return _cost(titles[scale])
     config, keys = {"cifar10": (CIFAR10, {}), "imagenet": ("pvt_tiny", {}), "toy": ("digits", TOY | TOY_PVT)}[scale]
     arms = [
-        Train(name, config, {**keys, "model.sr_ratios": of_stages}, facts={"ratios": ", ".join(map(str, of_stages))})
+        Train(
+            name,
+            config,
+            keys if name == "paper" else {**keys, "model.sr_ratios": of_stages},
+            facts={"ratios": ", ".join(map(str, of_stages))},
+        )
         for name, of_stages in _RATIOS.items()
         if scale != "toy" or name in ("none", "paper")
     ]

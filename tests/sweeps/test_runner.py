@@ -232,3 +232,38 @@ def test_a_sigterm_goes_on_to_the_job(tmp_path):
 def test_a_wrong_sweep_is_refused(arms, message):
     with pytest.raises(UserError, match=message):
         Sweep("t", "s", arms).check()
+
+
+def test_a_run_that_another_sweep_has_finished_is_copied(tmp_path):
+    found = []
+
+    def execute(words, stdout, stderr, beat):
+        folder = Path(words[words.index("--workdir") + 1])
+        found.append((folder, sorted(file.name for file in folder.iterdir())))
+        root = next(word.partition("=")[2] for word in words if word.startswith("--config.data.root="))
+        step = 1 if "seed1" in folder.name else 2
+        lines = [{"step": step, "split": "train", "loss": 1.0}, {"step": step, "split": "eval", "top1": 50.0}]
+        make_run(folder, lines, steps=2, **{"data.root": root})
+        (folder / "summary.json").write_text(json.dumps(SUMMARY))
+        return 0
+
+    def run(name, root="/data", **overrides):
+        sweep = Sweep("t", "small", [Train(f"arm_of_{name}", "digits", overrides)], seeds=(0, 1), metric="top1")
+        runs, said = tmp_path / "runs" / name, []
+        runner = Runner(tmp_path / name / "sweep.py", sweep, runs, tmp_path / name, [f"data.root={root}"], said.append)
+        runner.execute = execute
+        found.clear()
+        assert runner() == 0
+        return {folder.name: files for folder, files in found}, said
+
+    copied = ["command.txt", "config.json", "data.json", "metrics.jsonl", "summary.json"]
+    run("first")
+    # The command runs all the same, on a folder in which nothing is left to do; a run that stopped early is not taken.
+    files, said = run("second")
+    assert files == {"seed0": copied, "seed1": ["command.txt"]}
+    assert f"the same run is in {tmp_path}/runs/first/small/arm_of_first/seed0: copied" in said
+    written = (tmp_path / "runs/second/small/arm_of_second/seed0/command.txt").read_text()
+    assert "runs/sweeps/second/small/arm_of_second/seed0" in written
+    # Other data, or another key, is another run.
+    assert run("third", root="/other")[0] == {"seed0": ["command.txt"], "seed1": ["command.txt"]}
+    assert run("fourth", epochs=3)[0] == {"seed0": ["command.txt"], "seed1": ["command.txt"]}
