@@ -641,6 +641,7 @@ def test_every_key_is_free_or_fixed_on_resume(key):
         "init.checkpoint",
         "model.remat",
         "model.scan",
+        "profile_steps",
         "tracking",
         "tracking_project",
         "transform.test_flip",

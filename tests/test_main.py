@@ -1,5 +1,6 @@
 """The command: every bad input is one clear line on stderr and exit code 2, and nothing is lost."""
 
+import gzip
 import json
 import os
 import shutil
@@ -153,7 +154,8 @@ def finished(shared_programs, tmp_path_factory):  # noqa: F811
 
 
 def finished_flags(workdir, **overrides):
-    return arguments(workdir, steps="4", checkpoint__every_steps="1", checkpoint__keep="3", **overrides)
+    options = {"checkpoint__every_steps": "1", "checkpoint__keep": "3", "profile_steps": "(3,3)", **overrides}
+    return arguments(workdir, steps="4", **options)
 
 
 @pytest.fixture
@@ -165,9 +167,23 @@ def run(finished, tmp_path):
 def test_a_finished_run_says_its_result_and_where_things_are(run, capfd):
     before = (run / "metrics.jsonl").read_text()
     assert main.main(finished_flags(run)) == 0
-    out = capfd.readouterr().out
+    out, err = capfd.readouterr()
     assert out.startswith("done: step 4  loss ") and "top1" in out and str(run) in out and out.count("\n") == 1
+    assert "profile_steps=(3, 3) is over: the run goes on after step 4, and nothing is traced" in err
     assert (run / "metrics.jsonl").read_text() == before, "nothing was trained, nothing is logged twice"
+
+
+def test_a_run_has_a_trace_of_the_steps_asked_for_and_says_how_long_it_waited(finished):
+    (path,) = (finished / "profile" / "plugins" / "profile").glob("*/perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    steps = [event for event in events if event.get("name") == "train"]
+    assert [event["args"]["step_num"] for event in steps] == ["3"]
+    waits = [event for event in events if event.get("name") == "waiting for data"]
+    # Each within its step.
+    for step, wait in zip(steps, waits, strict=True):
+        assert step["ts"] <= wait["ts"] and wait["ts"] + wait["dur"] <= step["ts"] + step["dur"]
+    lines = records(finished)
+    assert [0 <= line["data_wait"] <= 100 for line in lines] == [True] * 4
 
 
 def test_a_workdir_of_another_config(run, capfd):

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from pvt_jax import paths
 from pvt_jax.config import Config
 from pvt_jax.errors import UserError
 from pvt_jax.messages import plural, waiting
-from pvt_jax.training import sharding, tracking, workdir
+from pvt_jax.training import pace, profiling, sharding, tracking, workdir
 from pvt_jax.training.build import Run, build, read_initial
 from pvt_jax.training.distributed import say
 from pvt_jax.training.evaluate import Evaluator, Result, evaluate, headline
@@ -80,6 +79,7 @@ def _train(config: Config, directory: Path, lock: Lock, extend: bool, quiet: boo
         run = build(config_lib.read(config), resumes=past is not None, past=past, say=None if quiet else say)
     if past is not None:
         past.check_length(run.config, run.lengths, run.description.train.records)
+    profiling.check_window(run.config.profile_steps, run.lengths.total)
     # Made only now, so that a run that never began does not claim the folder.
     if first_process:
         workdir.make(directory)
@@ -133,8 +133,7 @@ class _Trainer:
         self.batch_sharding = sharding.batch_sharding(run.mesh)
         self.train_step = jitted_train_step(config, run.task, run.optimizer, run.learning_rate, run.abstract, run.mesh)
         self.pending: collections.deque[tuple[int, Any]] = collections.deque()
-        self.window_start: float | None = None
-        self.window_step = self.step
+        self.pace = pace.Pace(config.batch_size)
 
     def _tracker(self) -> Tracker:
         service, project = self.config.tracking, self.config.tracking_project
@@ -155,6 +154,15 @@ class _Trainer:
     def go(self, preemption: Preemption) -> Result:
         """Run to the last step, or to a signal."""
         self.preemption = preemption
+        say = self.display.say
+        profiler = profiling.Profiler(
+            self.config.profile_steps,
+            self.directory,
+            self.step,
+            drain=self._drain,
+            written=lambda: self.pace.begin(self.step),
+            say=say,
+        )
         if self.step and self._evaluation_due() and not self.store.has_metrics(self.step):
             self._evaluate()  # The run stopped between this step and its evaluation.
         batches, first = self.run.task.training_batches(self.step, sharding.host_block()), True
@@ -165,10 +173,11 @@ class _Trainer:
                     self._save()
                     self.store.wait()
                     return Result(self.step, self.metrics, preemption.signal_number)
-                with waiting("waiting for the first batch", self.display.say) if first else contextlib.nullcontext():
-                    batch = next(batches)
-                with waiting(_COMPILING, self.display.say) if first else contextlib.nullcontext():
-                    self._advance(batch)
+                with profiler.step(self.step + 1):
+                    with waiting("waiting for the first batch", say) if first else contextlib.nullcontext():
+                        batch = self.pace.next_batch(batches)
+                    with waiting(_COMPILING, say) if first else contextlib.nullcontext():
+                        self._advance(batch)
                 first = False
                 self._after_step()
         except UserError:
@@ -181,6 +190,7 @@ class _Trainer:
                 self.store.wait()
             raise
         finally:
+            profiler.close()
             batches.close()
         self.store.wait()
         if self.stopping.is_over and self.step < self.run.lengths.total:
@@ -194,6 +204,7 @@ class _Trainer:
 
     def close(self) -> None:
         """Close files and the display."""
+        self.pace.close()
         self.display.close()
         if self.writer:
             self.writer.close()
@@ -205,6 +216,7 @@ class _Trainer:
             self._show_examples(on_device)
         self.state, metrics = self.train_step(self.state, on_device)
         self.step += 1
+        self.pace.handed_over(metrics)
         self.pending.append((self.step, metrics))
         while len(self.pending) > _IN_FLIGHT:
             self._take()
@@ -237,8 +249,7 @@ class _Trainer:
         step, on_device = self.pending.popleft()
         metrics = {name: float(value) for name, value in on_device.items()}
         self.display.advance(step)
-        if self.window_start is None:  # The first step is mostly compilation.
-            self.window_start, self.window_step = time.monotonic(), step
+        self.pace.begin_once(step)  # The first step is mostly compilation.
         in_a_row = int(metrics.pop("skipped_in_a_row"))
         if in_a_row >= self.config.max_skipped_in_a_row:
             raise UserError(
@@ -248,12 +259,11 @@ class _Trainer:
             )
         if step % self.config.log_every_steps and step != self.run.lengths.total:
             return
-        seconds = time.monotonic() - self.window_start
-        rate = (step - self.window_step) * self.config.batch_size / max(seconds, 1e-3)
-        self.window_start, self.window_step = time.monotonic(), step
-        metrics = {**metrics, "images_per_second": rate, **({"corrupt_images": self.corrupt} if self.corrupt else {})}
+        metrics |= self.pace.line(step) | ({"corrupt_images": self.corrupt} if self.corrupt else {})
         self._write(step, "train", metrics)
         self.display.report(step, metrics)
+        if (share := self.pace.trouble()) is not None:
+            self.display.say(pace.slow_data(share, self.config))
 
     def _drain(self) -> None:
         while self.pending:
@@ -276,7 +286,7 @@ class _Trainer:
         self._write(self.step, "eval", found.metrics)
         self.stopping.add(self.step, found.metrics)
         self.display.say(f"step {self.step}: {headline(found.metrics)}")
-        self.window_start, self.window_step = time.monotonic(), self.step
+        self.pace.begin(self.step)
         return found.metrics
 
     def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:

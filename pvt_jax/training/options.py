@@ -36,15 +36,28 @@ class RunOptions(Options):
         20, "Updates with a non-finite gradient are skipped; this many in a row stop the run.", above=0
     )
     log_every_steps: int = key(50, "Steps between two train lines in metrics.jsonl.", above=0, free=True)
+    profile_steps: tuple[int, ...] = key(
+        (),
+        "(first, last) of the steps of which a trace is written into the folder profile of the workdir, as (20, 25); "
+        "empty for none.",
+        above=0,
+        free=True,
+    )
     tracking: Literal["", "trackio", "wandb"] = key(
         "", "Send metrics and pictures to Trackio or Weights & Biases as well; its package is an extra.", free=True
     )
     tracking_project: str = key("pvt_jax", "The project there.", free=True)
 
     def validate(self) -> None:
-        """Without steps a run needs epochs."""
+        """Without steps a run needs epochs, and a window has a beginning and an end."""
         if self.steps is None and self.epochs == 0:
             raise UserError(f"epochs must be a number above 0, but is {self.epochs}")
+        window = self.profile_steps
+        if window and (len(window) != 2 or window[0] > window[1]):
+            raise UserError(
+                f"profile_steps is {window}: give the first and the last step of the trace in this order, as "
+                "--config.profile_steps='(20,25)'"
+            )
 
     def total_steps(self, examples: int) -> int:
         """The length of a run on so many training examples."""

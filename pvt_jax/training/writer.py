@@ -189,6 +189,7 @@ class Display:
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Show the training numbers of a step."""
         text = f"loss {metrics['loss']:.4f}  {metrics['images_per_second']:,.0f} images/s"
+        text += f"  data wait {metrics['data_wait']:.0f} %"
         if self._bar:
             self._bar.update(self._task, description=text, completed=step)
             return

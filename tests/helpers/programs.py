@@ -29,7 +29,9 @@ def key_of(function: Any, task: Task) -> tuple[str, ...]:
     name = getattr(function, "func", function).__qualname__
     config: Any = task._config
     data = dataclasses.replace(config.data, root="")
-    rest = dict.fromkeys(("init", "evaluation", "checkpoint", "log_every_steps", "max_skipped_in_a_row"))
+    rest = dict.fromkeys(
+        ("init", "evaluation", "checkpoint", "log_every_steps", "max_skipped_in_a_row", "profile_steps")
+    )
     steps = len(task.train_source) if name == "train_step" else 0
     return name, type(task).__name__, repr(dataclasses.replace(config, data=data, **rest)), str(steps)
 

@@ -65,25 +65,25 @@ def test_the_display_reports_a_line_off_a_terminal(capsys):
     display = Display(total_steps=10, start_step=0, batch_size=617, enabled=True)
     display.say("hello [b]world")
     display.advance(2)
-    display.report(6, {"loss": 0.25, "images_per_second": 1234.0, "learning_rate": 1e-3})
+    display.report(6, {"loss": 0.25, "images_per_second": 1234.0, "data_wait": 6.5, "learning_rate": 1e-3})
     display.close()
     out, err = capsys.readouterr()
     assert out == ""
     first, second = err.splitlines()
     assert first == "hello [b]world"
-    assert second == ("step 6/10  loss 0.2500  1,234 images/s  learning rate 1.00e-03  ETA 0:00:02")
+    assert second == ("step 6/10  loss 0.2500  1,234 images/s  data wait 6 %  learning rate 1.00e-03  ETA 0:00:02")
 
 
 def test_the_display_says_days(capsys):
     display = Display(total_steps=1_000_006, start_step=0, batch_size=1, enabled=True)
-    display.report(6, {"loss": 0.25, "images_per_second": 5.0, "learning_rate": 1e-3})
+    display.report(6, {"loss": 0.25, "images_per_second": 5.0, "data_wait": 0.0, "learning_rate": 1e-3})
     assert capsys.readouterr().err.endswith("ETA 2 days, 7:33:20\n")
 
 
 def test_a_silent_display_says_nothing(capsys):
     display = Display(total_steps=10, start_step=0, batch_size=617, enabled=False)
     display.say("hello")
-    display.report(6, {"loss": 0.25, "images_per_second": 1234.0, "learning_rate": 1e-3})
+    display.report(6, {"loss": 0.25, "images_per_second": 1234.0, "data_wait": 6.5, "learning_rate": 1e-3})
     display.close()
     assert capsys.readouterr() == ("", "")
 
