@@ -48,8 +48,7 @@ def as_the_model_gives(task, variables, images):
     found = jax.jit(task.model.apply)(variables, normalised)
     if found.ndim == 2:
         return {"logits": found, "probabilities": np.exp(found) / np.exp(found).sum(-1, keepdims=True)}
-    full = resize_grid(found, SIZE)
-    return {"label_map": full.argmax(-1).astype(jnp.uint8), "logits": full}
+    return {"logits": resize_grid(found, SIZE)}
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +73,13 @@ def test_one_program_serves_every_batch(head):
     call = jax.jit(program.call)
     for batch in (1, 3):
         found = call(function.weights, images[:batch])
-        assert found.keys() == expected.keys() == model.task.outputs.keys()
+        assert found.keys() == model.task.outputs.keys()
         for name, values in expected.items():
             # The model has seen all three at a time.
             assert check.difference(np.asarray(found[name]), np.asarray(values[:batch])) < 5e-5, name
+        if "label_map" in found:
+            # Another batch rounds otherwise, which decides between classes of equal score: so do the program's own.
+            np.testing.assert_array_equal(found["label_map"], np.asarray(found["logits"]).argmax(-1))
+        assert found.keys() - expected.keys() <= {"label_map"}
     if "valid" in expected:
         assert expected["valid"].sum() > 3
