@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from pvt_jax.errors import UserError
+from pvt_jax.tasks.classification import shifts
 from pvt_jax.tasks.images import INTERPOLATIONS, Fill
 
 # (image RGB, magnitude, fill, resampling filter) → image RGB of the same size.
@@ -25,6 +26,8 @@ IMAGENET_MEAN: Fill = (124, 116, 104)
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill, resampling: Image.Resampling) -> Image.Image:
+    if resampling == Image.Resampling.BICUBIC and (moved := shifts.moved(image, matrix, fill)) is not None:
+        return moved
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resampling, fillcolor=fill)
 
 
