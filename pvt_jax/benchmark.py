@@ -36,7 +36,6 @@ _SECONDS, _FEWEST, _MOST = 10.0, 3, 1000
 _UNTIMED = 2
 # A backward pass multiplies twice as much as the forward pass: for the gradients of both factors.
 _PASSES = {"infer": 1, "train": 3}
-_HITS = "/jax/compilation_cache/cache_hits"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -154,24 +153,15 @@ def _multiply_accumulates(program: "Program") -> int:
 
 def _compile(program: "Program", mode: str, clock: Callable[[], float]) -> tuple[Any, dict[str, Any]]:
     """The compiled program, how long it took, and whether it came from jax's persistent cache."""
-    import jax
-
-    hits: list[str] = []
-
-    def note(event: str, **rest: Any) -> None:
-        hits.extend([event] * (event == _HITS))
+    from pvt_jax import programs
 
     start = clock()
     with waiting(f"tracing and lowering the program of {mode}", commands.say):
         lowered = program.function.lower(*program.abstract)
     lowering, start = clock() - start, clock()
-    jax.monitoring.register_event_listener(note)
-    try:
-        with waiting(f"compiling the program of {mode}, which may take minutes", commands.say):
-            compiled = lowered.compile()
-    finally:
-        # Older versions of jax only add listeners.
-        getattr(jax.monitoring, "unregister_event_listener", lambda listener: None)(note)
+    waits = waiting(f"compiling the program of {mode}, which may take minutes", commands.say)
+    with waits, programs.cache_hits() as hits:
+        compiled = lowered.compile()
     return compiled, {"lower_seconds": lowering, "compile_seconds": clock() - start, "from_cache": bool(hits)}
 
 

@@ -16,12 +16,14 @@ _CPU_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @cache
-def compiler_options(use: Literal["infer", "train", "init"]) -> dict[str, Any]:
+def compiler_options(use: Literal["infer", "train", "init"], platform: str = "") -> dict[str, Any]:
     """For ``jax.jit(..., compiler_options=)``: empty on other backends than CPU, and where jaxlib knows no such option.
+
+    ``platform`` is that of the devices compiled for, by default that of the default ones.
 
     ``XLA_FLAGS`` would abort the process on an unknown name; this way it is an error that can be caught.
     """
-    options = _CPU_OPTIONS[use] if jax.default_backend() == "cpu" else {}
+    options = _CPU_OPTIONS[use] if (platform or jax.default_backend()) == "cpu" else {}
     if not options:
         return {}
     try:

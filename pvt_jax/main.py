@@ -1,7 +1,9 @@
 """Train or evaluate: ``python -m pvt_jax.main --config configs/digits.py --workdir runs/digits``."""
 
 import argparse
+import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,9 +25,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help=_CONFIG)
     parser.add_argument(
         "--workdir",
-        required=True,
         type=commands.workdir("--workdir"),
-        help="folder of the run; run again on it to resume",
+        help="folder of the run; run again on it to resume; with --dry_run it is neither needed nor written",
     )
     parser.add_argument("--mode", choices=("train", "eval"), default="train")
     parser.add_argument("--extend", action="store_true", help="train the run in the workdir on to more steps or epochs")
@@ -33,15 +34,54 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--report", metavar="DIR", help="with --mode eval: a new folder for a table of classes, figures, worst images"
     )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="compile the training step, say what it needs, and read and write nothing",
+    )
+    parser.add_argument(
+        "--topology",
+        metavar="KIND:SIZE",
+        help="with --dry_run: devices that need not be here, as v5e:16x16 or h200:64; default: those that are here",
+    )
+    parser.add_argument(
+        "--compare", action="store_true", help="with --dry_run: compile also what other settings would change"
+    )
+    parser.add_argument(
+        "--train_images", type=int, metavar="N", help="with --dry_run: size of the data set, for the length of the run"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="with --dry_run: print one JSON object: exact numbers, bytes"
+    )
     parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, when run on several hosts")
     parser.add_argument("--num_processes", type=int, help="how many processes take part")
     parser.add_argument("--process_id", type=int, help="number of this process, from 0")
-    return commands.parse_with_overrides(parser, arguments)
+    flags = commands.parse_with_overrides(parser, arguments)
+    _check_dry_run(flags)
+    if flags.workdir is None and not flags.dry_run:
+        parser.error("the following arguments are required: --workdir")
+    return flags
+
+
+def _check_dry_run(flags: argparse.Namespace) -> None:
+    """Raises UserError: a flag belongs to a dry run and there is none, or the other way round."""
+    for name in ("topology", "compare", "train_images", "json"):
+        if getattr(flags, name) and not flags.dry_run:
+            raise UserError(f"--{name} belongs to --dry_run")
+    for name in ("extend", "report", "coordinator_address", "num_processes", "process_id"):
+        if getattr(flags, name) and flags.dry_run:
+            raise UserError(f"--dry_run compiles a training step in one process: leave --{name} away")
+    if flags.dry_run and (flags.mode, flags.step) != ("train", "latest"):
+        raise UserError("--dry_run compiles a training step: leave --mode and --step away")
+    if flags.train_images is not None and flags.train_images < 1:
+        raise UserError(f"--train_images must be above 0, but is {flags.train_images}")
 
 
 def run(arguments: Sequence[str]) -> int:
     """Do what the flags say; the exit code."""
     flags = parse(arguments)
+    if flags.dry_run:
+        return _dry_run(flags)
     workdir = paths.workdir(flags.workdir, "--workdir")
     config = config_lib.load(flags.config, flags.overrides, workdir if flags.mode == "eval" else None)
     step = int(flags.step) if flags.step.isdigit() else flags.step
@@ -73,6 +113,22 @@ def run(arguments: Sequence[str]) -> int:
     if jax.process_index() == 0:
         print(_last_line(result, flags), flush=True)
     return result.exit_code
+
+
+def _dry_run(flags: argparse.Namespace) -> int:
+    """Print the plan of the run."""
+    from pvt_jax.planning import topology as topologies
+
+    config = config_lib.load(flags.config, flags.overrides)
+    topology = topologies.parse(flags.topology) if flags.topology else None
+    if topology is not None:
+        topologies.check_plugin(topology.platform)
+        topologies.prepare(topology.platform, os.environ)
+    with waiting("loading JAX", commands.say):
+        from pvt_jax.planning import plan, text
+    report = plan.plan(config, topology, compare=flags.compare, train_images=flags.train_images, say=commands.say)
+    print(json.dumps(report) if flags.json else text.describe(report), flush=True)
+    return 0
 
 
 def _last_line(result: "Result", flags: argparse.Namespace) -> str:

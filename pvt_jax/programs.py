@@ -1,6 +1,7 @@
 """The programs that a model runs, on images of random pixels: what its training and prediction cost without data."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,12 +16,13 @@ from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.task import Batch, Task
 from pvt_jax.training import build, sharding
-from pvt_jax.training.optimizer import adamw
+from pvt_jax.training.optimizer import Schedule, adamw
 from pvt_jax.training.step import jitted_train_step, keys_of
 
 Mode = Literal["infer", "train"]
 _LEARNING_RATE = 1e-3
 _CLASSES = 1000
+_HITS = "/jax/compilation_cache/cache_hits"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +71,18 @@ def subject(
     chosen = config_lib.defaults()
     for key, value in values.items():
         config_lib.put(chosen, key, value)
-    config = config_lib.read(chosen)
-    made = TASKS[task].make(config)
-    size = made.input_size if image_size is None else image_size
-    made.use_random_images(size)
-    return Subject(config, made, size)
+    return of_config(config_lib.read(chosen), image_size)
+
+
+def of_config(config: TaskConfig, image_size: tuple[int, int] | None = None) -> Subject:
+    """The model of a config, on random images of ``image_size``, by default of the size that the task trains on.
+
+    Raises UserError: there is no such model, or the task takes no images of this size.
+    """
+    task = TASKS[config.task].make(config)
+    size = task.input_size if image_size is None else image_size
+    task.use_random_images(size)
+    return Subject(config, task, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +132,9 @@ def program(subject: Subject, mode: Mode, batch_size: int) -> Program:
     """
     mesh = sharding.make_mesh(subject.config.mesh.fsdp)
     sharding.check_batch(batch_size, mesh, subject.config.accumulation_steps)
-    return (_inference if mode == "infer" else _training)(subject, batch_size, mesh)
+    if mode == "infer":
+        return _inference(subject, batch_size, mesh)
+    return training(subject, batch_size, mesh, _constant_rate)
 
 
 def _inference(subject: Subject, batch_size: int, mesh: Any) -> Program:
@@ -146,9 +157,10 @@ def _inference(subject: Subject, batch_size: int, mesh: Any) -> Program:
     return Program(function, abstract, _parameters(variables), infer, abstract, make, keeps=False)
 
 
-def _training(subject: Subject, batch_size: int, mesh: Any) -> Program:
+def training(subject: Subject, batch_size: int, mesh: Any, schedule: Schedule) -> Program:
+    """The program of a training step, as ``program`` has it, on a mesh; ``schedule`` is the learning rate by step."""
     config, task = subject.config, subject.task
-    optimizer = adamw(_constant_rate, config.optimizer)
+    optimizer = adamw(schedule, config.optimizer)
     variables = jax.eval_shape(task.init, jax.random.key(config.seed))
     state = build.abstract_state(config, task, optimizer, mesh, variables)
     make_batch, batch = _batch_maker(task, batch_size, mesh)
@@ -160,7 +172,7 @@ def _training(subject: Subject, batch_size: int, mesh: Any) -> Program:
     prepared = jax.eval_shape(task.prepare, batch, prepare_key)
     create = build.state_maker(config, task, optimizer, state)
     return Program(
-        jitted_train_step(config, task, optimizer, _constant_rate, state, mesh),
+        jitted_train_step(config, task, optimizer, schedule, state, mesh),
         (state, batch),
         _parameters(variables),
         loss,
@@ -184,6 +196,22 @@ def _parameters(variables: Any) -> int:
 
 def _constant_rate(step: Any) -> jax.Array:
     return jnp.full((), _LEARNING_RATE, jnp.float32)
+
+
+@contextlib.contextmanager
+def cache_hits() -> Iterator[list[str]]:
+    """A list that gets an entry for each program that is taken from jax's persistent cache meanwhile."""
+    hits: list[str] = []
+
+    def note(event: str, **rest: Any) -> None:
+        hits.extend([event] * (event == _HITS))
+
+    jax.monitoring.register_event_listener(note)
+    try:
+        yield hits
+    finally:
+        # Older versions of jax only add listeners.
+        getattr(jax.monitoring, "unregister_event_listener", lambda listener: None)(note)
 
 
 def allocated(compiled: Any) -> dict[str, int] | None:

@@ -1,8 +1,8 @@
-"""Peaks by the names that jax gives devices."""
+"""What devices can do, by the names that jax gives them."""
 
 import pytest
 
-from pvt_jax.devices import peak_flops
+from pvt_jax.devices import DEVICES, find, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,26 @@ def test_known(kind, bfloat16, float32):
 @pytest.mark.parametrize("kind", ["cpu", "TPU v4 lite", "TPU v7x", "NVIDIA A10", "NVIDIA L4", ""])
 def test_unknown(kind):
     assert peak_flops(kind, "bfloat16") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "memory", "bandwidth", "link"),
+    [
+        ("NVIDIA H200", 141e9, 4.8e12, 450e9),
+        ("NVIDIA H100 80GB HBM3", 80e9, 3.35e12, 450e9),
+        ("NVIDIA H100 PCIe", 80e9, 2.0e12, 64e9),
+        ("NVIDIA A100-SXM4-40GB", 40e9, 1.555e12, 300e9),
+        ("NVIDIA A100-SXM4-80GB", 80e9, 2.039e12, 300e9),
+        ("NVIDIA A100-PCIE-40GB", 40e9, 1.555e12, 32e9),
+        ("NVIDIA A100 80GB PCIe", 80e9, 1.935e12, 32e9),
+        ("TPU v5 lite", 16 * 2**30, 819e9, 200e9),
+    ],
+)
+def test_memory_and_links(kind, memory, bandwidth, link):
+    device = find(kind)
+    assert device is not None and (device.memory, device.bandwidth, device.link) == (memory, bandwidth, link)
+
+
+def test_programs_may_take_less_than_all_memory():
+    assert all(0.7 * device.memory < device.limit <= device.memory for device in DEVICES)
+    assert {device.limit / device.memory for device in DEVICES if device.kind.startswith("NVIDIA")} == {0.75}

@@ -59,6 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     "sweeps": {"config", "machine", "messages", "paths", "training", "visualization"},
     # Steps without data, for what measures or plans them.
     "programs": {"compilation", "config", "heads", "models", "options", "tasks", "training"},
+    "planning": {"config", "devices", "machine", "messages", "options", "programs", "tasks", "trace", "training"},
     "hub": {"config", "data", "messages", "paths", "tasks", "training", "weights"},
     "prediction": {
         *(
@@ -111,7 +112,7 @@ ON_DEVICE = {
     "environment",
     "tasks",
     "training",
-} | {"hub", "prediction", "programs"}
+} | {"hub", "planning", "prediction", "programs"}
 RESTRICTED: dict[str, set[str]] = {
     # Data runs on hosts without a device, in worker processes; configs and errors load before jax does.
     **dict.fromkeys(JAX, ON_DEVICE),

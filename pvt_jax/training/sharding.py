@@ -1,5 +1,6 @@
 """The device mesh, and how batches and parameters lie on it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,14 +15,14 @@ _BATCH = PartitionSpec(("data", "fsdp"))
 _SMALLEST_SHARDED_LEAF = 2**14
 
 
-def make_mesh(fsdp: int) -> Mesh:
+def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
     """All devices as a mesh of axes ``data`` and ``fsdp``; parameters are sharded over ``fsdp``, batches over both.
 
     Devices stand in the order of their hosts, so that every host holds one contiguous block of each batch
     (``jax.make_mesh`` may interleave them on TPU). Axes are Auto: under Explicit ones the weight gradient of a
-    batch-sharded convolution fails.
+    batch-sharded convolution fails. ``devices`` are others than those that are here, to compile for.
     """
-    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     if len(devices) % fsdp:
         raise UserError(
             f"mesh.fsdp={fsdp} does not divide the number of devices, {len(devices)}: choose a divisor of it"

@@ -55,7 +55,7 @@ def jitted_train_step(
             frozen=config.optimizer.frozen,
         ),
         donate_argnums=0,
-        compiler_options=compiler_options("train"),
+        compiler_options=compiler_options("train", mesh.devices.flat[0].platform),
         out_shardings=(sharding.of(abstract), sharding.replicated(mesh)),
     )
 
