@@ -779,6 +779,7 @@ def test_the_code_reads_no_key_that_does_not_exist():
     besides = ("to_dict", "load", "read", "differences", "to_json", "get", "settings", "attributes")
     # What a section has besides its keys.
     besides += ("num_classes", "with_masks", "best_metric", "in_steps", "total_steps", "hub_task", "processor")
+    besides += ("faster_loading",)
     unknown = {key for key in all_keys_read() - set(DEFAULTS) - sections if key.split(".")[-1] not in besides}
     assert sorted(unknown) == []
 

@@ -27,6 +27,13 @@ from pvt_jax.files.values import DeepValues, Spread, deep_values
 _MOST_PIXELS = 1 << 30
 # Bits that OpenCV reads as they are, for each of TIFF's sample formats.
 _READ_BY_OPENCV = {1: (10, 12, 14, 16), 2: (8, 16, 32), 3: (32, 64)}
+# OpenCV's flags for a part of the size, which libjpeg computes from a part of the frequencies. Those called COLOR are
+# these with the flag of blue before red.
+_REDUCED = {
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 # For each orientation: whether rows and columns are exchanged, and what is flipped then, so that an image is upright.
 _TURNS = {
     2: (False, np.fliplr),
@@ -62,17 +69,19 @@ def limit_threads() -> None:
     cv2.setNumThreads(0)
 
 
-def decode(data: bytes, name: str, options: ReadingOptions | None = None) -> np.ndarray:
+def decode(data: bytes, name: str, options: ReadingOptions | None = None, shrink: int = 1) -> np.ndarray:
     """The image in the bytes of a file, uint8 RGB [H, W, 3], contiguous.
 
-    Messages say ``name``, a path or record.
+    Messages say ``name``, a path or record. With ``shrink`` 2, 4 or 8, a usual JPEG file is decoded at that part of its
+    size, each side rounded up; all others have their size: those that Pillow reads, and turned ones whose sides
+    ``shrink`` does not divide, as the part of a pixel would come first.
 
     Raises:
         CorruptImageError: the bytes are empty, truncated, no image, or too large an image.
         UserError: values of more than 8 bits whose range is neither known nor given.
     """
     options = options or ReadingOptions()
-    header, image = _read(data, name)
+    header, image = _read(data, name, shrink)
     if isinstance(image, DeepValues):
         image = _eight_bits(image, options, name)
     return np.ascontiguousarray(oriented(image, header, options.exif_orientation))
@@ -123,7 +132,7 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _read(data: bytes, name: str) -> tuple[Header, np.ndarray | DeepValues]:
+def _read(data: bytes, name: str, shrink: int = 1) -> tuple[Header, np.ndarray | DeepValues]:
     """Returns the header of an image, and its pixels as Pillow or OpenCV read them, uint8 RGB [h, w, 3] or deeper."""
     header = image_header(data)
     height, width = header.stored
@@ -132,7 +141,7 @@ def _read(data: bytes, name: str) -> tuple[Header, np.ndarray | DeepValues]:
             raise ValueError(
                 f"{height:,} × {width:,} pixels are over the limit of {_MOST_PIXELS:,}: divide or resize it"
             )
-        by_opencv = _read_by_opencv(data, header)
+        by_opencv = _read_by_opencv(data, header, shrink)
         return header, by_opencv if by_opencv is not None else _read_by_pillow(data, header)
     except MemoryError:
         raise
@@ -143,7 +152,7 @@ def _read(data: bytes, name: str) -> tuple[Header, np.ndarray | DeepValues]:
         ) from error
 
 
-def _read_by_opencv(data: bytes, header: Header) -> np.ndarray | DeepValues | None:
+def _read_by_opencv(data: bytes, header: Header, shrink: int) -> np.ndarray | DeepValues | None:
     """Returns the pixels of what OpenCV is left; None for other files, those that look damaged, and where it fails.
 
     OpenCV takes files that Pillow refuses (some of its versions even truncated ones) and converts CMYK its own way.
@@ -161,6 +170,8 @@ def _read_by_opencv(data: bytes, header: Header) -> np.ndarray | DeepValues | No
     if not is_readable:
         return None
     flags = cv2.IMREAD_UNCHANGED if is_deep else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    if isinstance(header, JpegHeader) and (header.orientation == 1 or not any(side % shrink for side in header.stored)):
+        flags |= _REDUCED.get(shrink, 0)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:

@@ -100,6 +100,7 @@ class TaskConfig(RunOptions):
       example_head: for dense tasks a head, to be named where a config has none; empty for a task without heads.
       unread: keys of the shared sections that a task does not read.
       test_time_augmentation: values of keys with which several views of an image are averaged; empty: there is none.
+      faster_loading: values of keys with which training images are read faster, and differ a little.
       test_keys: keys that say what the model sees of an image in evaluation, besides mean and deviation.
     """
 
@@ -120,6 +121,7 @@ class TaskConfig(RunOptions):
     example_head: ClassVar[str] = ""
     unread: ClassVar[tuple[str, ...]] = ()
     test_time_augmentation: ClassVar[Mapping[str, Any]] = {}
+    faster_loading: ClassVar[Mapping[str, Any]] = {}
     test_keys: ClassVar[tuple[str, ...]] = ()
 
     def test_size(self, height: int, width: int) -> dict[str, Any]:

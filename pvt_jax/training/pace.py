@@ -3,6 +3,7 @@
 import time
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import reduce
 from typing import Any
 
 import jax
@@ -82,10 +83,16 @@ def slow_data(share: float, config: TaskConfig) -> str:
     """What to say where the devices waited for data for this share of the time, in percent."""
     cores, workers, ways = machine.cores(), config.data.workers, []
     if workers < cores:
-        ways.append(f"set --config.data.workers={cores}, as many as this machine has cores (now {workers})")
+        ways.append(f"--config.data.workers={cores}, as many as this machine has cores (now {workers})")
+    ways += [
+        f"--config.{key}={value}, in a new run"
+        for key, value in dict(config.faster_loading).items()
+        if reduce(getattr, key.split("."), config) != value
+    ]
+    ways.append("a copy of the data with smaller images")
     return (
         f"note: data is what limits this run: the devices waited for it {share:.0f} % of the time (this note comes "
-        f"from {LIMIT:.0f} % on). To load it faster, {'; '.join(ways)}"
+        f"from {LIMIT:.0f} % on). What helps: {'; '.join(ways)}"
     )
 
 

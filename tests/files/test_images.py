@@ -135,6 +135,37 @@ def test_orientations_of_photographs(orientation, options):
     check(data + b"notes", UPRIGHT[orientation](stored))
 
 
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_photographs_at_a_part_of_their_size(shrink, options):
+    """Near the mean of the pixels that each stands for; red before blue; turned as ever where the sides divide."""
+    for mode in ("RGB", "L"):
+        image = Image.fromarray(colours((0, 5, 4))).resize((84, 61), Image.Resampling.BICUBIC).convert(mode)
+        data = file(image, "JPEG", quality=95, **options)
+        reduced = decode(data, "x", shrink=shrink)
+        assert reduced.shape == (-(-61 // shrink), -(-84 // shrink), 3) and reduced.flags["C_CONTIGUOUS"]
+        whole = decode(data, "x")[: 61 // shrink * shrink, : 84 // shrink * shrink].astype(float)
+        blocks = whole.reshape(61 // shrink, shrink, 84 // shrink, shrink, 3).mean((1, 3))
+        assert np.abs(reduced[: 61 // shrink, : 84 // shrink] - blocks).mean() < 1
+    image = Image.fromarray(colours((0, 5, 4))).resize((80, 64), Image.Resampling.BICUBIC)
+    stored = decode(file(image, "JPEG", **options), "x", shrink=shrink)
+    for orientation, upright in UPRIGHT.items():
+        data = file(image, "JPEG", orientation, **options)
+        np.testing.assert_array_equal(decode(data, "x", shrink=shrink), upright(stored))
+        as_stored = decode(data, "x", ReadingOptions(exif_orientation=False), shrink)
+        np.testing.assert_array_equal(as_stored, stored)
+
+
+def test_all_other_files_have_their_size_whatever_the_part():
+    rgb = colours((0, 19, 13))
+    image, deep = Image.fromarray(rgb), (rgb[..., 0].astype(np.uint16) << 8)
+    files = [file(image, form) for form in ("PNG", "TIFF", "BMP", "GIF", "WEBP")]
+    files += [file(image.convert("CMYK"), "JPEG"), file(image, "JPEG") + b"notes", file(image, "JPEG", 6)]
+    files += [by_opencv(".png", deep), by_opencv(".tiff", deep), by_opencv(".png", rgb.astype(np.uint16) << 8)]
+    for data in files:
+        np.testing.assert_array_equal(decode(data, "x", shrink=4), decode(data, "x"))
+
+
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_label_maps_are_turned_as_their_images(orientation):
     labels = np.arange(6, dtype=np.uint8).reshape(2, 3)

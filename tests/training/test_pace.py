@@ -111,5 +111,8 @@ def test_the_note_says_what_helps_here(monkeypatch):
     line = pace.slow_data(43.4, config)
     assert line.startswith("note: data is what limits this run: the devices waited for it 43 % of the time")
     assert "20 % on" in line and "--config.data.workers=6" in line and "(now 2)" in line and "\n" not in line
+    assert "--config.transform.reduced_decoding=True, in a new run" in line
     monkeypatch.setattr(machine, "cores", lambda: 2)
-    assert "workers" not in pace.slow_data(43.4, config)
+    config = config_lib.read(config_lib.resolve({"data.workers": 2, "transform.reduced_decoding": True}))
+    line = pace.slow_data(43.4, config)
+    assert "workers" not in line and "reduced_decoding" not in line and "transform.fast_resize=True" in line

@@ -20,8 +20,12 @@ class ClassificationTraining:
 
     def __call__(self, source: ClassificationSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
         record = source[index]
-        image = decoded(record["image"], source.name(index), self.reading)
-        return {"image": self.transform(image, rng), "label": np.int32(record["label"])}
+        image = record["image"]
+        if isinstance(image, bytes):
+            image = self.transform.of_file(image, source.name(index), self.reading, rng)
+        else:
+            image = self.transform(image, rng)
+        return {"image": image, "label": np.int32(record["label"])}
 
 
 @dataclass(frozen=True)

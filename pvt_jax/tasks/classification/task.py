@@ -45,6 +45,8 @@ class Classification(Task[ClassificationConfig]):
             pad=options.pad,
             flip_probability=options.flip_probability,
             policy=options.policy,
+            fast_resize=options.fast_resize,
+            reduced_decoding=options.reduced_decoding,
         )
         fraction = options.eval_crop_fraction
         self._eval_transform = transforms.EvalTransform(

@@ -12,10 +12,17 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from pvt_jax.errors import UserError
-from pvt_jax.files.images import to_rgb
+from pvt_jax.data.options import ReadingOptions
+from pvt_jax.errors import CorruptImageError, UserError
+from pvt_jax.files.headers import image_header
+from pvt_jax.files.images import decode, to_rgb
+from pvt_jax.tasks.classification import resizing
 from pvt_jax.tasks.classification.randaugment import IMAGENET_MEAN, RandAugment
+from pvt_jax.tasks.classification.resizing import Box, resize
 from pvt_jax.tasks.images import INTERPOLATIONS, Fill
+
+# Of an image's size, parts at which libjpeg decodes it at once.
+_SHRINKS = (8, 4, 2)
 
 
 def sample_crop(
@@ -59,6 +66,9 @@ class TrainTransform:
       policy: see ``RandAugment.parse``; empty for none.
       fill: RGB in 0..255 of pixels that RandAugment uncovers.
       interpolation: "bicubic" or "bilinear", antialiased, also for RandAugment.
+      fast_resize: resize with cykooz_resizer, which has to be installed, in place of Pillow.
+      reduced_decoding: ``of_file`` decodes JPEG files at a half, a quarter or an eighth of their size where the crop
+        then still has the size of the result.
     """
 
     image_size: tuple[int, int]
@@ -70,6 +80,8 @@ class TrainTransform:
     interpolation: str = "bicubic"
     pad: int = 0
     crop: str = "resized"
+    fast_resize: bool = False
+    reduced_decoding: bool = False
 
     def __post_init__(self) -> None:
         _check_size(self.image_size, self.interpolation)
@@ -87,6 +99,8 @@ class TrainTransform:
         if not 0 <= self.flip_probability <= 1:
             raise UserError(f"flip_probability must be in 0..1, not {self.flip_probability}")
         _ = self._randaugment  # A bad policy fails here, not in a worker.
+        if self.fast_resize:
+            resizing.check_installed()
 
     @cached_property
     def _randaugment(self) -> RandAugment | None:
@@ -96,28 +110,53 @@ class TrainTransform:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The augmented image, a new array. Raises UserError unless ``image`` is uint8 of one of the shapes above."""
-        cropped = self._crop(_check_array(image), rng)
-        if rng.random() < self.flip_probability:
-            cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        cropped = to_rgb(cropped)
-        if self._randaugment is not None:
-            cropped = self._randaugment(cropped, rng)
-        return np.array(cropped)
+        image = _check_array(image)
+        return self._finish(image, self._draw(rng, *image.shape[:2]), rng)
 
-    def _crop(self, image: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    def of_file(self, data: bytes, name: str, reading: ReadingOptions, rng: np.random.Generator) -> np.ndarray:
+        """The augmented image of an encoded file: the same crop and draws as of its decoded one.
+
+        Raises CorruptImageError and UserError, as ``decode``; ``rng`` is then as it was.
+        """
+        height, width = image_header(data).size(reading.exif_orientation)
+        if not self.reduced_decoding or not (height and width):
+            return self(decode(data, name, reading), rng)
+        before = rng.bit_generator.state
+        box = self._draw(rng, height, width)
+        shrink = self._shrink(box)
+        try:
+            image = decode(data, name, reading, shrink)
+        except (CorruptImageError, UserError):
+            rng.bit_generator.state = before
+            raise
+        if image.shape[:2] == (-(-height // shrink), -(-width // shrink)):
+            return self._finish(image, box.shrunk(shrink), rng)
+        if image.shape[:2] == (height, width):
+            return self._finish(image, box, rng)
+        rng.bit_generator.state = before  # The header has told another size.
+        return self(image, rng)
+
+    def _draw(self, rng: np.random.Generator, height: int, width: int) -> Box:
+        if self.crop != "resized":
+            return Box(0, 0, height, width)
+        return Box(*sample_crop(rng, height, width, self.crop_scale, self.crop_ratio))
+
+    def _shrink(self, box: Box) -> int:
         height, width = self.image_size
-        resampling = INTERPOLATIONS[self.interpolation]
-        if self.crop == "resized":
-            full_height, full_width = image.shape[:2]
-            box = sample_crop(rng, full_height, full_width, self.crop_scale, self.crop_ratio)
-            top, left, crop_height, crop_width = box
-            # Sliced first: Pillow's resize(box=) is no faster and mixes in pixels from outside the box.
-            image = image[top : top + crop_height, left : left + crop_width]
-        resized = _resize(Image.fromarray(image), (width, height), resampling)
+        return next((part for part in _SHRINKS if box.height >= part * height and box.width >= part * width), 1)
+
+    def _finish(self, image: np.ndarray, box: Box, rng: np.random.Generator) -> np.ndarray:
+        height, width = self.image_size
+        cropped = resizing.resized_part(image, box, (width, height), self.interpolation, fast=self.fast_resize)
         if self.crop == "padded":
             top, left = (int(offset) for offset in rng.integers(-self.pad, self.pad + 1, size=2))
-            resized = resized.crop((left, top, left + width, top + height))  # black outside the image
-        return resized
+            # Black outside the image.
+            cropped = resizing.as_pillow(cropped).crop((left, top, left + width, top + height))
+        if rng.random() < self.flip_probability:
+            cropped = resizing.flipped(cropped)
+        if self._randaugment is not None:
+            cropped = self._randaugment(to_rgb(resizing.as_pillow(cropped)), rng)
+        return resizing.as_rgb(cropped)
 
 
 @dataclass(frozen=True)
@@ -159,7 +198,7 @@ class EvalTransform:
             image = Image.fromarray(_check_array(image))
         height, width = self.image_size
         resized_height, resized_width = self.resized_size(image.height, image.width)
-        image = _resize(image, (resized_width, resized_height), INTERPOLATIONS[self.interpolation])
+        image = resize(image, (resized_width, resized_height), INTERPOLATIONS[self.interpolation])
         # Python rounds halves to even, as torchvision's crop does.
         top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
         return np.array(to_rgb(image.crop((left, top, left + width, top + height))))
@@ -172,13 +211,6 @@ def _check_array(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 or 0 in image.shape or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3):
         raise UserError(f"images must be uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {list(image.shape)}")
     return image
-
-
-def _resize(image: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
-    """Resize to (width, height), antialiased. Palettes cannot be averaged: all but grey images become RGB first."""
-    if image.mode not in ("L", "RGB"):
-        image = to_rgb(image)
-    return image if image.size == size else image.resize(size, resampling)
 
 
 def _check_size(image_size: tuple[int, int], interpolation: str) -> None:
