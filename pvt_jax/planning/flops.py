@@ -1,7 +1,7 @@
 """Floating-point operations of a traced program: those of its matrix products and convolutions."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,14 +9,16 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
-def count_flops(function: Callable[..., Any], *inputs: Any) -> int:
+def count_flops(function: Any, *inputs: Any) -> int:
     """Of ``function(*inputs)`` on all devices together: 2 for each multiply-accumulate, forward, backward and repeated.
 
     Only pairs that meet count: neither padding of convolutions nor the zeros between dilated elements. A loop counts as
     often as it runs, once if that depends on the data; of branches the dearest counts. ``inputs`` may be shapes and
     types.
     """
-    return 2 * _products(jax.make_jaxpr(function)(*inputs).jaxpr)
+    # A jitted function may have options for its compiler, which an outer one must not have inside.
+    jitted = function if hasattr(function, "trace") else jax.jit(function)
+    return 2 * _products(jitted.trace(*inputs).jaxpr.jaxpr)
 
 
 def _products(program: Jaxpr) -> int:

@@ -109,7 +109,8 @@ def plan(
         **{"accumulation_steps": options.accumulation_steps, "dtype": str(options.model.dtype)},
         **{"remat": options.model.remat, "scan": options.model.scan, "mesh": dict(mesh.shape)},
         "topology": str(topology) if topology else "",
-        "device": target.kind if target.kind != "cpu" else machine.processor(),
+        # Not "device", as reports of measurements call what they were measured on.
+        "target": target.kind if target.kind != "cpu" else machine.processor(),
         "device_count": mesh.size,
         "hosts": mesh.size // target.per_host,
         "parameters": step.program.parameters,
@@ -208,6 +209,9 @@ class _Step:
             "limit": max(parts, key=lambda name: parts[name]),
             "step_seconds": bounds,
             "images_per_second": {name: self.options.batch_size / bound for name, bound in bounds.items()},
+            "device_images_per_second": {
+                name: self.options.batch_size / bound / self.mesh.size for name, bound in bounds.items()
+            },
             "hours": {name: self.steps * bound / 3600 for name, bound in bounds.items()} if self.steps else None,
         }
 
@@ -254,6 +258,7 @@ def _moved(moved: Traffic, compiled: Any) -> dict[str, Any]:
             **{"bytes": moved.bytes, "kernels": moved.kernels, "unknown_loops": moved.unknown_loops},
             "unknown_bytes": moved.unknown_bytes,
             "xla_bytes": (own or {}).get("bytes accessed"),
+            "collective_bytes": sum(row["bytes"] for row in collectives),
         },
         "collectives": sorted(collectives, key=lambda row: -row["bytes"]),
     }

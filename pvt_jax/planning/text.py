@@ -37,7 +37,7 @@ def _head(report: dict[str, Any]) -> list[str]:
     return [
         f"{report['model']}{head}: {report['parameters']:,} parameters, {report['dtype']}{settings}",
         f"batches of {report['batch_size']:,} images of {height}×{width}{parts}",
-        f"{report['device_count']} × {report['device']}{hosts}; mesh {mesh}",
+        f"{report['device_count']} × {report['target']}{hosts}; mesh {mesh}",
     ]
 
 
@@ -97,7 +97,7 @@ def _collectives(report: dict[str, Any]) -> list[str]:
 def _modelled(report: dict[str, Any]) -> list[str]:
     found = report["modelled"]
     if found is None:
-        return [f"No time is modelled: there is no data sheet here of {report['device']}."]
+        return [f"No time is modelled: there is no data sheet here of {report['target']}."]
     rows = [(title, _time(found["seconds"][name])) for name, title in _LIMITS.items()]
     lines = ["Modelled, not measured: the time of a step by the device's data sheet", ""]
     lines += aligned(rows, left=1)

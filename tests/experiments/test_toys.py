@@ -43,7 +43,7 @@ def in_this_process(words, stdout, stderr, beat):
 def _compiled_in_haste(monkeypatch):
     """Most of the time is compilation, and half of that is optimizing code that runs once."""
     for module in ("step", "evaluate"):
-        monkeypatch.setattr(f"pvt_jax.training.{module}.compiler_options", lambda kind: dict(_IN_HASTE))
+        monkeypatch.setattr(f"pvt_jax.training.{module}.compiler_options", lambda *use: dict(_IN_HASTE))
 
 
 def test_there_are_experiments():

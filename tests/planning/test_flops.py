@@ -29,7 +29,8 @@ def test_loops_branches_and_recomputation():
 
     square = zeros(4, 4)
     assert count_flops(chain, square, square) == 6 * 2 * 64
-    assert count_flops(jax.jit(chain), square, square) == 6 * 2 * 64
+    hasty = jax.jit(chain, compiler_options={"xla_backend_optimization_level": "0"})
+    assert count_flops(hasty, square, square) == 6 * 2 * 64
 
     def loss(a, b, body):
         return body(a, b).sum()
