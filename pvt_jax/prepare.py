@@ -16,11 +16,18 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("name", help="TFDS name, such as imagenet2012 or cifar10")
     parser.add_argument("--data_dir", default="", help="where to write; TFDS's default when unset")
     parser.add_argument("--manual_dir", default="", help="folder of the originals that TFDS cannot download")
+    parser.add_argument(
+        "--shorter_side",
+        type=int,
+        default=0,
+        help="of imagenet2012, make training images smaller, to shorter sides of at most so many pixels",
+    )
     flags = parser.parse_args(arguments)
 
     from pvt_jax.data.formats.tfds.prepare import prepare
 
-    print("prepared in", prepare(flags.name, root=flags.data_dir, manual_dir=flags.manual_dir))
+    prepared = prepare(flags.name, root=flags.data_dir, manual_dir=flags.manual_dir, shorter_side=flags.shorter_side)
+    print("prepared in", prepared)
     return 0
 
 

@@ -423,6 +423,59 @@ class TestPrepare:
         assert str(tmp_path / "ILSVRC2012_img_train.tar") in error and "image-net.org" in error
         assert error.count("\n") == 1
 
+    def test_training_images_made_smaller(self, imagenet_tars, tmp_path, capsys):
+        """Once, keeping what a photograph says of its orientation; those of the evaluation and small ones stay."""
+        from pvt_jax import prepare
+
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        stream = io.BytesIO()
+        Image.linear_gradient("L").resize((300, 100)).convert("RGB").save(stream, "JPEG", exif=exif)
+        inner = io.BytesIO()
+        with tarfile.open(fileobj=inner, mode="w") as images:
+            add(images, "n01440764_0.JPEG", stream.getvalue())
+            add(images, "n01440764_1.JPEG", jpeg(0))
+            add(images, "n01440764_2.JPEG", stream.getvalue()[:-700])
+        shutil.copytree(imagenet_tars, tmp_path / "tars")
+        with tarfile.open(tmp_path / "tars" / "ILSVRC2012_img_train.tar", "w") as train:
+            add(train, "n01440764.tar", inner.getvalue())
+        flags = ["imagenet2012", f"--manual_dir={tmp_path / 'tars'}", f"--data_dir={tmp_path / 'out'}"]
+        assert prepare.main([*flags, "--shorter_side=50"]) == 0
+        source = opened("tfds", split="train", name="imagenet2012", root=str(tmp_path / "out"))
+        images = sorted((source[index]["image"] for index in range(3)), key=len)
+        # The one that cannot be decoded will be told by its name.
+        assert jpeg(0) in images and stream.getvalue()[:-700] in images
+        (smaller,) = set(images) - {jpeg(0), stream.getvalue()[:-700]}
+        with Image.open(io.BytesIO(smaller)) as image:
+            assert image.size == (150, 50) and image.getexif()[0x0112] == 6
+            whole = Image.linear_gradient("L").resize((300, 100)).resize((150, 50), Image.Resampling.BICUBIC)
+            assert np.abs(np.asarray(image.convert("L")).astype(int) - np.asarray(whole)).mean() < 1.5
+        evaluated = opened("tfds", split="eval", name="imagenet2012", root=str(tmp_path / "out"))
+        assert {evaluated[index]["image"] for index in range(3)} == {jpeg(60), jpeg(120), jpeg(180)}
+
+        capsys.readouterr()
+        assert prepare.main([*flags, "--shorter_side=50"]) == 0
+        for others in ([], ["--shorter_side=60"]):
+            assert prepare.main([*flags, *others]) == 2
+            assert capsys.readouterr().err == (
+                f"error: {tmp_path}/out/imagenet2012/5.1.0 is there, with training images whose shorter sides are at "
+                "most 50 pixels: choose another --data_dir, or remove it\n"
+            )
+
+    def test_sizes_that_nothing_can_have(self, imagenet, imagenet_tars, capsys):
+        from pvt_jax import prepare
+
+        flags = [f"--manual_dir={imagenet_tars}", f"--data_dir={imagenet}"]
+        assert prepare.main(["imagenet2012", *flags, "--shorter_side=480"]) == 2
+        assert "5.1.0 is there, with training images of their own size: choose" in capsys.readouterr().err
+        assert prepare.main(["imagenet2012", *flags, "--shorter_side=-1"]) == 2
+        assert capsys.readouterr().err == "error: --shorter_side is -1: give pixels, as 480, or leave it out\n"
+        assert prepare.main(["cifar10", *flags, "--shorter_side=480"]) == 2
+        assert capsys.readouterr().err == (
+            "error: --shorter_side=480 is for the training images of imagenet2012, in pixels: leave it out for "
+            "'cifar10', or resize its originals\n"
+        )
+
     def test_broken_tar(self, imagenet_tars, tmp_path):
         from pvt_jax.data.formats.tfds.prepare import prepare
 
