@@ -3,6 +3,7 @@
 import importlib.util
 from importlib import metadata
 
+import jax
 import pytest
 
 from pvt_jax import devices
@@ -74,6 +75,17 @@ def test_what_there_is_not(text, message):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(("words", "is_no_slice"), [("INVALID_ARGUMENT: 3x3", True), ("ABORTED: a lock", False)])
+def test_what_the_compiler_says_of_a_slice(words, is_no_slice, monkeypatch):
+    def refuse(**options):
+        assert options == {"platform": "tpu", "topology_name": "v5e:3x3", "chips_per_host_bounds": [2, 2, 1]}
+        raise jax.errors.JaxRuntimeError(words)
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", refuse)
+    with pytest.raises(UserError if is_no_slice else jax.errors.JaxRuntimeError, match="3x3|a lock"):
+        parse("v5e:3x3").devices()
+
+
 @pytest.fixture
 def installed(monkeypatch):
     """Plug-ins by module, and packages by name with their version, that stand in for what is installed."""
@@ -137,6 +149,7 @@ def test_environment():
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
         "TPU_WORKER_HOSTNAMES": "10.0.0.1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }
     environment = {}
     prepare("gpu", environment)
