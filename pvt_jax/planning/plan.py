@@ -188,12 +188,16 @@ class _Step:
         return {"memory": memory, **seconds, **_moved(moved, compiled), "modelled": self.modelled(moved)}
 
     def memory(self, compiled: Any) -> dict[str, Any]:
-        """Bytes that XLA allocates on a device, and whether it has them; a TPU also holds the program."""
+        """Bytes that XLA allocates on a device, and whether it has them.
+
+        A TPU also holds the program, and a CPU's memory the process, as large as this one.
+        """
         sizes = programs.allocated(compiled) or {"total": 0}
         code = getattr(compiled.memory_analysis(), "generated_code_size_in_bytes", 0)
-        total = sizes["total"] + code
+        process = machine.resident_bytes() // self.mesh.size if self.target.kind == "cpu" else 0
+        total = sizes["total"] + code + process
         fits = None if self.target.limit is None else total <= self.target.limit
-        return {**sizes, "program": code, "total": total, "fits": fits}
+        return {**sizes, "program": code, "process": process, "total": total, "fits": fits}
 
     def modelled(self, moved: Traffic) -> dict[str, Any] | None:
         """Times of a step by the data sheet of the device, and what follows; None if that is not known."""

@@ -11,6 +11,7 @@ _STATE = {
     "optimizer_state": "optimizer state",
     "batch": "images and labels",
 }
+_BESIDES = {"program": "program", "process": "process, with compiler and libraries"}
 _LIMITS = {
     "compute": "operations",
     "memory": "memory traffic",
@@ -46,11 +47,10 @@ def _memory(report: dict[str, Any]) -> list[str]:
     rows = [(title, byte_count(counted[name])) for name, title in _STATE.items() if counted[name]]
     state = sum(counted[name] for name in _STATE)
     if "temporary" in memory:
-        rows += [
-            ("tiles filled up, results", byte_count(memory["total"] - memory["temporary"] - memory["program"] - state)),
-            ("temporary: activations, gradients, what kernels need", byte_count(memory["temporary"])),
-            *([("program", byte_count(memory["program"]))] if memory["program"] else []),
-        ]
+        rest = memory["total"] - sum(memory[name] for name in ("temporary", *_BESIDES)) - state
+        rows += [("tiles filled up, results", byte_count(rest))]
+        rows += [("temporary: activations, gradients, what kernels need", byte_count(memory["temporary"]))]
+        rows += [(title, byte_count(memory[name])) for name, title in _BESIDES.items() if memory[name]]
     rows.append(("total", byte_count(memory["total"])))
     if limit is not None:
         whole = report["memory_of_device"]

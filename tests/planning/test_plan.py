@@ -72,7 +72,9 @@ def test_memory(report):
     # XLA drops the step of the last update, which nothing reads.
     assert abs(memory["arguments"] - state) < 64
     expected = memory["arguments"] + memory["outputs"] - memory["aliased"] + memory["temporary"] + memory["program"]
-    assert memory["total"] == expected and memory["fits"] is True
+    # The process of the tests, whose memory a CPU's is.
+    assert memory["process"] > 2e8
+    assert memory["total"] == expected + memory["process"] and memory["fits"] is True
     assert counted["activations"] > 32 * 4 * 16 * 4
 
 
