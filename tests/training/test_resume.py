@@ -14,7 +14,7 @@ from pvt_jax import config as config_lib
 from pvt_jax import convert
 from pvt_jax.data.description import DataDescription, SplitDescription
 from pvt_jax.errors import UserError
-from pvt_jax.training import lock, loop, workdir
+from pvt_jax.training import lock, loop, pace, workdir
 from pvt_jax.training.examples import drawn_examples
 from pvt_jax.training.lengths import Lengths, schedule_of
 from pvt_jax.training.lock import WorkdirLock
@@ -177,7 +177,7 @@ def test_a_damaged_file_is_named(run, text):
         loop.evaluate(config_of(), run)
 
 
-def test_a_longer_run_is_asked_for(run, capfd):
+def test_a_longer_run_is_asked_for(run, monkeypatch, capfd):
     with pytest.raises(UserError) as error:
         loop.train(config_of(steps="2"), run)
     assert str(error.value) == (
@@ -189,12 +189,17 @@ def test_a_longer_run_is_asked_for(run, capfd):
     # A run of an older version remembers no data.
     (run / "data.json").unlink()
     (run / "examples.png").unlink()
+    # Its one line is enough to say what limits it.
+    monkeypatch.setattr(pace, "SPAN", 1e-9)
+    monkeypatch.setattr(pace, "LIMIT", 0.0)
     assert loop.train(config_of(steps="2"), run, extend=True).step == 2
     assert not (run / "examples.png").exists()  # It is of the first batch.
+    told = capfd.readouterr().err
     assert (
         "the run is 2 steps long now and was 1: schedule cosine is computed anew for all of them; after step 1 the "
         "learning rate goes from 1e-05 to 6.75e-05\n"
-    ) in capfd.readouterr().err
+    ) in told
+    assert told.count("note: data is what limits this run") == 1
     assert [line["step"] for line in records(run)] == [1, 2]
     assert workdir.read_data(run) is not None and json.loads((run / "config.json").read_text())["steps"] == 2
     with pytest.raises(
