@@ -15,9 +15,10 @@ from flax import linen as nn
 from flax import struct
 from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from pvt_jax.nn.padding import inside, zero_outside
+from pvt_jax.ops import target
 from pvt_jax.ops.depthwise import depthwise_conv3x3
 from pvt_jax.ops.pooling import adaptive_average_pool
 from pvt_jax.ops.resize import resize_grid, resize_padded
@@ -249,36 +250,41 @@ class SpatialReductionAttention(nn.Module):
     def __call__(
         self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b n c"]:
-        b, n, _ = x.shape
         head_dim = self.dim // self.num_heads
-        query = _split_heads(Dense(self.dim, self.dtype, name="q")(x) * head_dim**-0.5, head_dim)
+        query = Dense(self.dim, self.dtype, name="q")(x) * head_dim**-0.5
         source, key_grid = self._reduced(x, grid, sizes)
         # One fused projection, in the reference's order: all keys, then all values.
-        both = jnp.split(Dense(2 * self.dim, self.dtype, name="kv")(source), 2, axis=-1)
-        key, value = (_split_heads(tokens, head_dim) for tokens in both)
+        key_value = Dense(2 * self.dim, self.dtype, name="kv")(source)
+        valid = None
+        if sizes is not None and not self.pooled_side:
+            valid = inside(sizes // self.sr_ratio, key_grid).reshape(x.shape[0], key_grid[0] * key_grid[1])
+            # A class token comes first and is never masked.
+            valid = jnp.pad(valid, ((0, 0), (source.shape[1] - valid.shape[1], 0)), constant_values=True)
+        wants_map = self.is_mutable_collection("intermediates")
+        if target.has_kernels(self.dtype, head_dim) and head_dim in (32, 64, 128) and not wants_map:
+            from pvt_jax.ops.kernels.attention import attention  # imports Pallas
 
-        # Softmax that divides after the sum over values: n × d divisions instead of n × m.
-        with jax.named_scope("attention"):
-            logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
-            if sizes is not None and not self.pooled_side:
-                valid = inside(sizes // self.sr_ratio, key_grid).reshape(b, key_grid[0] * key_grid[1])
-                # A class token comes first and is never masked.
-                valid = jnp.pad(valid, ((0, 0), (source.shape[1] - valid.shape[1], 0)), constant_values=True)
-                logits = jnp.where(valid[:, None, None], logits, jnp.finfo(logits.dtype).min)
-            weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
-            total = weights.sum(axis=-1, keepdims=True)
-            out = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32) / total
-        if self.is_mutable_collection("intermediates"):
-            key_sizes = sizes
-            if sizes is not None:
-                # Pooling leaves the padding out.
-                whole = jnp.broadcast_to(jnp.array(key_grid, sizes.dtype), sizes.shape)
-                key_sizes = whole if self.pooled_side else sizes // self.sr_ratio
-            extra_tokens = n - grid[0] * grid[1]
-            kept = AttentionMap(weights / total, grid, key_grid, extra_tokens, sizes, key_sizes)
-            self.sow("intermediates", "map", kept)
-        out = out.astype(value.dtype).transpose(0, 2, 1, 3).reshape(b, n, self.dim)
+            out = attention(query, key_value, head_dim, valid)
+        else:
+            out, weights, total = _attention(query, key_value, head_dim, valid)
+            if wants_map:
+                self._keep_map(weights / total, grid, key_grid, sizes)
         return Dense(self.dim, self.dtype, name="proj")(out)
+
+    def _keep_map(
+        self,
+        weights: Float[Array, "b h n m"],
+        grid: tuple[int, int],
+        key_grid: tuple[int, int],
+        sizes: Int[Array, "b 2"] | None,
+    ) -> None:
+        key_sizes = sizes
+        if sizes is not None:
+            # Pooling leaves the padding out.
+            whole = jnp.broadcast_to(jnp.array(key_grid, sizes.dtype), sizes.shape)
+            key_sizes = whole if self.pooled_side else sizes // self.sr_ratio
+        extra_tokens = weights.shape[2] - grid[0] * grid[1]
+        self.sow("intermediates", "map", AttentionMap(weights, grid, key_grid, extra_tokens, sizes, key_sizes))
 
     def _reduced(
         self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None
@@ -294,6 +300,26 @@ class SpatialReductionAttention(nn.Module):
         rows, columns = x.shape[1:3]
         x = nn.LayerNorm(1e-5, self.dtype, name="sr_norm")(x.reshape(x.shape[0], rows * columns, self.dim))
         return gelu(x) if pooled else x, (rows, columns)
+
+
+def _attention(
+    query: Float[Array, "b n c"],
+    key_value: Float[Array, "b m c2"],
+    head_dim: int,
+    key_mask: Bool[Array, "b m"] | None,
+) -> tuple[Float[Array, "b n c"], Float[Array, "b h n m"], Float[Array, "b h n 1"]]:
+    """(output, float32 weights before they are divided by their sum, that sum); ``query`` is scaled."""
+    query_of_heads = _split_heads(query, head_dim)
+    key, value = (_split_heads(tokens, head_dim) for tokens in jnp.split(key_value, 2, axis=-1))
+    # Softmax that divides after the sum over values: n × d divisions instead of n × m.
+    with jax.named_scope("attention"):
+        logits = jnp.einsum("bhnd,bhmd->bhnm", query_of_heads, key, preferred_element_type=jnp.float32)
+        if key_mask is not None:
+            logits = jnp.where(key_mask[:, None, None], logits, jnp.finfo(logits.dtype).min)
+        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+        total = weights.sum(axis=-1, keepdims=True)
+        out = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32) / total
+    return out.astype(value.dtype).transpose(0, 2, 1, 3).reshape(query.shape), weights, total
 
 
 def _split_heads(x: Float[Array, "b k c"], head_dim: int) -> Float[Array, "b h k {head_dim}"]:
@@ -318,9 +344,33 @@ class FeedForward(nn.Module):
     def __call__(
         self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b n c"]:
+        if target.has_kernels(self.dtype, x.shape[-1], self.dim) and self.hidden_dim % 32 == 0:
+            return self._by_kernels(x, grid, sizes)
         first = (jax.nn.relu if self.rectified else None) if self.depthwise else gelu
         hidden = Dense(self.hidden_dim, self.dtype, activation=first, name="fc1")(x)
         if self.depthwise:
             maps = hidden.reshape(hidden.shape[0], *grid, self.hidden_dim)
             hidden = DepthwiseConvolution(self.dtype, name="dwconv")(maps, sizes).reshape(hidden.shape)
         return Dense(self.dim, self.dtype, name="fc2")(hidden)
+
+    def _by_kernels(
+        self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None
+    ) -> Float[Array, "b n c"]:
+        """The same with kernels that write fewer hidden maps; same parameters."""
+        from pvt_jax.ops.kernels.activated import activated_linear  # imports Pallas
+        from pvt_jax.ops.kernels.feed_forward import feed_forward
+
+        shapes = ((x.shape[-1], self.hidden_dim), (self.hidden_dim, self.dim))
+        first, second = (
+            Parameters(shape, normal_002, name=name)() for shape, name in zip(shapes, ("fc1", "fc2"), strict=True)
+        )
+        x, *weights = promote_dtype(x, *first, *second, dtype=self.dtype)
+        if not self.depthwise:
+            return feed_forward(x, *weights)
+        hidden = matmul(x, weights[0]) + weights[1]
+        if self.rectified:
+            hidden = jax.nn.relu(hidden)
+        maps = zero_outside(hidden.reshape(hidden.shape[0], *grid, self.hidden_dim), sizes)
+        kernel, bias = Parameters((3, 3, 1, self.hidden_dim), normal_fan_out(9), name="dwconv")()
+        kernel, bias = promote_dtype(kernel, bias, dtype=self.dtype)
+        return activated_linear(depthwise_conv3x3(maps, kernel).reshape(hidden.shape), bias, *weights[2:])

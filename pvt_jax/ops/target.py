@@ -1,0 +1,91 @@
+"""Where a traced program is going to run, and what follows for how it is computed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jax.typing import DTypeLike
+
+# Beyond it a kernel computes more again than it saves of moving: with d channels a feed-forward network of h hidden
+# ones moves some 24 h bytes a token less, and computes 6 d h FLOPs more.
+_WIDEST = 128
+
+
+@dataclass(frozen=True)
+class Target:
+    """The devices of a program; with ``interpret`` jax's interpreter runs kernels, in any type and on any device."""
+
+    mesh: Mesh
+    interpret: bool = False
+
+
+_TARGET: ContextVar[Target | None] = ContextVar("target", default=None)
+
+
+@contextmanager
+def compiled_for(mesh: Mesh, *, interpret: bool = False) -> Iterator[None]:
+    """What is traced inside runs on the devices of ``mesh``, which share the leading axis of images and maps.
+
+    Without it, as in a program that is exported for several platforms, every layer takes the form that runs anywhere.
+    """
+    token = _TARGET.set(Target(mesh, interpret))
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
+
+
+def current() -> Target:
+    """The target that is set."""
+    target = _TARGET.get()
+    assert target is not None
+    return target
+
+
+def has_kernels(dtype: DTypeLike, *widths: int) -> bool:
+    """Whether layers that compute in ``dtype``, with channels of these ``widths``, use ``ops.kernels``.
+
+    They do in bfloat16, on NVIDIA GPUs that have it (Ampere and later).
+    """
+    target = _TARGET.get()
+    # Blocks of a kernel have 32 or 64 channels.
+    if target is None or any(width % 32 or width > _WIDEST for width in widths):
+        return False
+    return target.interpret or (jnp.dtype(dtype) == jnp.bfloat16 and _multiplies_bfloat16(target.mesh.devices.flat[0]))
+
+
+def _multiplies_bfloat16(device: Any) -> bool:
+    capability = getattr(device, "compute_capability", None)
+    return device.platform in ("gpu", "cuda") and capability is not None and float(capability) >= 8.0
+
+
+def on_each_device(function: Callable[..., Any], batched: Sequence[bool], summed: Sequence[bool]) -> Callable[..., Any]:
+    """``function`` of the images that each device holds: what a compiler cannot divide is divided here.
+
+    Args:
+      function: of arrays, to a tuple of arrays.
+      batched: of each argument, whether its leading axis is the batch; otherwise all devices get all of it.
+      summed: of each result, whether it is a sum over the batch; otherwise its leading axis is the batch.
+    """
+    mesh = current().mesh
+    if mesh.size == 1:
+        return function
+    axes = mesh.axis_names
+    split, whole = PartitionSpec(axes), PartitionSpec()
+
+    def of_a_device(*arguments: jax.Array) -> tuple[jax.Array, ...]:
+        results = function(*arguments)
+        return tuple(jax.lax.psum(one, axes) if add else one for one, add in zip(results, summed, strict=True))
+
+    return jax.shard_map(
+        of_a_device,
+        mesh=mesh,
+        in_specs=tuple(split if one else whole for one in batched),
+        out_specs=tuple(whole if one else split for one in summed),
+        check_vma=False,
+    )
