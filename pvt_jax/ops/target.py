@@ -28,12 +28,12 @@ _TARGET: ContextVar[Target | None] = ContextVar("target", default=None)
 
 
 @contextmanager
-def compiled_for(mesh: Mesh, *, interpret: bool = False) -> Iterator[None]:
+def compiled_for(mesh: Mesh | None, *, interpret: bool = False) -> Iterator[None]:
     """What is traced inside runs on the devices of ``mesh``, which share the leading axis of images and maps.
 
-    Without it, as in a program that is exported for several platforms, every layer takes the form that runs anywhere.
+    Without one, as in a program that is exported for several platforms, every layer takes the form that runs anywhere.
     """
-    token = _TARGET.set(Target(mesh, interpret))
+    token = _TARGET.set(None if mesh is None else Target(mesh, interpret))
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from pvt_jax.compilation import compiler_options
+from pvt_jax.ops.target import compiled_for
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.training import sharding
 from pvt_jax.training.optimizer import joined, split
@@ -53,6 +54,7 @@ def jitted_train_step(
             accumulation_steps=config.accumulation_steps,
             ema_decay=config.ema_decay,
             frozen=config.optimizer.frozen,
+            mesh=mesh,
         ),
         donate_argnums=0,
         compiler_options=compiler_options("train", mesh.devices.flat[0].platform),
@@ -71,6 +73,7 @@ def train_step(
     accumulation_steps: int,
     ema_decay: float,
     frozen: str = "",
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update: (state, global batch) → (state, metrics), all scalars.
 
@@ -78,6 +81,7 @@ def train_step(
     their gradient was not finite) and ``skipped_in_a_row``, besides the parts of the loss that the task names. Skipped
     updates leave everything but ``step`` as it was.
     What ``frozen`` names (see ``optimizer.split``) has no gradient and never changes, and no more does its average.
+    With a ``mesh`` layers take the form that its devices run best; see ``ops.target``.
     """
     prepare_key, loss_key = keys_of(seed, state.step)
     batch = objective.prepare(batch, prepare_key)
@@ -90,7 +94,11 @@ def train_step(
         loss, changed, parts = objective.loss(variables, part, key)
         return loss, (changed.get("batch_stats", batch_stats), parts)
 
-    grad_of = jax.value_and_grad(loss_of, has_aux=True)
+    def grad_of(*arguments: Any) -> Any:
+        # Backward passes are traced here, outside of ``loss_of``.
+        with compiled_for(mesh):
+            return jax.value_and_grad(loss_of, has_aux=True)(*arguments)
+
     if accumulation_steps == 1:
         (loss, (batch_stats, loss_parts)), grads = grad_of(trained, state.batch_stats, batch, loss_key)
     else:
