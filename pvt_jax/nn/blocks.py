@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.errors import UserError
 from pvt_jax.nn.layers import FeedForward, SpatialReductionAttention, stochastic_depth_scales
+from pvt_jax.nn.normalization import LayerNorm
 
 BlockType = type[nn.Module] | partial[Any]
 
@@ -50,8 +51,8 @@ class Block(nn.Module):
         )
         hidden, rectified = self.mlp_ratio * self.dim, self.pooled_side > 0
         feed_forward = FeedForward(self.dim, hidden, self.dtype, self.depthwise, rectified, name="mlp")
-        x = x + _scaled(attention(nn.LayerNorm(1e-6, self.dtype, name="norm1")(x), grid, sizes), branch_scales, 0)
-        return x + _scaled(feed_forward(nn.LayerNorm(1e-6, self.dtype, name="norm2")(x), grid, sizes), branch_scales, 1)
+        x = x + _scaled(attention(LayerNorm(1e-6, self.dtype, name="norm1")(x), grid, sizes), branch_scales, 0)
+        return x + _scaled(feed_forward(LayerNorm(1e-6, self.dtype, name="norm2")(x), grid, sizes), branch_scales, 1)
 
 
 def _scaled(

@@ -17,6 +17,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from pvt_jax.nn.normalization import LayerNorm
 from pvt_jax.nn.padding import inside, zero_outside
 from pvt_jax.ops import target
 from pvt_jax.ops.depthwise import depthwise_conv3x3
@@ -298,7 +299,7 @@ class SpatialReductionAttention(nn.Module):
             x = adaptive_average_pool(x, pooled, sizes)
         x = PatchProjection(self.dim, ratio, self.dtype, self.fan_out_init, name="sr")(x)
         rows, columns = x.shape[1:3]
-        x = nn.LayerNorm(1e-5, self.dtype, name="sr_norm")(x.reshape(x.shape[0], rows * columns, self.dim))
+        x = LayerNorm(1e-5, self.dtype, name="sr_norm")(x.reshape(x.shape[0], rows * columns, self.dim))
         return gelu(x) if pooled else x, (rows, columns)
 
 
@@ -358,6 +359,7 @@ class FeedForward(nn.Module):
     ) -> Float[Array, "b n c"]:
         """The same with kernels that write fewer hidden maps; same parameters."""
         from pvt_jax.ops.kernels.activated import activated_linear  # imports Pallas
+        from pvt_jax.ops.kernels.depthwise import biased_depthwise
         from pvt_jax.ops.kernels.feed_forward import feed_forward
 
         shapes = ((x.shape[-1], self.hidden_dim), (self.hidden_dim, self.dim))
@@ -367,10 +369,9 @@ class FeedForward(nn.Module):
         x, *weights = promote_dtype(x, *first, *second, dtype=self.dtype)
         if not self.depthwise:
             return feed_forward(x, *weights)
-        hidden = matmul(x, weights[0]) + weights[1]
-        if self.rectified:
-            hidden = jax.nn.relu(hidden)
-        maps = zero_outside(hidden.reshape(hidden.shape[0], *grid, self.hidden_dim), sizes)
         kernel, bias = Parameters((3, 3, 1, self.hidden_dim), normal_fan_out(9), name="dwconv")()
         kernel, bias = promote_dtype(kernel, bias, dtype=self.dtype)
-        return activated_linear(depthwise_conv3x3(maps, kernel).reshape(hidden.shape), bias, *weights[2:])
+        hidden = matmul(x, weights[0])
+        maps = hidden.reshape(hidden.shape[0], *grid, self.hidden_dim)
+        maps = biased_depthwise(maps, weights[1], kernel, sizes, rectified=self.rectified)
+        return activated_linear(maps.reshape(hidden.shape), bias, *weights[2:])

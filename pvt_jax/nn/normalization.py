@@ -1,4 +1,6 @@
-"""Batch normalisation, "Accelerating Deep Network Training by Reducing Internal Covariate Shift" (arXiv 1502.03167)."""
+"""Batch normalisation, "Accelerating Deep Network Training by Reducing Internal Covariate Shift" (arXiv 1502.03167),
+and layer normalisation, "Layer Normalization" (arXiv 1607.06450).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from pvt_jax.errors import UserError
+from pvt_jax.ops import target
 
 # PyTorch's defaults, which every reference keeps. Its momentum weighs the new value, Flax's the old one.
 MOMENTUM = 0.1
@@ -76,3 +79,18 @@ class BatchNorm(nn.Module):
                 "larger batches or images"
             )
         return values
+
+
+class LayerNorm(nn.LayerNorm):
+    """Flax's, (x - mean) / √(var + ε) · scale + bias of each row, by a kernel where there is one."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
+        """Normalised ``x``, in ``dtype``; statistics are float32."""
+        if x.ndim < 3 or x.dtype != self.dtype or x.shape[-1] % 32 or not target.has_kernels(x.dtype):
+            return super().__call__(x)
+        from pvt_jax.ops.kernels.layer_norm import layer_norm  # imports Pallas
+
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return layer_norm(x, scale, bias, self.epsilon)

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pvt_jax.ops import target
-
 _TAPS = tuple((i, j) for i in range(3) for j in range(3))
 
 
@@ -38,11 +36,6 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    if target.has_kernels(x.dtype) and x.shape[-1] % 32 == 0:
-        from pvt_jax.ops.kernels.depthwise import depthwise_gradients  # imports Pallas
-
-        of_x, of_kernel = depthwise_gradients(x, kernel, gradient)
-        return of_x, of_kernel.astype(kernel.dtype)
     products = jax.lax.platform_dependent(x, gradient, cpu=_products_by_image, default=_products)
     kernel_gradient = products.reshape(kernel.shape).astype(kernel.dtype)
     return _correlate(gradient, kernel[::-1, ::-1]), kernel_gradient

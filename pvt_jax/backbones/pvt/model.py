@@ -21,6 +21,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import PatchProjection, normal_002, resize_position_embedding
+from pvt_jax.nn.normalization import LayerNorm
 from pvt_jax.nn.padding import shrunk
 from pvt_jax.nn.settings import check_reductions, check_stages, table_side
 
@@ -69,7 +70,7 @@ class Stage(nn.Module):
         embedded = PatchProjection(self.dim, self.patch, self.dtype, name="patch_embed")(maps)
         batch, rows, columns, _ = embedded.shape
         x = embedded.reshape(batch, rows * columns, self.dim)
-        x = nn.LayerNorm(1e-5, self.dtype, name="patch_norm")(x)
+        x = LayerNorm(1e-5, self.dtype, name="patch_norm")(x)
 
         # The table keeps the class token's slot even in dense tasks, which have no such token.
         slots = self.table_grid[0] * self.table_grid[1] + self.extra_tokens
@@ -150,7 +151,7 @@ class PyramidVisionTransformer(Backbone):
                 pyramid[f"c{i + 2}"] = x
         if self._ends_with_maps(classify):
             return pyramid
-        tokens = nn.LayerNorm(1e-6, self.dtype, name="norm")(tokens)
+        tokens = LayerNorm(1e-6, self.dtype, name="norm")(tokens)
         maps = tokens[:, -grid[0] * grid[1] :].reshape(batch, *grid, self.dims[3])
         read = ClassificationHead(self.num_classes, self.spp_levels, self.pool, name="head")
         logits = read(maps, tokens[:, 0] if self._has_token else None)

@@ -20,6 +20,7 @@ from pvt_jax.backbones.base import Backbone
 from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import OverlappingPatchProjection, PatchProjection, normal_002, resize_position_embedding
+from pvt_jax.nn.normalization import LayerNorm
 from pvt_jax.nn.padding import shrunk
 from pvt_jax.nn.settings import check_reductions, check_stages, table_side
 
@@ -83,7 +84,7 @@ class Stage(nn.Module):
             embedded = PatchProjection(self.dim, self.patch, self.dtype, fan_out_init=True, name="patch_embed")(maps)
         sizes = shrunk(sizes, self.patch)
         batch, rows, columns, _ = embedded.shape
-        x = nn.LayerNorm(1e-5, self.dtype, name="patch_norm")(embedded.reshape(batch, rows * columns, self.dim))
+        x = LayerNorm(1e-5, self.dtype, name="patch_norm")(embedded.reshape(batch, rows * columns, self.dim))
         grid = (rows, columns)
         if self.table_grid is not None:
             # Not v1's name: trees of the two families are told apart by their names.
@@ -94,7 +95,7 @@ class Stage(nn.Module):
         pooled_side = _POOLED_SIDE if self.linear_attention else 0
         block = partial(block, depthwise=self.depthwise, pooled_side=pooled_side)
         x = run_blocks(self, block, self.depth, x, grid, branch_scales, sizes, remat=self.remat, scan=self.scan)
-        return nn.LayerNorm(1e-6, self.dtype, name="norm")(x).reshape(batch, rows, columns, self.dim)
+        return LayerNorm(1e-6, self.dtype, name="norm")(x).reshape(batch, rows, columns, self.dim)
 
 
 class PyramidVisionTransformerV2(Backbone):

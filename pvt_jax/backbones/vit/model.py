@@ -17,6 +17,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import PatchProjection, normal_002, resize_position_embedding
+from pvt_jax.nn.normalization import LayerNorm
 from pvt_jax.nn.padding import Maps, shrunk
 from pvt_jax.nn.settings import check, check_counts, table_side
 from pvt_jax.ops.resize import resize_padded
@@ -81,7 +82,7 @@ class VisionTransformer(Backbone):
         block = partial(Block, self.dim, self.num_heads, self.mlp_ratio, 1, self.dtype)
         scales = stochastic_depth_of_stages(self, self.drop_path_rate if train else 0.0, [self.depth], batch)[0]
         x = run_blocks(self, block, self.depth, x, grid, scales, true_grid, remat=self.remat, scan=self.scan)
-        x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x)
+        x = LayerNorm(1e-6, self.dtype, name="norm")(x)
 
         maps = x[:, int(self._has_token) :].reshape(batch, *grid, self.dim)
         if self._ends_with_maps(classify):
