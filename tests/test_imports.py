@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
         "files",
         "machine",
         "messages",
+        "ops",
         "options",
         "paths",
         "tasks",

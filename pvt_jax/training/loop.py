@@ -21,6 +21,7 @@ from pvt_jax.training.distributed import say
 from pvt_jax.training.evaluate import Evaluator, Result, evaluate, headline
 from pvt_jax.training.examples import draw, prepared_part, presentation_of
 from pvt_jax.training.introduction import introduction, summary
+from pvt_jax.training.kernels import check_kernels
 from pvt_jax.training.lock import Lock, lock_of
 from pvt_jax.training.preemption import Preemption
 from pvt_jax.training.state import TrainState
@@ -80,6 +81,7 @@ def _train(config: Config, directory: Path, lock: Lock, extend: bool, quiet: boo
     if past is not None:
         past.check_length(run.config, run.lengths, run.description.train.records)
     profiling.check_window(run.config.profile_steps, run.lengths.total)
+    check_kernels(run.config, run.mesh, told)
     # Made only now, so that a run that never began does not claim the folder.
     if first_process:
         workdir.make(directory)

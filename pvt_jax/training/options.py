@@ -43,6 +43,12 @@ class RunOptions(Options):
         above=0,
         free=True,
     )
+    kernels: bool = key(
+        True,
+        "Kernels in Pallas where layers have them: in bfloat16, on NVIDIA GPUs from Ampere on. They keep hidden maps "
+        "and attention scores out of the memory. A run first checks that they compute what XLA does.",
+        free=True,
+    )
     tracking: Literal["", "trackio", "wandb"] = key(
         "", "Send metrics and pictures to Trackio or Weights & Biases as well; its package is an extra.", free=True
     )

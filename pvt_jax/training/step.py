@@ -54,7 +54,7 @@ def jitted_train_step(
             accumulation_steps=config.accumulation_steps,
             ema_decay=config.ema_decay,
             frozen=config.optimizer.frozen,
-            mesh=mesh,
+            mesh=mesh if config.kernels else None,
         ),
         donate_argnums=0,
         compiler_options=compiler_options("train", mesh.devices.flat[0].platform),
