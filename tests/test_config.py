@@ -640,6 +640,7 @@ def test_every_key_is_free_or_fixed_on_resume(key):
         "early_stopping.patience",
         "init.checkpoint",
         "model.remat",
+        "kernels",
         "model.scan",
         "profile_steps",
         "tracking",
