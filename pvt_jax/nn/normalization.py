@@ -2,6 +2,8 @@
 and layer normalisation, "Layer Normalization" (arXiv 1607.06450).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -85,12 +87,15 @@ class LayerNorm(nn.LayerNorm):
     """Flax's, (x - mean) / √(var + ε) · scale + bias of each row, by a kernel where there is one."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
-        """Normalised ``x``, in ``dtype``; statistics are float32."""
-        if x.ndim < 3 or x.dtype != self.dtype or x.shape[-1] % 32 or not target.has_kernels(x.dtype):
-            return super().__call__(x)
+    def __call__(self, x: Any, *, mask: Any = None) -> Float[Array, "*rows c"]:
+        """Normalised ``x`` [*rows, c], in ``dtype``; statistics are float32. ``mask``: see Flax."""
+        if mask is not None or not self._has_kernel(x):
+            return super().__call__(x, mask=mask)
         from pvt_jax.ops.kernels.layer_norm import layer_norm  # imports Pallas
 
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         return layer_norm(x, scale, bias, self.epsilon)
+
+    def _has_kernel(self, x: Array) -> bool:
+        return x.ndim > 2 and x.shape[-1] % 32 == 0 and x.dtype == self.dtype and target.has_kernels(x.dtype)
