@@ -1,5 +1,6 @@
 """From records to examples of the pipeline: decoded, transformed, as arrays."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +14,18 @@ from pvt_jax.tasks.classification.transforms import EvalTransform, TrainTransfor
 
 @dataclass(frozen=True)
 class ClassificationTraining:
-    """``image`` uint8 [h, w, 3] and ``label`` int32."""
+    """``image`` uint8 [h, w, 3] and ``label`` int32; any function of an image and a generator is a transform."""
 
-    transform: TrainTransform
+    transform: TrainTransform | Callable[[np.ndarray, np.random.Generator], np.ndarray]
     reading: ReadingOptions = ReadingOptions()
 
     def __call__(self, source: ClassificationSource, index: int, kind: int, rng: np.random.Generator, /) -> Batch:
-        record = source[index]
+        record, name = source[index], source.name(index)
         image = record["image"]
-        if isinstance(image, bytes):
-            image = self.transform.of_file(image, source.name(index), self.reading, rng)
+        if isinstance(image, bytes) and isinstance(self.transform, TrainTransform):
+            image = self.transform.of_file(image, name, self.reading, rng)
         else:
-            image = self.transform(image, rng)
+            image = self.transform(decoded(image, name, self.reading), rng)
         return {"image": image, "label": np.int32(record["label"])}
 
 
