@@ -100,7 +100,7 @@ def plan(
         for key, value in change.items():
             config_lib.put(other, key, value)
         what = ", ".join(f"{key}={value}" for key, value in change.items())
-        varied = _Step(config_lib.read(other), target, images, say, what)
+        varied = _Step(config_lib.read(other), target, images, say, what, found["memory"].get("process"))
         variants.append({"change": change, **varied.counted(), **(varied.compiled() if compare else {})})
     mesh = step.mesh
     return {
@@ -126,10 +126,22 @@ def plan(
 
 
 class _Step:
-    """A training step on a mesh, to be counted and compiled; ``what`` tells it from others in lines on the progress."""
+    """A training step on a mesh, to be counted and compiled.
 
-    def __init__(self, options: TaskConfig, target: Target, images: int | None, say: Say, what: str = ""):
-        self.options, self.target, self.say = options, target, say
+    ``what`` tells it from others in lines on the progress; ``process`` is what the process held before others were
+    compiled in it, None if none were.
+    """
+
+    def __init__(
+        self,
+        options: TaskConfig,
+        target: Target,
+        images: int | None,
+        say: Say,
+        what: str = "",
+        process: int | None = None,
+    ):
+        self.options, self.target, self.say, self.process = options, target, say, process
         self.what = f" with {what}" if what else ""
         self.mesh = sharding.make_mesh(options.mesh.fsdp, target.devices)
         sharding.check_batch(options.batch_size, self.mesh, options.accumulation_steps)
@@ -194,7 +206,9 @@ class _Step:
         """
         sizes = programs.allocated(compiled) or {"total": 0}
         code = getattr(compiled.memory_analysis(), "generated_code_size_in_bytes", 0)
-        process = machine.resident_bytes() // self.mesh.size if self.target.kind == "cpu" else 0
+        process = self.process
+        if process is None:
+            process = machine.resident_bytes() // self.mesh.size if self.target.kind == "cpu" else 0
         total = sizes["total"] + code + process
         fits = None if self.target.limit is None else total <= self.target.limit
         return {**sizes, "program": code, "process": process, "total": total, "fits": fits}

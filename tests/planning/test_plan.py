@@ -223,6 +223,21 @@ def test_every_change_is_compiled_with_compare(monkeypatch, report):
     assert all(row["memory"] == report["memory"] for row in found["variants"]) and found["steps"] == 7
 
 
+def test_every_program_has_the_same_process_beside_it(monkeypatch):
+    """Compiling one after the other, a process grows."""
+    sizes = {f"{name}_size_in_bytes": 0 for name in ("argument", "output", "alias", "generated_code")}
+    analysis = SimpleNamespace(**sizes, temp_size_in_bytes=7)
+    compiled = SimpleNamespace(memory_analysis=lambda: analysis)
+    monkeypatch.setattr("pvt_jax.machine.resident_bytes", lambda: 100)
+    found = []
+    for process in (None, 60):
+        step = planning._Step.__new__(planning._Step)
+        target = planning.Target(jax.devices(), 1, 1e9, 1e9)
+        step.__dict__ |= {"target": target, "process": process, "mesh": SimpleNamespace(size=2)}
+        found.append(step.memory(compiled))
+    assert [one["process"] for one in found] == [50, 60] and [one["total"] for one in found] == [57, 67]
+
+
 @pytest.mark.parametrize(
     ("overrides", "devices", "changes"),
     [
