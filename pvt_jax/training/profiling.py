@@ -111,7 +111,11 @@ class Profiler:
             remote = paths.is_bucket(self._workdir)
             self._local = Path(tempfile.mkdtemp(prefix="pvt_jax_")) if remote else folder
             self._local.mkdir(exist_ok=True)
-            jax.profiler.start_trace(self._local, create_perfetto_trace=True)
+            options = jax.profiler.ProfileOptions()
+            # Calls of Python are not what a step is made of, and following those of all threads has ended a process
+            # with a segmentation fault (jax 0.7.2 with Python 3.13).
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(self._local, create_perfetto_trace=True, profiler_options=options)
             self._first = number
         except Exception as error:
             self._say(f"cannot trace steps ({_reason(error)}), {_NOTHING}")

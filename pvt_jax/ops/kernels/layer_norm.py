@@ -73,7 +73,7 @@ def _gradients(epsilon: float, x: Array, scale: Array, gradient: Array) -> tuple
             jax.ShapeDtypeStruct(rows.shape, x.dtype),
             jax.ShapeDtypeStruct((programs, 2, dim), jnp.float32),
         ),
-        warps=4,
+        warps=4 if dim <= 128 else 8,  # fewer have no room for the rows of 512 channels
     )(rows, scale, gradient)
     of_scale, of_bias = sums.sum(0)
     return of_x.reshape(x.shape), of_scale, of_bias
