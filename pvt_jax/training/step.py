@@ -99,22 +99,9 @@ def train_step(
         with compiled_for(mesh):
             return jax.value_and_grad(loss_of, has_aux=True)(*arguments)
 
-    if accumulation_steps == 1:
-        (loss, (batch_stats, loss_parts)), grads = grad_of(trained, state.batch_stats, batch, loss_key)
-    else:
-
-        def accumulate(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
-            loss, batch_stats, grads = carry
-            part, key = inputs
-            (part_loss, (batch_stats, loss_parts)), part_grads = grad_of(trained, batch_stats, part, key)
-            return (loss + part_loss, batch_stats, jax.tree.map(jnp.add, grads, part_grads)), loss_parts
-
-        start = (jnp.zeros(()), state.batch_stats, jax.tree.map(jnp.zeros_like, trained))
-        parts = jax.tree.map(lambda x: split_parts(x, accumulation_steps), batch)
-        keys = jax.random.split(loss_key, accumulation_steps)
-        (loss, batch_stats, grads), loss_parts = jax.lax.scan(accumulate, start, (parts, keys))
-        loss_parts = jax.tree.map(lambda x: x.mean(), loss_parts)
-        loss, grads = jax.tree.map(lambda x: x / accumulation_steps, (loss, grads))
+    loss, batch_stats, loss_parts, grads = _of_parts(
+        grad_of, trained, state.batch_stats, batch, loss_key, accumulation_steps
+    )
 
     # A loss that is not finite must stop the update even where its gradient happens to be.
     grads = jax.tree.map(lambda g: jnp.where(jnp.isfinite(loss), g, jnp.nan), grads)
@@ -147,6 +134,30 @@ def train_step(
         opt_state=opt_state,
     )
     return new_state, metrics
+
+
+def _of_parts(
+    grad_of: Callable[..., Any], trained: Any, batch_stats: Any, batch: Batch, key: jax.Array, count: int
+) -> tuple[jax.Array, Any, Metrics, Any]:
+    """(loss, batch statistics, parts of the loss, gradients) of a batch in ``count`` parts, one after the other.
+
+    ``grad_of``: (trained, batch statistics, part, key) → ((loss, (batch statistics, parts of the loss)), gradients).
+    """
+    if count == 1:
+        (loss, (batch_stats, loss_parts)), grads = grad_of(trained, batch_stats, batch, key)
+        return loss, batch_stats, loss_parts, grads
+
+    def accumulate(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
+        loss, batch_stats, grads = carry
+        part, key = inputs
+        (part_loss, (batch_stats, loss_parts)), part_grads = grad_of(trained, batch_stats, part, key)
+        return (loss + part_loss, batch_stats, jax.tree.map(jnp.add, grads, part_grads)), loss_parts
+
+    start = (jnp.zeros(()), batch_stats, jax.tree.map(jnp.zeros_like, trained))
+    parts = jax.tree.map(lambda x: split_parts(x, count), batch)
+    (loss, batch_stats, grads), loss_parts = jax.lax.scan(accumulate, start, (parts, jax.random.split(key, count)))
+    loss, grads = jax.tree.map(lambda x: x / count, (loss, grads))
+    return loss, batch_stats, jax.tree.map(lambda x: x.mean(), loss_parts), grads
 
 
 def keys_of(seed: int, step: int | jax.Array) -> tuple[jax.Array, jax.Array]:
