@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from pvt_jax.errors import UserError
 from pvt_jax.nn.layers import FeedForward, SpatialReductionAttention, stochastic_depth_scales
 from pvt_jax.nn.normalization import LayerNorm
+from pvt_jax.ops import target
 
 BlockType = type[nn.Module] | partial[Any]
 
@@ -82,29 +83,52 @@ def run_blocks(
     parameters or the results.
     """
     turns = tuple(block) if isinstance(block, Sequence) else (block,)
-    if scan and not parent.is_initializing() and depth % len(turns) == 0:
-        # Parameters are stored per block; stacking them costs one copy of the stage's parameters per step.
-        stored = [parent.variables["params"][f"block{i}"] for i in range(depth)]
-        stacked = [jax.tree.map(lambda *p: jnp.stack(p), *stored[i :: len(turns)]) for i in range(len(turns))]
-        made: list[Any] = [make(parent=None) for make in turns]
-        if branch_scales is not None:
-            branch_scales = branch_scales.reshape(-1, len(turns), *branch_scales.shape[1:])
+    # What modules make or record on the way needs the modules themselves.
+    if parent.is_initializing() or parent.is_mutable_collection("intermediates"):
+        for i in range(depth):
+            scales = None if branch_scales is None else branch_scales[i]
+            x = turns[i % len(turns)](name=f"block{i}")(x, grid, scales, sizes)
+        return x
 
-        def step(x: Array, inputs: tuple[Any, Array | None]) -> tuple[Any, None]:
-            parameters, scales = inputs
-            for i, block in enumerate(made):
-                x = block.apply({"params": parameters[i]}, x, grid, None if scales is None else scales[i], sizes)
-            return x, None
-
-        return jax.lax.scan(jax.checkpoint(step) if remat else step, x, (stacked, branch_scales))[0]
-
-    for i in range(depth):
-        make = turns[i % len(turns)]
+    stored = [parent.variables["params"][f"block{i}"] for i in range(depth)]
+    applied = [partial(_applied, make(parent=None), grid, target.current()) for make in turns]
+    if not scan or depth % len(turns):
         if remat:
-            make = make if isinstance(make, partial) else partial(make)
-            make = partial(nn.remat(make.func, static_argnums=(2,)), *make.args, **make.keywords)
-        x = make(name=f"block{i}")(x, grid, None if branch_scales is None else branch_scales[i], sizes)
-    return x
+            applied = [jax.checkpoint(one) for one in applied]
+        for i in range(depth):
+            scales = None if branch_scales is None else branch_scales[i]
+            x = applied[i % len(turns)](stored[i], x, scales, sizes)
+        return x
+
+    # Parameters are stored per block; stacking them costs one copy of the stage's parameters per step.
+    stacked = [jax.tree.map(lambda *p: jnp.stack(p), *stored[i :: len(turns)]) for i in range(len(turns))]
+    if branch_scales is not None:
+        branch_scales = branch_scales.reshape(-1, len(turns), *branch_scales.shape[1:])
+
+    def step(x: Array, inputs: tuple[Any, Array | None]) -> tuple[Any, None]:
+        parameters, scales = inputs
+        for i, apply in enumerate(applied):
+            x = apply(parameters[i], x, None if scales is None else scales[i], sizes)
+        return x, None
+
+    return jax.lax.scan(jax.checkpoint(step) if remat else step, x, (stacked, branch_scales))[0]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _applied(
+    block: nn.Module,
+    grid: tuple[int, int],
+    compiled_for: target.Target | None,
+    parameters: Any,
+    x: Float[Array, "b n c"],
+    branch_scales: Float[Array, "2 b"] | None,
+    sizes: Int[Array, "b 2"] | None,
+) -> Float[Array, "b n c"]:
+    """``block`` with its ``parameters``. Equal blocks share one trace, its derivatives and their lowering.
+
+    ``compiled_for`` is what is set while it is traced: another one makes another trace.
+    """
+    return block.apply({"params": parameters}, x, grid, branch_scales, sizes)  # type: ignore[return-value]
 
 
 def stochastic_depth_of_stages(

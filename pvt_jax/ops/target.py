@@ -40,11 +40,15 @@ def compiled_for(mesh: Mesh | None, *, interpret: bool = False) -> Iterator[None
         _TARGET.reset(token)
 
 
-def current() -> Target:
-    """The target that is set."""
-    target = _TARGET.get()
-    assert target is not None
-    return target
+def current() -> Target | None:
+    """What ``compiled_for`` has set."""
+    return _TARGET.get()
+
+
+def interprets() -> bool:
+    """Whether jax's interpreter runs kernels."""
+    target = current()
+    return target is not None and target.interpret
 
 
 def has_kernels(dtype: DTypeLike, *widths: int) -> bool:
@@ -52,7 +56,7 @@ def has_kernels(dtype: DTypeLike, *widths: int) -> bool:
 
     They do in bfloat16, on NVIDIA GPUs that have it (Ampere and later).
     """
-    target = _TARGET.get()
+    target = current()
     # Blocks of a kernel have 32 or 64 channels.
     if target is None or any(width % 32 or width > _WIDEST for width in widths):
         return False
@@ -72,10 +76,10 @@ def on_each_device(function: Callable[..., Any], batched: Sequence[bool], summed
       batched: of each argument, whether its leading axis is the batch; otherwise all devices get all of it.
       summed: of each result, whether it is a sum over the batch; otherwise its leading axis is the batch.
     """
-    mesh = current().mesh
-    if mesh.size == 1:
+    target = current()
+    if target is None or target.mesh.size == 1:
         return function
-    axes = mesh.axis_names
+    mesh, axes = target.mesh, target.mesh.axis_names
     split, whole = PartitionSpec(axes), PartitionSpec()
 
     def of_a_device(*arguments: jax.Array) -> tuple[jax.Array, ...]:

@@ -61,7 +61,7 @@ class Run:
     lengths: Lengths
     peak_learning_rate: float
     learning_rate: optimizers.Schedule
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     abstract: TrainState
     initial: Initial | None
     notes: tuple[str, ...] = ()
@@ -166,7 +166,7 @@ def build(
 
 
 def abstract_state(
-    config: TaskConfig, task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, variables: Any
+    config: TaskConfig, task: Task, optimizer: optax.GradientTransformationExtraArgs, mesh: Mesh, variables: Any
 ) -> TrainState:
     """The state of a run on ``mesh``: shapes, types and shardings, from ``variables`` or their shapes and types."""
     abstract = jax.eval_shape(partial(_create_state, config, task, optimizer), variables)
@@ -174,7 +174,7 @@ def abstract_state(
 
 
 def state_maker(
-    config: TaskConfig, task: Task, optimizer: optax.GradientTransformation, abstract: TrainState
+    config: TaskConfig, task: Task, optimizer: optax.GradientTransformationExtraArgs, abstract: TrainState
 ) -> Callable[..., TrainState]:
     """A jitted function from variables, random ones if there are none, to the state before the first step."""
     return jax.jit(
@@ -247,7 +247,7 @@ def _compared(initial: Initial, config: TaskConfig, data: DataDescription, train
 
 
 def _create_state(
-    config: TaskConfig, task: Task, optimizer: optax.GradientTransformation, variables: Any = None
+    config: TaskConfig, task: Task, optimizer: optax.GradientTransformationExtraArgs, variables: Any = None
 ) -> TrainState:
     if variables is None:
         variables = task.init(jax.random.key(config.seed))

@@ -20,6 +20,8 @@ from pvt_jax.training.options import OptimizerOptions
 Schedule = Callable[[Any], jax.Array]
 # Nested dicts of arrays, or of what belongs to each array.
 Tree = Any
+# Elements of a parameter from which on it is read alone; ``sharding`` divides none that is smaller.
+_SMALL = 2**14
 
 
 def scaled_learning_rate(learning_rate: float, base_batch_size: int, batch_size: int) -> float:
@@ -195,14 +197,13 @@ def scale_by_component(multipliers: dict[str, float]) -> optax.GradientTransform
     return optax.stateless(update)
 
 
-def adamw(schedule: Schedule, options: OptimizerOptions) -> optax.GradientTransformation:
-    """AdamW (arXiv 1711.05101) after clipping by global norm, wrapped in the non-finite guard.
+def adamw(schedule: Schedule, options: OptimizerOptions) -> optax.GradientTransformationExtraArgs:
+    """AdamW (arXiv 1711.05101) after clipping by global norm, guarded as ``if_finite`` does.
 
     A layer or component with its own learning rate also has its own weight decay, see ``scale_by_layer`` and
-    ``scale_by_component``. An update whose gradient holds an infinity or a NaN changes nothing, moments and schedule
-    included; the wrapper's state counts them: ``total_notfinite``, and ``notfinite_count`` in a row.
+    ``scale_by_component``.
     """
-    clip = [optax.clip_by_global_norm(options.clip_norm)] if options.clip_norm > 0 else []
+    clip = [clip_by_norm(options.clip_norm)] if options.clip_norm > 0 else []
     mask = partial(decay_mask, decayed=options.decayed)
     update = optax.adamw(
         schedule, b1=options.b1, b2=options.b2, eps=options.eps, weight_decay=options.weight_decay, mask=mask
@@ -211,5 +212,66 @@ def adamw(schedule: Schedule, options: OptimizerOptions) -> optax.GradientTransf
     layers = [scale_by_layer(options.layer_decay)] if options.layer_decay < 1 else []
     multipliers = {"backbone": options.backbone_multiplier, "head": options.head_multiplier}
     layers += [scale_by_component(multipliers)] if set(multipliers.values()) != {1.0} else []
-    # The wrapper gives up after so many errors and applies one; the loop stops long before.
-    return optax.apply_if_finite(optax.chain(*clip, update, *layers), max_consecutive_errors=2**30)
+    return if_finite(optax.chain(*clip, update, *layers))
+
+
+def global_norm(tree: Tree) -> jax.Array:
+    """The Euclidean norm of all elements of a tree; float32, 0 of an empty tree."""
+    leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+    # Most parameters are small: one sum for all of them is one or two kernels, not a hundred.
+    small = [leaf.reshape(-1) for leaf in leaves if leaf.size < _SMALL]
+    parts = [leaf for leaf in leaves if leaf.size >= _SMALL] + ([jnp.concatenate(small)] if small else [])
+    return jnp.sqrt(sum((jnp.sum(jnp.square(part)) for part in parts), jnp.zeros(())))
+
+
+def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
+    """Scale gradients down to a norm of ``limit`` where theirs, ``norm``, is larger.
+
+    ``optax.clip_by_global_norm``, but ``update`` takes the norm if that is known.
+    """
+
+    def update(updates: Tree, state: Any, params: Tree = None, *, norm: Any = None, **_: Any) -> tuple[Tree, Any]:
+        norm = global_norm(updates) if norm is None else norm
+        return jax.tree.map(lambda g: jnp.where(norm < limit, g, g / norm.astype(g.dtype) * limit), updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def if_finite(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """``inner``, but a gradient whose norm is not finite changes nothing: no parameter, and no state of ``inner``.
+
+    As ``optax.apply_if_finite``, with its state, which counts what was skipped: ``total_notfinite``, and
+    ``notfinite_count`` in a row. That looks at every element of every gradient; here their one norm tells, which a step
+    computes anyway. A norm that overflows although no element does, above 1.8e19, would leave infinite moments behind.
+    ``update`` takes ``norm``, the gradient's ``global_norm`` if that is known, and ``finite``: what else must hold.
+    """
+    guarded = optax.with_extra_args_support(inner)
+
+    def init(params: Tree) -> optax.ApplyIfFiniteState:
+        none = jnp.zeros([], jnp.int32)
+        return optax.ApplyIfFiniteState(none, jnp.array(True), none, guarded.init(params))
+
+    def update(
+        updates: Tree,
+        state: Any,
+        params: Tree = None,
+        *,
+        norm: Any = None,
+        finite: jax.Array | bool = True,
+        **_: Any,
+    ) -> tuple[Tree, optax.ApplyIfFiniteState]:
+        norm = global_norm(updates) if norm is None else norm
+        finite = jnp.isfinite(norm) & finite
+        updates, inner_state = guarded.update(updates, state.inner_state, params, norm=norm)
+        # Unlike a conditional, a choice by element is a part of the kernel that computes the update.
+        updates = jax.tree.map(lambda change: jnp.where(finite, change, jnp.zeros_like(change)), updates)
+        inner_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), inner_state, state.inner_state)
+        count, total = optax.safe_increment(state.notfinite_count), optax.safe_increment(state.total_notfinite)
+        return updates, optax.ApplyIfFiniteState(
+            notfinite_count=jnp.where(finite, 0, count),
+            last_finite=finite,
+            total_notfinite=jnp.where(finite, state.total_notfinite, total),
+            inner_state=inner_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -13,7 +13,7 @@ from pvt_jax.compilation import compiler_options
 from pvt_jax.ops.target import compiled_for
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.training import sharding
-from pvt_jax.training.optimizer import joined, split
+from pvt_jax.training.optimizer import global_norm, joined, split
 from pvt_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -38,7 +38,7 @@ class Objective(Protocol):
 def jitted_train_step(
     config: TaskConfig,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: Callable[[Any], jax.Array],
     abstract: TrainState,
     mesh: Mesh,
@@ -67,7 +67,7 @@ def train_step(
     batch: Batch,
     *,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: Any,
     seed: int,
     accumulation_steps: int,
@@ -103,12 +103,12 @@ def train_step(
         grad_of, trained, state.batch_stats, batch, loss_key, accumulation_steps
     )
 
-    # A loss that is not finite must stop the update even where its gradient happens to be.
-    grads = jax.tree.map(lambda g: jnp.where(jnp.isfinite(loss), g, jnp.nan), grads)
     # Adam's own count: skipped steps do not advance the schedule.
     learning_rate = schedule(state.step - state.opt_state.total_notfinite)
     opt_state: Any
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    norm = global_norm(grads)
+    # A loss that is not finite must stop the update even where its gradient happens to be.
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained, norm=norm, finite=jnp.isfinite(loss))
     finite = opt_state.last_finite
     updated: Any = optax.apply_updates(trained, updates)
     # Rounding would make the average of a fixed parameter drift from it.
@@ -121,7 +121,7 @@ def train_step(
     metrics = {
         "loss": loss,
         **loss_parts,
-        "grad_norm": optax.tree.norm(grads),
+        "grad_norm": norm,
         "learning_rate": learning_rate,
         "skipped": opt_state.total_notfinite,
         "skipped_in_a_row": opt_state.notfinite_count,

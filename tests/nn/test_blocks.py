@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from pvt_jax.nn.blocks import run_blocks
+from pvt_jax.ops import target
 
 
 class Affine(nn.Module):
@@ -57,3 +58,34 @@ def test_blocks_take_turns(numbers, scaled):
         stack = Stack(4, block, **options)
         assert jax.tree.map(jnp.shape, stack.init(jax.random.key(0), x)["params"]) == jax.tree.map(jnp.shape, params)
         np.testing.assert_allclose(stack.apply({"params": params}, x, scales), expected, rtol=1e-5, atol=1e-5)
+
+
+class Counted(Affine):
+    """Counts how often Python runs it."""
+
+    @nn.compact
+    def __call__(self, x: Any, grid: Any, branch_scales: Any, sizes: Any = None) -> Any:
+        seen.append(target.current())
+        return Affine.__call__(self, x, grid, branch_scales, sizes)
+
+
+seen: list[target.Target | None] = []
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_equal_blocks_are_traced_once_for_each_target(remat):
+    x = jnp.ones((2, 3, 4))
+    stack = Stack(5, partial(Counted, number=10.0 + remat), remat)
+    params = stack.init(jax.random.key(0), x)
+    seen.clear()
+
+    def loss(params: Any) -> jax.Array:
+        return stack.apply(params, x).sum()  # pyright: ignore
+
+    jax.jit(jax.grad(loss)).lower(params)
+    jax.jit(jax.value_and_grad(loss)).lower(params)
+    assert seen == [None]
+    mesh = jax.make_mesh((1,), ("data",))
+    with target.compiled_for(mesh):
+        jax.jit(lambda params: loss(params) * 2).lower(params)
+    assert seen == [None, target.Target(mesh)]

@@ -137,6 +137,42 @@ def test_an_update_that_is_not_finite_changes_nothing_but_its_count(bad):
     assert (int(after.total_notfinite), int(after.notfinite_count)) == (1, 1)  # pyright: ignore
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.5, 1e4])
+def test_the_guard_and_the_clipping_do_what_optax_s_do(clip):
+    """Which look at every element; trees have small arrays, whose squares are summed together, and large ones."""
+    rng = np.random.default_rng(3)
+    shapes = {"bias": (7,), "scale": (300,), "scalar": (), "kernel": (3, 4), "table": (160, 128), "wide": (20_000,)}
+    numbers = OptimizerOptions(weight_decay=0.1, clip_norm=clip)
+    inner = optax.adamw(0.01, weight_decay=0.1, mask=optimizers.decay_mask)
+    clips = [optax.clip_by_global_norm(clip)] if clip else []
+    theirs = optax.apply_if_finite(optax.chain(*clips, inner), max_consecutive_errors=10)
+    ours = optimizers.adamw(lambda step: jnp.float32(0.01), numbers)
+    params = {name: rng.standard_normal(shape).astype("f") for name, shape in shapes.items()}
+    expected, found, states = dict(params), dict(params), [theirs.init(params), ours.init(params)]
+    for bad in (None, "scalar", "wide", None, "bias", None):
+        grads = {name: np.asarray(rng.standard_normal(shape), "f") for name, shape in shapes.items()}
+        assert float(optimizers.global_norm(grads)) == pytest.approx(float(optax.tree.norm(grads)), rel=1e-6)
+        if bad:
+            grads[bad].flat[-1] = np.nan if bad == "scalar" else -np.inf
+        updates, states[0] = theirs.update(grads, states[0], expected)
+        expected = optax.apply_updates(expected, updates)
+        updates, states[1] = ours.update(grads, states[1], found)
+        found = optax.apply_updates(found, updates)
+        for name in shapes:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-7, err_msg=name)
+    counts = [(int(state.total_notfinite), int(state.notfinite_count)) for state in states]  # pyright: ignore
+    assert counts == [(3, 0), (3, 0)]
+
+
+def test_a_norm_that_overflows_skips_the_update():
+    params = {"kernel": np.ones((2, 2), "f")}
+    optimizer = optimizers.adamw(lambda step: jnp.float32(0.01), OptimizerOptions(clip_norm=1.0))
+    updates, state = optimizer.update({"kernel": np.full((2, 2), 1e20, "f")}, optimizer.init(params), params)
+    assert not np.asarray(updates["kernel"]).any()  # pyright: ignore
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert int(state.total_notfinite) == 1  # pyright: ignore
+
+
 # Fine-tuning.
 
 # By hand, the layer of every parameter whose path begins like this; pyramids of five blocks.

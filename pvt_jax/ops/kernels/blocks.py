@@ -35,7 +35,7 @@ def write_rows(reference: Any, first: Any, values: jax.Array, end: int, *columns
 
 def call(kernel: Callable[..., None], *, warps: int, stages: int = 2, **settings: Any) -> Callable[..., Any]:
     """``pallas_call`` with ``settings`` for the target of the program."""
-    if target.current().interpret:
+    if target.interprets():
         return pl.pallas_call(kernel, interpret=True, **settings)
     return pl.pallas_call(kernel, compiler_params=triton.CompilerParams(num_warps=warps, num_stages=stages), **settings)
 
