@@ -173,8 +173,9 @@ def test_which_layers_have_kernels(device, dtype, widths, has):
 
 
 def test_a_device_is_checked(monkeypatch):
-    found = check.differences(mesh_of(), dtype=jnp.float32, interpret=True)
-    assert len(found) == 5 and max(found.values()) < 1e-5
+    # As on a GPU; what is rounded must stay far from what is wrong.
+    found = check.differences(mesh_of(), interpret=True)
+    assert len(found) == 5 and max(found.values()) < check.TOLERANCE / 5
     # A kernel that takes one element for another.
     monkeypatch.setattr(check, "layer_norm", lambda x, scale, bias, epsilon: x[:, ::-1] * scale + bias)
     monkeypatch.setattr(check, "feed_forward", lambda x, a, b, c, d: x * jnp.nan)

@@ -32,9 +32,9 @@ def differences(mesh: Mesh, *, dtype: DTypeLike = jnp.bfloat16, interpret: bool 
         found = {}
         for name, (kernel, plain, _) in cases.items():
             with target.compiled_for(mesh, interpret=interpret):
-                by_kernel = _with_gradients(kernel, inputs[name])
+                by_kernel = _with_gradients(kernel, inputs[name], dtype)
             with jax.default_matmul_precision("highest"):
-                exact = _with_gradients(plain, [one.astype(jnp.float32) for one in inputs[name]])
+                exact = _with_gradients(plain, [one.astype(jnp.float32) for one in inputs[name]], dtype)
             each = [
                 jnp.abs(one.astype(jnp.float32) - other).max() / jnp.abs(other).max()
                 for one, other in zip(by_kernel, exact, strict=True)
@@ -47,9 +47,10 @@ def differences(mesh: Mesh, *, dtype: DTypeLike = jnp.bfloat16, interpret: bool 
     return {name: float(jnp.where(jnp.isfinite(each), each, jnp.inf).max()) for name, each in found.items()}
 
 
-def _with_gradients(function: Callable[..., Array], inputs: list[Array]) -> list[Array]:
+def _with_gradients(function: Callable[..., Array], inputs: list[Array], dtype: DTypeLike) -> list[Array]:
     result, back = jax.vjp(function, *inputs)
-    weights = jnp.cos(jnp.arange(result.size, dtype=jnp.float32)).reshape(result.shape)
+    # Rounded for both: the gradient of a bias is a sum of them, which is no larger than some of them.
+    weights = jnp.cos(jnp.arange(result.size, dtype=jnp.float32)).reshape(result.shape).astype(dtype)
     return [result, *back(weights.astype(result.dtype))]
 
 
