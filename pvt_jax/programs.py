@@ -107,13 +107,15 @@ class Program:
     make: Callable[[], tuple[Any, ...]]
     keeps: bool
 
-    def runner(self, compiled: Any) -> Callable[[], Any]:
-        """A function that runs ``compiled`` once, waits for its results, and returns them."""
+    def runner(self, compiled: Any, *, waits: bool = True) -> Callable[[], Any]:
+        """A function that runs ``compiled`` once, waits for its results if it ``waits``, and returns them."""
         arguments = list(self.make())
         jax.block_until_ready(arguments)
 
         def run() -> Any:
-            results = jax.block_until_ready(compiled(*arguments))
+            results = compiled(*arguments)
+            if waits:
+                jax.block_until_ready(results)
             if self.keeps:
                 arguments[0] = results[0]
             return results

@@ -4,8 +4,8 @@
         --models pvt_tiny pvt_small --modes infer train --rounds 10 --json results.json
 
 Prints a markdown table; 10 rounds of PVT-Tiny take about 2 minutes on two CPU cores. For each model and mode, one
-process per framework lives through all rounds and the two take turns, so that both meet the same state of the machine.
-Both do the same work in float32 on random weights, without dropout and stochastic depth: ``infer`` is the forward
+process per side lives through all rounds and they take turns, so that all meet the same state of the machine.
+Both do the same work on random weights, without dropout and stochastic depth: ``infer`` is the forward
 pass; ``train`` is cross-entropy, the gradients of all parameters and one AdamW step.
 
 A name with a plus is a backbone and a head. The baseline of a segmenter, 150 classes, is Hugging Face's SegFormer-B0:
@@ -15,93 +15,44 @@ pasted into the image; ``train`` has 10 objects per image. Images are not padded
 """
 
 import argparse
+import dataclasses
 import json
 import platform
-import resource
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from experiments.speed.cases import CLASSIFIERS, DETECTORS, MORE_PARAMETERS, SEGMENTERS, image_size  # noqa: E402
-
-FRAMEWORKS = ("jax", "torch")
-
-
-def work(arguments: argparse.Namespace) -> None:
-    """Print facts about the case, then answer each line of standard input with the seconds of each step, as JSON."""
-    # Each environment has one of the two frameworks.
-    if arguments.worker == "jax":
-        from experiments.speed.jax_steps import jax_step as make_step
-    else:
-        from experiments.speed.torch_steps import torch_step as make_step
-    step, facts = make_step(arguments)
-    for _ in range(arguments.warmup):
-        step()
-    print(json.dumps(facts), flush=True)
-    for _ in sys.stdin:
-        step()  # Untimed: an idle process has lost caches and memory pages, which is no cost of a step.
-        seconds = []
-        for _ in range(arguments.steps):
-            start = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - start)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts it in KiB
-        print(json.dumps({"seconds": seconds, "peak_gib": peak}), flush=True)
+from experiments.speed.cases import (  # noqa: E402
+    CLASSIFIERS,
+    DETECTORS,
+    DEVICES,
+    DTYPES,
+    MODES,
+    SEGMENTERS,
+    SIDES,
+    Case,
+    image_size,
+    problem,
+)
+from experiments.speed.turns import Turns, compare, end_by_signal  # noqa: E402
 
 
-def compare(arguments: argparse.Namespace, model: str, mode: str) -> dict[str, Any]:
-    """Results of one model and mode, by framework: times, images per second, facts."""
-    flags = [f"--{name}={getattr(arguments, name)}" for name in ("batch_size", "steps", "warmup")]
-    flags += [f"--image_size={'x'.join(map(str, arguments.image_size))}", f"--model={model}", f"--mode={mode}"]
-    workers, results = {}, {}
-    for framework in FRAMEWORKS:
-        command = [getattr(arguments, f"{framework}_python"), __file__, f"--worker={framework}", *flags]
-        workers[framework] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        results[framework] = read(workers[framework]) | {"seconds": []}
-    more = MORE_PARAMETERS.get(model, 0)
-    if more is not None:
-        assert results["jax"]["parameters"] + more == results["torch"]["parameters"], results
-    for _ in range(arguments.rounds):
-        for framework, worker in workers.items():
-            time.sleep(0.3)  # the other framework's threads spin for a while after their last task
-            worker.stdin.write("\n")
-            worker.stdin.flush()
-            answer = read(worker)
-            results[framework]["seconds"] += answer["seconds"]
-            results[framework]["peak_gib"] = answer["peak_gib"]
-    for framework, worker in workers.items():
-        worker.stdin.close()
-        worker.wait()
-        median = statistics.median(results[framework]["seconds"])
-        results[framework]["images_per_second"] = arguments.batch_size / median
-        results[framework]["best_images_per_second"] = arguments.batch_size / min(results[framework]["seconds"])
-    return {"model": model, "mode": mode, **results}
-
-
-def read(worker: subprocess.Popen) -> dict[str, Any]:
-    """One answer of a worker; a worker that died has explained itself on standard error."""
-    assert worker.stdout is not None
-    line = worker.stdout.readline()
-    if not line:
-        raise SystemExit(f"a worker stopped: {worker.args}")
-    return json.loads(line)
-
-
-def row(case: dict[str, Any]) -> str:
-    """One line of the table."""
-    ours, theirs = case["jax"], case["torch"]
-    ratio, best = (ours[key] / theirs[key] for key in ("images_per_second", "best_images_per_second"))
-    cells = [
-        case["model"], case["mode"],
-        *(f"{side['images_per_second']:.3g}" for side in (ours, theirs)), f"{ratio:.2f}", f"{best:.2f}",
-        f"{ours['compile_seconds']:.0f}", *(f"{side['peak_gib']:.1f}" for side in (ours, theirs)),
-    ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+def rows(record: dict[str, Any]) -> list[str]:
+    """Lines of the table: ours, the first side, against each other one."""
+    (_, ours), *others = record["sides"].items()
+    lines = []
+    for name, theirs in others:
+        ratio, best = (ours[key] / theirs[key] for key in ("images_per_second", "best_images_per_second"))
+        cells = [
+            record["model"], record["mode"], name,
+            *(f"{side['images_per_second']:.3g}" for side in (ours, theirs)), f"{ratio:.2f}", f"{best:.2f}",
+            *(f"{side['compile_seconds']:.0f}" for side in (ours, theirs)),
+            *(f"{side['peak_bytes'] / 2**30:.1f}" for side in (ours, theirs)),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> None:
@@ -117,32 +68,47 @@ def main() -> None:
         default=["pvt_tiny", "pvt_small", "pvt_v2_b0", "pvt_v2_b2"],
         choices=[*CLASSIFIERS, *SEGMENTERS, *DETECTORS],
     )
-    parser.add_argument("--modes", nargs="+", default=["infer", "train"], choices=["infer", "train"])
+    parser.add_argument("--modes", nargs="+", default=["infer", "train"], choices=MODES)
+    parser.add_argument("--sides", nargs="+", default=["jax", "torch"], choices=SIDES, help="default: jax torch")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the computation; default: float32")
+    parser.add_argument("--device", default="cpu", choices=DEVICES, help="default: cpu")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--image_size", type=image_size, default=(224, 224), metavar="HxW")
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each framework")
+    parser.add_argument("--rounds", type=int, default=10, help="turns of each side")
     parser.add_argument("--steps", type=int, default=2, help="timed steps per turn, after an untimed one")
+    parser.add_argument("--calls", type=int, default=1, help="of a step between two looks at the clock; default: 1")
     parser.add_argument("--warmup", type=int, default=3, help="steps before the first turn")
     parser.add_argument("--json", type=Path, help="also write all times to this file")
-    for name, choices in {"worker": FRAMEWORKS, "model": None, "mode": ("infer", "train")}.items():
-        parser.add_argument(f"--{name}", choices=choices, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker:
-        return work(arguments)
-    classifiers = [model for model in arguments.models if model in CLASSIFIERS]
-    if classifiers and len(set(arguments.image_size)) > 1:
-        parser.error(f"Hugging Face's {classifiers[0]} takes only square images: give --image_size as 224")
+    if len(arguments.sides) < 2 or SIDES[arguments.sides[0]].framework != "jax":
+        parser.error("--sides begins with jax or jax-plain, which is compared with the sides after it")
+    if len(set(arguments.sides)) < len(arguments.sides):
+        parser.error("--sides names a side twice")
+    settings = {name: getattr(arguments, name) for name in ("dtype", "batch_size", "image_size", "device")}
+    chosen = [Case(model, mode, **settings) for model in arguments.models for mode in arguments.modes]
+    for case in chosen:
+        if text := problem(case, arguments.sides):
+            parser.error(text)
+    end_by_signal()
+    turns = Turns(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Turns)})
 
-    print("| model | mode | images/s | PyTorch | ratio | ratio of best | compile, s | peak GiB | PyTorch |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    cases = []
-    for model in arguments.models:
-        for mode in arguments.modes:
-            cases.append(compare(arguments, model, mode))
-            print(row(cases[-1]), flush=True)
-    print(f"\n{platform.platform()}; " + "; ".join(cases[-1][framework]["versions"] for framework in FRAMEWORKS))
+    print(
+        "| model | mode | baseline | images/s | baseline | ratio | ratio of best | compile, s | baseline | peak GiB ",
+        end="",
+    )
+    print("| baseline |\n|---|---|---|---|---|---|---|---|---|---|---|")
+    pythons = {"jax": arguments.jax_python, "torch": arguments.torch_python}
+    records = []
+    for case in chosen:
+        record = compare(case, arguments.sides, turns, pythons=pythons)
+        for name, side in record["sides"].items():
+            if "error" in side:
+                raise SystemExit(f"{case.model}, {case.mode}, {name}: {side['error']}")
+        records.append(record)
+        print("\n".join(rows(record)), flush=True)
+    print(f"\n{platform.platform()}; " + "; ".join(side["versions"] for side in records[-1]["sides"].values()))
     if arguments.json:
-        arguments.json.write_text(json.dumps(cases, indent=1))
+        arguments.json.write_text(json.dumps(records, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# See on_device.py. Needs nothing but a Python, by default python3; another one: PYTHON=… bash on_device.sh …
+exec "${PYTHON:-python3}" "$(dirname "$0")/on_device.py" "$@"
