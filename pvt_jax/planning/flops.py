@@ -1,7 +1,7 @@
 """Floating-point operations of a traced program: those of its matrix products and convolutions."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -39,7 +39,14 @@ def _of_equation(equation: JaxprEqn) -> int:
     times = params.get("length", 1) if name == "scan" else 1
     if name == "pallas_call":
         times = math.prod(side for side in params["grid_mapping"].grid if isinstance(side, int))
+    if name == "shard_map":  # what is inside is one device's part
+        times = math.prod(params["mesh"].shape[axis] for axis in _divided(params))
     return times * sum(inner)
+
+
+def _divided(params: dict[str, Any]) -> Iterable[str]:
+    """Axes of the mesh along which devices compute each its own part."""
+    return params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"]
 
 
 def _of_convolution(equation: JaxprEqn) -> int:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from pvt_jax.planning.flops import count_flops
 
@@ -48,6 +49,18 @@ def test_loops_branches_and_recomputation():
     # How often it runs depends on the data.
     until = lambda a, b: lax.while_loop(lambda c: c[0, 0] < 9, lambda c: c @ b, a)  # noqa: E731
     assert count_flops(until, square, square) == 2 * 64
+
+
+def test_parts_of_devices_count_for_all():
+    """Eight rows on eight devices: two each on four of them and the same on four others, or one each."""
+    mesh = AbstractMesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    batch, whole = PartitionSpec("data"), PartitionSpec()
+    product = jax.shard_map(lambda a, b: a @ b, mesh=mesh, in_specs=(batch, whole), out_specs=batch)
+    # The other axis has copies, which compute the same again.
+    assert count_flops(product, zeros(8, 3), zeros(3, 5)) == 2 * 2 * 8 * 3 * 5
+    batch = PartitionSpec(("data", "fsdp"))
+    product = jax.shard_map(lambda a, b: a @ b, mesh=mesh, in_specs=(batch, whole), out_specs=batch)
+    assert count_flops(product, zeros(8, 3), zeros(3, 5)) == 2 * 8 * 3 * 5
 
 
 @pytest.mark.parametrize(
