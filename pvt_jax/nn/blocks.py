@@ -128,6 +128,8 @@ def _applied(
 
     ``compiled_for`` is what is set while it is traced: another one makes another trace.
     """
+    # Left to itself a compiler divides the channels of a map as the weights in a scan are divided, and moves maps.
+    x = target.of_each_device(x)
     return block.apply({"params": parameters}, x, grid, branch_scales, sizes)  # type: ignore[return-value]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 # Beyond it a kernel computes more again than it saves of moving: with d channels a feed-forward network of h hidden
@@ -18,9 +18,13 @@ _WIDEST = 128
 
 @dataclass(frozen=True)
 class Target:
-    """The devices of a program; with ``interpret`` jax's interpreter runs kernels, in any type and on any device."""
+    """The devices of a program, and whether it uses ``ops.kernels`` where they run.
+
+    With ``interpret`` jax's interpreter runs kernels, in any type and on any device.
+    """
 
     mesh: Mesh
+    kernels: bool = True
     interpret: bool = False
 
 
@@ -28,12 +32,12 @@ _TARGET: ContextVar[Target | None] = ContextVar("target", default=None)
 
 
 @contextmanager
-def compiled_for(mesh: Mesh | None, *, interpret: bool = False) -> Iterator[None]:
+def compiled_for(mesh: Mesh | None, *, kernels: bool = True, interpret: bool = False) -> Iterator[None]:
     """What is traced inside runs on the devices of ``mesh``, which share the leading axis of images and maps.
 
     Without one, as in a program that is exported for several platforms, every layer takes the form that runs anywhere.
     """
-    token = _TARGET.set(None if mesh is None else Target(mesh, interpret))
+    token = _TARGET.set(None if mesh is None else Target(mesh, kernels, interpret))
     try:
         yield
     finally:
@@ -58,7 +62,7 @@ def has_kernels(dtype: DTypeLike, *widths: int) -> bool:
     """
     target = current()
     # Blocks of a kernel have 32 or 64 channels.
-    if target is None or any(width % 32 or width > _WIDEST for width in widths):
+    if target is None or not target.kernels or any(width % 32 or width > _WIDEST for width in widths):
         return False
     return target.interpret or (jnp.dtype(dtype) == jnp.bfloat16 and _multiplies_bfloat16(target.mesh.devices.flat[0]))
 
@@ -93,3 +97,12 @@ def on_each_device(function: Callable[..., Any], batched: Sequence[bool], summed
         out_specs=tuple(whole if one else split for one in summed),
         check_vma=False,
     )
+
+
+def of_each_device(x: jax.Array) -> jax.Array:
+    """``x``, of which each device holds the images that it was given: its leading axis is the batch."""
+    target = current()
+    if target is None or target.mesh.size == 1:
+        return x
+    split = NamedSharding(target.mesh, PartitionSpec(target.mesh.axis_names))
+    return jax.lax.with_sharding_constraint(x, split)

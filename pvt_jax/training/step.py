@@ -54,7 +54,8 @@ def jitted_train_step(
             accumulation_steps=config.accumulation_steps,
             ema_decay=config.ema_decay,
             frozen=config.optimizer.frozen,
-            mesh=mesh if config.kernels else None,
+            mesh=mesh,
+            kernels=config.kernels,
         ),
         donate_argnums=0,
         compiler_options=compiler_options("train", mesh.devices.flat[0].platform),
@@ -74,6 +75,7 @@ def train_step(
     ema_decay: float,
     frozen: str = "",
     mesh: Mesh | None = None,
+    kernels: bool = True,
 ) -> tuple[TrainState, Metrics]:
     """One update: (state, global batch) → (state, metrics), all scalars.
 
@@ -81,7 +83,7 @@ def train_step(
     their gradient was not finite) and ``skipped_in_a_row``, besides the parts of the loss that the task names. Skipped
     updates leave everything but ``step`` as it was.
     What ``frozen`` names (see ``optimizer.split``) has no gradient and never changes, and no more does its average.
-    With a ``mesh`` layers take the form that its devices run best; see ``ops.target``.
+    With a ``mesh`` layers take the form that its devices run best, with ``kernels`` or without; see ``ops.target``.
     """
     prepare_key, loss_key = keys_of(seed, state.step)
     batch = objective.prepare(batch, prepare_key)
@@ -96,7 +98,7 @@ def train_step(
 
     def grad_of(*arguments: Any) -> Any:
         # Backward passes are traced here, outside of ``loss_of``.
-        with compiled_for(mesh):
+        with compiled_for(mesh, kernels=kernels):
             return jax.value_and_grad(loss_of, has_aux=True)(*arguments)
 
     loss, batch_stats, loss_parts, grads = _of_parts(

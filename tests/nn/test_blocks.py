@@ -1,6 +1,11 @@
 """Stacks of blocks: any kind of block, and several kinds in turn, run one by one, recomputed or scanned."""
 
+import json
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,9 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from pvt_jax.models import create_model
 from pvt_jax.nn.blocks import run_blocks
 from pvt_jax.ops import target
+from pvt_jax.planning.traffic import traffic
+from pvt_jax.training.sharding import placed, state_sharding
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Affine(nn.Module):
@@ -89,3 +100,32 @@ def test_equal_blocks_are_traced_once_for_each_target(remat):
     with target.compiled_for(mesh):
         jax.jit(lambda params: loss(params) * 2).lower(params)
     assert seen == [None, target.Target(mesh)]
+
+
+def moved() -> tuple[int, int]:
+    """(bytes of the collectives of a gradient, bytes of the parameters) of a ViT whose matrices two devices share."""
+    mesh = jax.make_mesh((1, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    model = create_model("vit_tiny_patch16", num_classes=10, image_size=32, patch_size=4, depth=1, scan=True)
+    images = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    x = jax.ShapeDtypeStruct((256, 32, 32, 3), jnp.float32, sharding=images)
+    params = jax.eval_shape(model.init, jax.random.key(0), x)
+    places = state_sharding(params, mesh)
+
+    def loss(params: Any, x: Any) -> jax.Array:
+        return (model.apply(params, x) ** 2).mean()  # pyright: ignore
+
+    with target.compiled_for(mesh, kernels=False):
+        compiled = jax.jit(jax.grad(loss), out_shardings=places).lower(placed(params, places), x).compile()
+    collectives = traffic(compiled.as_text(), 2).collectives
+    return sum(one.bytes * one.times for one in collectives), sum(4 * leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_sharded_parameters_move_and_maps_stay():
+    """Left to itself XLA moves the maps of a scan, 91 MB here, and ten times as much with ten times the images."""
+    code = "import json; from tests.nn.test_blocks import moved; print(json.dumps(moved()))"
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert not found.returncode, found.stderr
+    collectives, parameters = json.loads(found.stdout)
+    # Gathered forward and backward, and their gradients summed.
+    assert parameters < collectives < 3 * parameters
