@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvt_jax import commands, devices
 from pvt_jax.errors import UserError
+from pvt_jax.huge_pages import restart_with_huge_pages
 from pvt_jax.messages import aligned, byte_count, plural, waiting
 
 if TYPE_CHECKING:
@@ -306,4 +307,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     sys.exit(main())

@@ -12,7 +12,6 @@ from pvt_jax import machine
 from pvt_jax.errors import UserError
 from pvt_jax.version import __version__
 
-_NVIDIA = Path("/proc/driver/nvidia/version")
 _PCI = Path("/sys/bus/pci/devices")
 _GOOGLE = "0x1ae0"
 # PCI devices of TPU v2 to v7x, by which jax knows them, too: Google's network cards carry the same vendor.
@@ -53,7 +52,7 @@ def bfloat16_note(device: Any) -> str:
 
 
 def _check_unused() -> None:
-    if _NVIDIA.exists():
+    if machine.NVIDIA_DRIVER.exists():
         found, extra = "an NVIDIA GPU", "cuda12"
     elif any(_read(card / "vendor") == _GOOGLE and _read(card / "device") in _TPUS for card in _PCI.glob("*")):
         found, extra = "a TPU", "tpu"

@@ -5,6 +5,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+# There where a GPU of NVIDIA can be used.
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

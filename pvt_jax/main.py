@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pvt_jax import commands, paths
 from pvt_jax import config as config_lib
 from pvt_jax.errors import UserError
+from pvt_jax.huge_pages import restart_with_huge_pages
 from pvt_jax.messages import waiting
 
 if TYPE_CHECKING:
@@ -150,4 +151,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     sys.exit(main())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvt_jax import commands
 from pvt_jax.errors import UserError
+from pvt_jax.huge_pages import restart_with_huge_pages
 from pvt_jax.messages import escaped, plural, waiting
 
 if TYPE_CHECKING:
@@ -157,4 +158,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     sys.exit(main())

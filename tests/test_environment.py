@@ -14,7 +14,7 @@ from pvt_jax.errors import UserError
 def machine(monkeypatch, tmp_path):
     """A machine without accelerators whose user has set no platform; its folder of PCI devices."""
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.setattr(environment, "_NVIDIA", tmp_path / "nvidia")
+    monkeypatch.setattr(environment.machine, "NVIDIA_DRIVER", tmp_path / "nvidia")
     monkeypatch.setattr(environment, "_PCI", tmp_path / "pci")
     return tmp_path
 

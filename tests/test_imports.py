@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "compilation": set(),
     "environment": {"machine", "version"},
     "machine": set(),
+    "huge_pages": {"machine"},
     "version": set(),
     "messages": set(),
     "fields": {"paths"},
