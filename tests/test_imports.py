@@ -206,6 +206,16 @@ def test_imports_point_one_way(path):
             assert here == there, f"{'/'.join(here)} imports {'/'.join(there)}"
 
 
+def test_what_takes_a_second_to_import_is_imported_where_it_is_used():
+    slow = {"matplotlib", "scipy", "sklearn", "tensorflow", "tensorflow_datasets"}
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        first = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        # Only the command that plans sweeps needs statistics.
+        found = {name.split(".")[0] for name in imports(first)} & slow - {"scipy" * (room_of(path) == "sweeps")}
+        assert not found, f"{path.name} imports {', '.join(found)} before it is needed"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_configs_import_little(path):
     for name in imports(ast.parse(path.read_text())):

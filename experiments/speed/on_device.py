@@ -242,6 +242,7 @@ def _environment(work: Path, tiny: bool) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(work / "site"), *([before] if before else [])]),
         "JAX_COMPILATION_CACHE_DIR": str(work / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
         **({"JAX_PLATFORMS": "cpu"} if tiny else {}),
     }
@@ -272,7 +273,7 @@ def compare_all(plan: Plan, programs: Programs, budget: Budget, kept: float, res
     longest = _FEWEST
     pythons = {"jax": programs.python, "torch": programs.python}
     for case, sides in plan.cases:
-        if results.has("case", **{name: getattr(case, name) for name in ("model", "mode", "dtype")}):
+        if results.has("case", **{name: getattr(case, name) for name in ("model", "mode", "dtype", "device")}):
             continue
         if budget.left(kept) < longest / 2:
             results.add("left_out", model=case.model, mode=case.mode, dtype=case.dtype)

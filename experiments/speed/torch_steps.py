@@ -32,6 +32,7 @@ class TorchSteps:
         if case.device == "cuda":
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cudnn.benchmark = True  # XLA times convolutions, too.
         make = detector if case.model in DETECTORS else by_timm if side.library == "timm" else transformer
         with torch.device(case.device):
             model, predict, loss, version = make(case, side)

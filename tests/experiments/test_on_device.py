@@ -187,7 +187,8 @@ def side(rate, **more):
 
 
 def record(model="pvt_v2_b0", **sides):
-    fields = {"model": model, "mode": "train", "dtype": "bfloat16", "batch_size": 8, "image_size": [32, 32]}
+    fields = {"model": model, "mode": "train", "dtype": "bfloat16", "device": "cpu", "batch_size": 8}
+    fields["image_size"] = [32, 32]
     return {**fields, "sides": sides}
 
 

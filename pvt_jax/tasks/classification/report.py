@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from pvt_jax.data.classes import Classes
 from pvt_jax.files.images import decoded
@@ -40,6 +39,8 @@ class ClassificationReport(Report):
             self._rank(-float(log_shares[label]), record, prediction)
 
     def rows(self) -> list[tuple[Any, ...]]:
+        from sklearn.metrics import precision_recall_fscore_support  # takes a second, which no training needs
+
         labels = range(len(self._classes.names))
         scores: Any = precision_recall_fscore_support(
             self._true,
@@ -56,6 +57,8 @@ class ClassificationReport(Report):
         return rows
 
     def figures(self) -> dict[str, bytes]:
+        from sklearn.metrics import confusion_matrix
+
         counts = confusion_matrix(self._true, self._predicted, labels=range(len(self._classes.names)))
         confidence, accuracy, _ = self.reliability()
         curve = figures.curves([("this model", confidence, accuracy)], "confidence", "accuracy", diagonal=True)
