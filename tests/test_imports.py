@@ -61,7 +61,18 @@ ALLOWED: dict[str, set[str]] = {
     "sweeps": {"config", "machine", "messages", "paths", "training", "visualization"},
     # Steps without data, for what measures or plans them.
     "programs": {"compilation", "config", "heads", "models", "options", "tasks", "training"},
-    "planning": {"config", "devices", "machine", "messages", "options", "programs", "tasks", "trace", "training"},
+    "planning": {
+        "config",
+        "devices",
+        "machine",
+        "messages",
+        "ops",
+        "options",
+        "programs",
+        "tasks",
+        "trace",
+        "training",
+    },
     "hub": {"config", "data", "messages", "paths", "tasks", "training", "weights"},
     "prediction": {
         *(

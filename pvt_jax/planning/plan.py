@@ -18,6 +18,7 @@ from pvt_jax import devices as sheets
 from pvt_jax import machine, programs, trace
 from pvt_jax.config import Config
 from pvt_jax.messages import plural, waiting
+from pvt_jax.ops.target import compiled_for
 from pvt_jax.planning import roofline
 from pvt_jax.planning.flops import count_flops
 from pvt_jax.planning.topology import Topology
@@ -164,7 +165,8 @@ class _Step:
             "batch": batch,
         }
         with waiting(f"tracing the step{self.what}", self.say):
-            activations = _activations(self.program) / self.mesh.size / self.options.accumulation_steps
+            with compiled_for(self.mesh, kernels=self.options.kernels):
+                activations = _activations(self.program) / self.mesh.size / self.options.accumulation_steps
             flops = self.flops
         sizes = {name: _on_device(tree) for name, tree in kept.items()}
         return {"counted": {**sizes, "activations": round(activations)}, "flops": flops}
