@@ -358,8 +358,7 @@ class FeedForward(nn.Module):
         self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None
     ) -> Float[Array, "b n c"]:
         """The same with kernels that write fewer hidden maps; same parameters."""
-        from pvt_jax.ops.kernels.activated import activated_linear  # imports Pallas
-        from pvt_jax.ops.kernels.depthwise import biased_depthwise
+        from pvt_jax.ops.kernels.depthwise_feed_forward import depthwise_feed_forward  # imports Pallas
         from pvt_jax.ops.kernels.feed_forward import feed_forward
 
         shapes = ((x.shape[-1], self.hidden_dim), (self.hidden_dim, self.dim))
@@ -371,7 +370,6 @@ class FeedForward(nn.Module):
             return feed_forward(x, *weights)
         kernel, bias = Parameters((3, 3, 1, self.hidden_dim), normal_fan_out(9), name="dwconv")()
         kernel, bias = promote_dtype(kernel, bias, dtype=self.dtype)
-        hidden = matmul(x, weights[0])
-        maps = hidden.reshape(hidden.shape[0], *grid, self.hidden_dim)
-        maps = biased_depthwise(maps, weights[1], kernel, sizes, rectified=self.rectified)
-        return activated_linear(maps.reshape(hidden.shape), bias, *weights[2:])
+        kernel1, bias1, kernel2, bias2 = weights
+        inputs = x, kernel1, bias1, kernel, bias, kernel2, bias2
+        return depthwise_feed_forward(*inputs, grid=grid, sizes=sizes, rectified=self.rectified)

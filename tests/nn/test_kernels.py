@@ -36,7 +36,7 @@ class Stack(nn.Module):
         ({}, {"scan": True}, False),
         (V2, {"remat": True}, False),
         (V2, {"scan": True, "remat": True}, True),
-        ({**V2, "pooled_side": 2}, {}, True),
+        ({**V2, "pooled_side": 2}, {"scan": True}, True),
     ],
 )
 def test_blocks_and_their_gradients(settings, how, masked):

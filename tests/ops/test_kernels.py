@@ -13,10 +13,8 @@ import pytest
 from jax.sharding import Mesh
 
 from pvt_jax.ops import target
-from pvt_jax.ops.kernels import check
-from pvt_jax.ops.kernels.activated import activated_linear
+from pvt_jax.ops.kernels import check, depthwise_feed_forward
 from pvt_jax.ops.kernels.attention import attention
-from pvt_jax.ops.kernels.depthwise import biased_depthwise
 from pvt_jax.ops.kernels.feed_forward import feed_forward
 from pvt_jax.ops.kernels.layer_norm import layer_norm
 
@@ -59,11 +57,6 @@ def test_a_feed_forward_network(dim, hidden):
     assert_equal(feed_forward, lambda x, a, b, c, d: gelu(x @ a + b) @ c + d, inputs)
 
 
-def test_a_linear_layer_of_an_activated_map():
-    inputs = numbers((2, 35, 96), (96,), (96, 32), (32,))
-    assert_equal(activated_linear, lambda x, a, b, c: gelu(x + a) @ b + c, inputs)
-
-
 @pytest.mark.parametrize("dim", [32, 192])
 def test_layer_normalisation(dim):
     x, scale, bias = numbers((2, 35, dim), (dim,), (dim,))
@@ -103,25 +96,35 @@ def test_attention_with_masked_keys():
     assert_equal(kernel, partial(of_heads, head_dim=32, mask=mask), inputs)
 
 
-def convolved(x, kernel):
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=dimensions, feature_group_count=x.shape[-1]
+def with_convolution(x, a, b, kernel, c, d, e, grid, sizes, rectified=False):
+    """The feed-forward network of PVT v2."""
+    hidden = jax.nn.relu(x @ a + b) if rectified else x @ a + b
+    hidden = hidden.reshape(len(x), *grid, -1)
+    inside = (jnp.arange(grid[0])[:, None] < sizes[:, :1, None]) & (jnp.arange(grid[1]) < sizes[:, 1:, None])
+    hidden = jnp.where(inside[..., None], hidden, 0.0)
+    dimensions, channels = ("NHWC", "HWIO", "NHWC"), hidden.shape[-1]
+    hidden = jax.lax.conv_general_dilated(
+        hidden, kernel, (1, 1), "SAME", dimension_numbers=dimensions, feature_group_count=channels
     )
+    return gelu(hidden.reshape(*x.shape[:2], -1) + c) @ d + e
 
 
-@pytest.mark.parametrize("rectified", [False, True])
-def test_a_depthwise_convolution(rectified):
-    # The second image is 3 × 4 pixels with padding around.
-    sizes = jnp.array([[5, 7], [3, 4]])
-    inputs = numbers((2, 5, 7, 32), (32,), (3, 3, 1, 32))
-
-    def plain(x, bias, kernel):
-        x = jax.nn.relu(x + bias) if rectified else x + bias
-        inside = (jnp.arange(5)[:, None] < sizes[:, :1, None]) & (jnp.arange(7) < sizes[:, 1:, None])
-        return convolved(jnp.where(inside[..., None], x, 0.0), kernel)
-
-    assert_equal(partial(biased_depthwise, sizes=sizes, rectified=rectified), plain, inputs)
+# 9 × 15 pixels are 40 cells, a block and a part of one, with empty pixels in the last row and column; 96 channels are
+# three blocks of 32. Three images are divided among programs of two.
+@pytest.mark.parametrize(
+    ("dim", "hidden", "grid", "sizes", "rectified", "programs"),
+    [
+        (32, 96, (9, 15), [[9, 15], [3, 4], [9, 1]], False, 6),
+        (96, 32, (3, 5), [[3, 5], [2, 5]], True, 1),
+    ],
+)
+def test_a_feed_forward_network_with_a_convolution(monkeypatch, dim, hidden, grid, sizes, rectified, programs):
+    monkeypatch.setattr(depthwise_feed_forward, "_PROGRAMS", programs)
+    shapes = ((dim, hidden), (hidden,), (3, 3, 1, hidden), (hidden,), (hidden, dim), (dim,))
+    x, a, *others = numbers((len(sizes), grid[0] * grid[1], dim), *shapes)
+    settings = {"grid": grid, "sizes": jnp.array(sizes), "rectified": rectified}
+    kernel = partial(depthwise_feed_forward.depthwise_feed_forward, **settings)
+    assert_equal(kernel, partial(with_convolution, **settings), (x, a / dim**0.5, *others))
 
 
 def check_two_devices():
@@ -129,12 +132,12 @@ def check_two_devices():
     weights = ((32, 32), (32,), (32, 32), (32,))
     inputs = numbers((2, 3, 32), *weights)
     assert_equal(feed_forward, lambda x, a, b, c, d: gelu(x @ a + b) @ c + d, inputs, devices=2)
-    inputs = numbers((2, 3, 32), *weights[1:])
-    assert_equal(activated_linear, lambda x, a, b, c: gelu(x + a) @ b + c, inputs, devices=2)
     inputs = numbers((2, 3, 32), (2, 5, 64))
     assert_equal(partial(attention, head_dim=32), partial(of_heads, head_dim=32), inputs, devices=2)
-    inputs = numbers((2, 2, 3, 32), (32,), (3, 3, 1, 32))
-    assert_equal(biased_depthwise, lambda x, a, b: convolved(x + a, b), inputs, devices=2)
+    inputs = numbers((2, 6, 32), *weights[:2], (3, 3, 1, 32), *weights[1:])
+    settings = {"grid": (2, 3), "sizes": jnp.array([[2, 3], [1, 2]])}
+    kernel = partial(depthwise_feed_forward.depthwise_feed_forward, **settings)
+    assert_equal(kernel, partial(with_convolution, **settings), inputs, devices=2)
 
 
 def test_devices_share_the_batch():
@@ -175,10 +178,12 @@ def test_which_layers_have_kernels(device, dtype, widths, has):
 def test_a_device_is_checked(monkeypatch):
     # As on a GPU; what is rounded must stay far from what is wrong.
     found = check.differences(mesh_of(), interpret=True)
-    assert len(found) == 5 and max(found.values()) < check.TOLERANCE / 5
+    assert len(found) == 4 and max(found.values()) < check.TOLERANCE / 5
     # A kernel that takes one element for another.
     monkeypatch.setattr(check, "layer_norm", lambda x, scale, bias, epsilon: x[:, ::-1] * scale + bias)
     monkeypatch.setattr(check, "feed_forward", lambda x, a, b, c, d: x * jnp.nan)
+    # The longest to compile, and it shows nothing more here.
+    monkeypatch.setattr(check, "depthwise_feed_forward", check._depthwise_feed_forward)
     found = check.differences(mesh_of(), dtype=jnp.float32, interpret=True)
     assert found["layer normalisation"] > check.TOLERANCE and found["feed-forward network"] == float("inf")
     assert found["attention"] < 1e-5

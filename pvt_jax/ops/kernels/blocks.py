@@ -19,6 +19,15 @@ def product(a: jax.Array, b: jax.Array, axes: tuple[int, int] = PLAIN) -> jax.Ar
     return jax.lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=jnp.float32)
 
 
+def multiply_add(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
+    """a b + c of blocks, float32; b may be a row. XLA and Triton make two instructions of it."""
+    if target.interprets():
+        return a * b + c
+    inputs = [jnp.broadcast_to(one, c.shape) for one in (a, b, c)]
+    settings = {"constraints": "=f,f,f,f", "pack": 1, "result_shape_dtypes": [jax.ShapeDtypeStruct(c.shape, c.dtype)]}
+    return triton.elementwise_inline_asm("fma.rn.f32 $0, $1, $2, $3;", args=inputs, **settings)[0]
+
+
 def read_rows(reference: Any, first: Any, count: int, end: int, *columns: Any) -> jax.Array:
     """``count`` rows from ``first`` on, 0 from ``end`` on. ``columns``: of a matrix."""
     mask = first + jnp.arange(count) < end

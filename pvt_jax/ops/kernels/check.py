@@ -10,9 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from pvt_jax.ops import target
-from pvt_jax.ops.kernels.activated import activated_linear
 from pvt_jax.ops.kernels.attention import attention
-from pvt_jax.ops.kernels.depthwise import biased_depthwise
+from pvt_jax.ops.kernels.depthwise_feed_forward import depthwise_feed_forward
 from pvt_jax.ops.kernels.feed_forward import feed_forward
 from pvt_jax.ops.kernels.layer_norm import layer_norm
 
@@ -63,17 +62,12 @@ def _cases(devices: int) -> dict[str, tuple[Callable[..., Array], Callable[..., 
 
     dim, hidden, batch = 64, 128, 2 * devices
     first, second = [draw(dim, hidden) / 8, draw(hidden)], [draw(hidden, dim) / 8, draw(dim)]
-    image, kernel = draw(batch, 9, 7, hidden), draw(3, 3, 1, hidden)
+    grid, sizes = (11, 9), jnp.array([[11, 9], [8, 5]] * devices)
     return {
         "feed-forward network": (
             feed_forward,
             lambda x, a, b, c, d: _gelu(x @ a + b) @ c + d,
             [draw(batch, 75, dim), *first, *second],
-        ),
-        "activated linear layer": (
-            activated_linear,
-            lambda x, b, c, d: _gelu(x + b) @ c + d,
-            [draw(batch, 75, hidden), first[1], *second],
         ),
         "layer normalisation": (
             partial(layer_norm, epsilon=1e-5),
@@ -85,10 +79,10 @@ def _cases(devices: int) -> dict[str, tuple[Callable[..., Array], Callable[..., 
             partial(_attention, head_dim=32),
             [draw(batch, 75, dim) / 6, draw(batch, 70, 2 * dim)],
         ),
-        "depthwise convolution": (
-            biased_depthwise,
-            lambda x, b, k: _depthwise(x + b, k),
-            [image, first[1], kernel],
+        "feed-forward network with a depthwise convolution": (
+            partial(depthwise_feed_forward, grid=grid, sizes=sizes),
+            partial(_depthwise_feed_forward, grid=grid, sizes=sizes),
+            [draw(batch, 99, dim), *first, draw(3, 3, 1, hidden), draw(hidden), *second],
         ),
     }
 
@@ -107,6 +101,14 @@ def _attention(query: Array, key_value: Array, head_dim: int) -> Array:
     key, value = (one.reshape(shape) for one in jnp.split(key_value, 2, -1))
     weights = jax.nn.softmax(jnp.einsum("bnhd,bmhd->bhnm", query.reshape(shape), key))
     return jnp.einsum("bhnm,bmhd->bnhd", weights, value).reshape(query.shape)
+
+
+def _depthwise_feed_forward(x: Array, *weights: Array, grid: tuple[int, int], sizes: Array) -> Array:
+    kernel1, bias1, kernel, bias, kernel2, bias2 = weights
+    hidden = (x @ kernel1 + bias1).reshape(len(x), *grid, -1)
+    inside = (jnp.arange(grid[0])[:, None] < sizes[:, :1, None]) & (jnp.arange(grid[1]) < sizes[:, 1:, None])
+    hidden = _depthwise(jnp.where(inside[..., None], hidden, 0.0), kernel) + bias
+    return (_gelu(hidden) @ kernel2 + bias2).reshape(x.shape)
 
 
 def _depthwise(x: Array, kernel: Array) -> Array:
