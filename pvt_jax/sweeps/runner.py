@@ -122,7 +122,10 @@ class Runner:
         return found
 
     def _rate(self, arm: Train) -> float | None:
-        """The learning rate of an arm, found by looks where records do not tell it; None if all of a look failed."""
+        """The learning rate of an arm, found by looks where records do not tell it.
+
+        None if no value of a look is left, or one failed that may not: to choose among the others would be to guess.
+        """
         tuning = self.sweep.tuning
         assert tuning is not None
         values, looked = sorted(tuning.values), {}
@@ -136,9 +139,10 @@ class Runner:
         return best
 
     def _look(self, found: Sequence[Job]) -> dict[float, float]:
-        """The metric by learning rate, of those that did not fail."""
-        for job in found:
-            self._run(job, job.name)
+        """The metric by learning rate, of those that did not diverge; empty if one failed for another reason."""
+        problems = [self._run(job, job.name) for job in found]
+        if any(problem is not None and history.DIVERGED not in problem for problem in problems):
+            return {}
         wanted = {(self.sweep.scale, *job.identity) for job in found}
         shown = [record for record in self.records() if results.identity(record) in wanted]
         return {record["rate"]: record["values"][self.sweep.metric] for record in shown}

@@ -16,6 +16,8 @@ from pvt_jax.tasks import TASKS
 from pvt_jax.training.options import RunOptions
 
 CONFIG, DATA, METRICS, SUMMARY = "config.json", "data.json", "metrics.jsonl", "summary.json"
+# How the error begins of a run that diverged.
+DIVERGED = "the gradient was not finite"
 
 
 def read_config(workdir: Path) -> dict:

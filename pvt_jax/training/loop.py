@@ -20,6 +20,7 @@ from pvt_jax.training.build import Run, build, read_initial
 from pvt_jax.training.distributed import say
 from pvt_jax.training.evaluate import Evaluator, Result, evaluate, headline
 from pvt_jax.training.examples import draw, prepared_part, presentation_of
+from pvt_jax.training.history import DIVERGED
 from pvt_jax.training.introduction import introduction, summary
 from pvt_jax.training.kernels import check_kernels
 from pvt_jax.training.lock import Lock, lock_of
@@ -255,7 +256,7 @@ class _Trainer:
         in_a_row = int(metrics.pop("skipped_in_a_row"))
         if in_a_row >= self.config.max_skipped_in_a_row:
             raise UserError(
-                f"the gradient was not finite in {in_a_row} updates in a row, up to step {step}; the saved parameters "
+                f"{DIVERGED} in {in_a_row} updates in a row, up to step {step}; the saved parameters "
                 "are those from before. Start in another --workdir with a lower optimizer.learning_rate, "
                 "optimizer.clip_norm=1.0 or model.dtype=float32"
             )

@@ -18,8 +18,8 @@ SUMMARY = {"parameters": 7, "trained_parameters": 7, "backbone_macs": 9, "machin
 class Commands:
     """Executes jobs: ``top1`` of a run is what ``of`` gives for its words; a word in ``fails`` makes it fail."""
 
-    def __init__(self, of=lambda words: 50.0, fails=(), stops=""):
-        self.of, self.fails, self.stops, self.called = of, fails, stops, []
+    def __init__(self, of=lambda words: 50.0, fails=(), stops="", error="no memory"):
+        self.of, self.fails, self.stops, self.error, self.called = of, fails, stops, error, []
 
     def __call__(self, words, stdout, stderr, beat):
         self.called.append(words)
@@ -27,7 +27,7 @@ class Commands:
         if self.stops and self.stops in text:
             return 143
         if any(word in text for word in self.fails):
-            stderr.write_text("trying\nerror: no memory\n")
+            stderr.write_text(f"trying\nerror: {self.error}\n")
             return 2
         if "--report" in words:
             report = Path(words[words.index("--report") + 1])
@@ -188,6 +188,26 @@ def test_an_arm_whose_looks_all_fail_is_left_out_with_what_needs_it(make):
     assert runner() == 2 and [record["arm"] for record in runner.records()] == ["two"]
     assert "one, seed 0 (1 of 3): left out, as no learning rate was found" in runner.said
     assert "wide, seed 0 (2 of 3): left out, as it needs one, which failed" in runner.said
+
+
+DIVERGED = "the gradient was not finite in 20 updates in a row, up to step 40; the saved parameters are older"
+
+
+def test_a_learning_rate_that_diverges_is_not_chosen(make):
+    sweep = Sweep("t", "s", [Train("one", "digits")], seeds=(0,), metric="top1", tuning=Tuning((1.0, 2.0, 4.0), (10,)))
+    runner = make(sweep, Commands(of=rate_of, fails=("learning_rate=4.0",), error=DIVERGED))
+    assert runner() == 0
+    assert "one: optimizer.learning_rate=2 is best of 3 values" in runner.said
+
+
+def test_a_look_that_fails_otherwise_leaves_the_arm_to_the_next_start(make):
+    """The best rate might be the one that has not been looked at."""
+    sweep = Sweep("t", "s", [Train("one", "digits")], seeds=(0,), metric="top1", tuning=Tuning((1.0, 2.0, 4.0), (10,)))
+    runner = make(sweep, Commands(of=rate_of, fails=("learning_rate=4.0",), error="another process trains there"))
+    assert runner() == 1
+    assert "one, seed 0 (1 of 1): left out, as no learning rate was found" in runner.said
+    again = make(sweep, Commands(of=rate_of))
+    assert again() == 0 and [rate_of(words) for words in again.execute.called] == [4.0, 4.0]
 
 
 def test_an_arm_looks_from_the_weights_that_it_starts_from(make):
