@@ -46,8 +46,9 @@ def run(arguments: Sequence[str]) -> int:
         print(json.dumps({"device": device, "tolerance": TOLERANCE, "differences": found}))
     else:
         print(f"{device}: largest difference from XLA, of at most {TOLERANCE}")
+        width = max(map(len, found)) + 2
         for name, difference in found.items():
-            print(f"{name:<24}{difference:.2g}{'  TOO LARGE' * (not difference <= TOLERANCE)}")
+            print(f"{name:<{width}}{difference:.2g}{'  TOO LARGE' * (not difference <= TOLERANCE)}")
     return int(not all(difference <= TOLERANCE for difference in found.values()))
 
 

@@ -16,12 +16,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pvt_jax.errors import UserError
 from pvt_jax.training.options import OptimizerOptions
+from pvt_jax.training.sharding import SMALLEST_SHARDED_LEAF
 
 Schedule = Callable[[Any], jax.Array]
 # Nested dicts of arrays, or of what belongs to each array.
 Tree = Any
-# Elements of a parameter from which on it is read alone; ``sharding`` divides none that is smaller.
-_SMALL = 2**14
 
 
 def scaled_learning_rate(learning_rate: float, base_batch_size: int, batch_size: int) -> float:
@@ -218,9 +217,11 @@ def adamw(schedule: Schedule, options: OptimizerOptions) -> optax.GradientTransf
 def global_norm(tree: Tree) -> jax.Array:
     """The Euclidean norm of all elements of a tree; float32, 0 of an empty tree."""
     leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
-    # Most parameters are small: one sum for all of them is one or two kernels, not a hundred.
-    small = [leaf.reshape(-1) for leaf in leaves if leaf.size < _SMALL]
-    parts = [leaf for leaf in leaves if leaf.size >= _SMALL] + ([jnp.concatenate(small)] if small else [])
+    # Most parameters are small, and none of those is divided over devices: one sum for all of them is one or two
+    # kernels, not a hundred.
+    small = [leaf.reshape(-1) for leaf in leaves if leaf.size < SMALLEST_SHARDED_LEAF]
+    parts = [leaf for leaf in leaves if leaf.size >= SMALLEST_SHARDED_LEAF]
+    parts += [jnp.concatenate(small)] if small else []
     return jnp.sqrt(sum((jnp.sum(jnp.square(part)) for part in parts), jnp.zeros(())))
 
 

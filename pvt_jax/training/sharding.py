@@ -12,7 +12,7 @@ from pvt_jax.errors import UserError
 _BATCH = PartitionSpec(("data", "fsdp"))
 
 # Sharding a leaf smaller than this costs more in messages than it saves in memory.
-_SMALLEST_SHARDED_LEAF = 2**14
+SMALLEST_SHARDED_LEAF = 2**14
 
 
 def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
@@ -59,7 +59,7 @@ def state_sharding(abstract_state: Any, mesh: Mesh) -> Any:
 
     def of_leaf(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         axes = [axis for axis, side in enumerate(leaf.shape) if side % fsdp == 0]
-        if fsdp == 1 or not axes or leaf.size < _SMALLEST_SHARDED_LEAF:
+        if fsdp == 1 or not axes or leaf.size < SMALLEST_SHARDED_LEAF:
             return replicated(mesh)
         largest = max(axes, key=lambda axis: leaf.shape[axis])
         return NamedSharding(mesh, PartitionSpec(*("fsdp" if axis == largest else None for axis in range(leaf.ndim))))
