@@ -83,18 +83,28 @@ def test_gradients_agree_with_differences():
     check_grads(run, (numbers(2, 3, 4, 2), numbers(3, 3, 1, 2, seed=1)), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.parametrize("cached", [1, 9 * 2 * 5 * 2, 2**19])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_both_sums_of_products_are_the_same(shape):
+def test_both_sums_of_products_are_the_same(shape, cached, monkeypatch):
     """One runs on CPU, the other everywhere else: both are held to a plain sum here."""
+    monkeypatch.setattr(depthwise, "_CACHED_VALUES", cached)
     x, upstream = numbers(*shape), numbers(*shape, seed=1)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64)
     height, width = shape[1:3]
     taps = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
     expected = np.stack([(tap * upstream).sum((0, 1, 2)) for tap in taps])
-    for function in (depthwise._products, depthwise._products_by_image):
-        found = jax.jit(function)(x, upstream)
+    for function in (depthwise._products, depthwise._products_by_rows):
+        found = jax.jit(lambda x, upstream, function=function: function(x, upstream))(x, upstream)
         assert found.shape == (9, shape[-1]) and found.dtype == jnp.float32
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1.0, float(np.abs(expected).max())))
+
+
+@pytest.mark.parametrize(
+    ("height", "row", "rows"),
+    [(56, 56 * 256, 4), (28, 28 * 512, 4), (14, 14 * 640, 2), (16, 16 * 128, 16), (7, 2**20, 1), (53, 56 * 256, 1)],
+)
+def test_the_sums_of_a_group_of_rows_stay_in_the_cache(height, row, rows):
+    assert depthwise._rows_in_cache(height, row) == rows
 
 
 def test_other_devices_compile_the_sum_without_a_loop():
@@ -122,7 +132,7 @@ def test_bfloat16_stays_bfloat16_and_sums_its_kernel_gradient_in_float32():
         assert one.dtype == jnp.bfloat16
         error = np.abs(np.asarray(one, np.float32) - other).max() / np.abs(other).max()
         assert error < tolerance
-    for function in (depthwise._products, depthwise._products_by_image):
+    for function in (depthwise._products, depthwise._products_by_rows):
         sums = np.asarray(jax.jit(function)(halves[0], halves[2])).reshape(3, 3, 1, 2)
         np.testing.assert_allclose(sums, expected[2], rtol=2e-3)
 
