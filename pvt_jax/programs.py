@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from pvt_jax import config as config_lib
 from pvt_jax.compilation import compiler_options
@@ -16,7 +15,7 @@ from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.task import Batch, Task
 from pvt_jax.training import build, sharding
-from pvt_jax.training.optimizer import Schedule, adamw
+from pvt_jax.training.optimizer import Schedule, adamw, constant
 from pvt_jax.training.step import jitted_train_step, keys_of
 
 Mode = Literal["infer", "train"]
@@ -136,7 +135,7 @@ def program(subject: Subject, mode: Mode, batch_size: int) -> Program:
     sharding.check_batch(batch_size, mesh, subject.config.accumulation_steps)
     if mode == "infer":
         return _inference(subject, batch_size, mesh)
-    return training(subject, batch_size, mesh, _constant_rate)
+    return training(subject, batch_size, mesh, constant(_LEARNING_RATE))
 
 
 def _inference(subject: Subject, batch_size: int, mesh: Any) -> Program:
@@ -162,24 +161,26 @@ def _inference(subject: Subject, batch_size: int, mesh: Any) -> Program:
 def training(subject: Subject, batch_size: int, mesh: Any, schedule: Schedule) -> Program:
     """The program of a training step, as ``program`` has it, on a mesh; ``schedule`` is the learning rate by step."""
     config, task = subject.config, subject.task
-    optimizer = adamw(schedule, config.optimizer)
+    optimizer = adamw(config.optimizer)
     variables = jax.eval_shape(task.init, jax.random.key(config.seed))
     state = build.abstract_state(config, task, optimizer, mesh, variables)
     make_batch, batch = _batch_maker(task, batch_size, mesh)
-    prepare_key, loss_key = keys_of(0, 0)
+    key = jax.random.key(config.seed)
+    prepare_key, loss_key = keys_of(key, 0)
 
     def loss(variables: Any, prepared: Batch) -> jax.Array:
         return task.loss(variables, prepared, loss_key)[0]
 
     prepared = jax.eval_shape(task.prepare, batch, prepare_key)
     create = build.state_maker(config, task, optimizer, state)
+    constants = schedule, key
     return Program(
-        jitted_train_step(config, task, optimizer, schedule, state, mesh),
-        (state, batch),
+        jitted_train_step(config, task, optimizer, state, mesh),
+        (state, batch, *sharding.placed(jax.eval_shape(lambda: constants), sharding.replicated(mesh))),
         _parameters(variables),
         loss,
         (variables, prepared),
-        lambda: (create(), make_batch()),
+        lambda: (create(key), make_batch(), *sharding.copied(constants, mesh)),
         keeps=True,
     )
 
@@ -194,10 +195,6 @@ def _batch_maker(task: Task, batch_size: int, mesh: Any) -> tuple[Callable[[], B
 
 def _parameters(variables: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-
-
-def _constant_rate(step: Any) -> jax.Array:
-    return jnp.full((), _LEARNING_RATE, jnp.float32)
 
 
 @contextlib.contextmanager

@@ -85,7 +85,6 @@ def measure(model: Any, image_size: tuple[int, int], batch_size: int) -> dict[st
       UserError: the model takes no image of this size.
     """
     import jax
-    import jax.numpy as jnp
 
     from pvt_jax import trace
     from pvt_jax.backbones import cost
@@ -108,7 +107,7 @@ def measure(model: Any, image_size: tuple[int, int], batch_size: int) -> dict[st
         for name, part in costs.items()
     }
     memory = trace.training_memory(model, *image_size, batch_size, variables=variables)
-    optimizer = adamw(lambda step: jnp.zeros(()), OptimizerOptions())
+    optimizer = adamw(OptimizerOptions())
     memory["optimizer_state"] = trace.tree_bytes(jax.eval_shape(optimizer.init, variables["params"]))
     same = all(
         part["macs"] == part["traced_macs"] and part["attention_macs"] == part["traced_attention_macs"]

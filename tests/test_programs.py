@@ -1,5 +1,6 @@
 """Programs on random images: their batches are those of training, and they compute what training and prediction do."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from pvt_jax.errors import UserError
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.detection.random_objects import random_objects
 from pvt_jax.trace import function_products
+from pvt_jax.training import sharding
+from pvt_jax.training.lengths import Lengths, schedule_of
 from tests.helpers.command import ROOT
 
 TINY = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)}
@@ -91,9 +94,26 @@ def test_training_goes_on_from_step_to_step():
     found = programs.allocated(compiled)
     assert found is not None
     # All of the state but its number of the last update takes the place of the old one.
-    state, batch = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for tree in program.abstract)
-    assert state < found["outputs"] + 64 and found["arguments"] <= state + batch < found["arguments"] + 64
+    state, *rest = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for tree in program.abstract)
+    assert state < found["outputs"] + 64 and found["arguments"] <= state + sum(rest) < found["arguments"] + 64
     assert found["total"] == found["arguments"] + found["outputs"] - found["aliased"] + found["temporary"]
+
+
+def test_runs_that_differ_in_rate_length_and_seed_share_a_program():
+    """So that another learning rate is not compiled anew; another shape of the schedule is."""
+    texts = []
+    for keys in (
+        {"seed": 0, "learning_rate": 1e-3, "steps": 10, "warmup_steps": 0, "schedule": "cosine"},
+        {"seed": 7, "learning_rate": 2e-2, "steps": 99, "warmup_steps": 5, "schedule": "cosine"},
+        {"seed": 7, "learning_rate": 2e-2, "steps": 99, "warmup_steps": 5, "schedule": "poly"},
+    ):
+        seed, steps = keys.pop("seed"), keys.pop("steps")
+        config = toy(**{f"optimizer.{name}": value for name, value in keys.items()}).config
+        subject = programs.of_config(dataclasses.replace(config, seed=seed, steps=steps), (32, 32))
+        schedule = schedule_of(subject.config, Lengths.of(subject.config, 8))[1]
+        program = programs.training(subject, 2, sharding.make_mesh(1), schedule)
+        texts.append(program.function.lower(*program.abstract).as_text())
+    assert texts[0] == texts[1] != texts[2]
 
 
 @pytest.mark.parametrize(

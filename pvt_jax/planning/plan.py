@@ -156,7 +156,7 @@ class _Step:
 
     def counted(self) -> dict[str, Any]:
         """What follows from shapes and from the traced program."""
-        state, batch = self.program.abstract
+        state, batch, *_ = self.program.abstract
         kept = {
             "parameters": state.params,
             "moving_average": state.ema_params,

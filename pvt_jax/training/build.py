@@ -103,14 +103,15 @@ class Run:
     def first_state(self, initial: Initial) -> TrainState:
         """The state before the first step, on the mesh."""
         create = state_maker(self.config, self.task, self.optimizer, self.abstract)
+        key = jax.random.key(self.config.seed)
         if initial.variables is None:
-            return create()
+            return create(key)
 
         def place(leaf: jax.ShapeDtypeStruct, value: np.ndarray) -> jax.Array:
             value = value.astype(leaf.dtype, copy=False)
             return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: value[index])
 
-        return create(jax.tree.map(place, self.abstract.variables(), initial.variables))
+        return create(key, jax.tree.map(place, self.abstract.variables(), initial.variables))
 
 
 def build(
@@ -158,7 +159,7 @@ def build(
     peak, learning_rate = schedule_of(config, lengths)
     if training:
         notes += plausible.check_schedule(config, lengths, peak, examples)
-    optimizer = optimizers.adamw(learning_rate, config.optimizer)
+    optimizer = optimizers.adamw(config.optimizer)
     abstract = abstract_state(config, task, optimizer, mesh, variables)
     return Run(
         config, task, mesh, data, description, lengths, peak, learning_rate, optimizer, abstract, initial, tuple(notes)
@@ -169,14 +170,14 @@ def abstract_state(
     config: TaskConfig, task: Task, optimizer: optax.GradientTransformationExtraArgs, mesh: Mesh, variables: Any
 ) -> TrainState:
     """The state of a run on ``mesh``: shapes, types and shardings, from ``variables`` or their shapes and types."""
-    abstract = jax.eval_shape(partial(_create_state, config, task, optimizer), variables)
+    abstract = jax.eval_shape(partial(_create_state, config, task, optimizer), jax.random.key(0), variables)
     return sharding.placed(abstract, sharding.state_sharding(abstract, mesh))
 
 
 def state_maker(
     config: TaskConfig, task: Task, optimizer: optax.GradientTransformationExtraArgs, abstract: TrainState
 ) -> Callable[..., TrainState]:
-    """A jitted function from variables, random ones if there are none, to the state before the first step."""
+    """A jitted function from a key and variables, random ones if there are none, to the state before the first step."""
     return jax.jit(
         partial(_create_state, config, task, optimizer),
         out_shardings=sharding.of(abstract),
@@ -247,10 +248,14 @@ def _compared(initial: Initial, config: TaskConfig, data: DataDescription, train
 
 
 def _create_state(
-    config: TaskConfig, task: Task, optimizer: optax.GradientTransformationExtraArgs, variables: Any = None
+    config: TaskConfig,
+    task: Task,
+    optimizer: optax.GradientTransformationExtraArgs,
+    key: jax.Array,
+    variables: Any = None,
 ) -> TrainState:
     if variables is None:
-        variables = task.init(jax.random.key(config.seed))
+        variables = task.init(key)
     else:
         # On CPU the given arrays may be NumPy's own memory, and a train step overwrites its state.
         variables = jax.tree.map(jnp.copy, variables)

@@ -15,8 +15,8 @@ from pvt_jax.tasks.task import Task
 from pvt_jax.training.step import keys_of
 from pvt_jax.visualization.panels import Picture
 
-# What the step makes of a batch of a step.
-Prepare = Callable[[Any, int], Any]
+# What the step makes of a batch of a step, with the key of the run.
+Prepare = Callable[[Any, int, jax.Array], Any]
 
 
 def drawn_examples(config: TaskConfig, count: int, first_step: int = 0) -> list[tuple[str, Picture]]:
@@ -27,13 +27,13 @@ def drawn_examples(config: TaskConfig, count: int, first_step: int = 0) -> list[
     """
     task = TASKS[config.task].make(config)
     presentation = presentation_of(task, task.describe_data())
-    prepare = prepared_part(task, config.seed, config.batch_size)
+    prepare, key = prepared_part(task, config.batch_size), jax.random.key(config.seed)
     drawn: list[tuple[str, Picture]] = []
     batches = task.training_batches(first_step, (0, 1))
     try:
         for step, batch in enumerate(batches, start=first_step):
             batch.pop("corrupt")
-            drawn += draw(prepare(batch, step), presentation, config.batch_transform, count - len(drawn))
+            drawn += draw(prepare(batch, step, key), presentation, config.batch_transform, count - len(drawn))
             if len(drawn) == count:
                 return drawn
     finally:
@@ -46,14 +46,14 @@ def presentation_of(task: Task, data: DataDescription) -> Presentation:
     return task.presentation(Classes(data.class_names, data.palette, data.category_ids), top_k=3, min_score=0.0)
 
 
-def prepared_part(task: Task, seed: int, count: int, **options: Any) -> Prepare:
+def prepared_part(task: Task, count: int, **options: Any) -> Prepare:
     """Up to ``count`` examples of a batch as the step sees them, compiled with ``options``.
 
-    All of the batch is prepared, as examples may be mixed with each other; keys are those of the step.
+    All of the batch is prepared, as examples may be mixed with each other.
     """
 
-    def part(batch: Any, step: Any) -> Any:
-        prepared = task.prepare(batch, keys_of(seed, step)[0])
+    def part(batch: Any, step: Any, key: jax.Array) -> Any:
+        prepared = task.prepare(batch, keys_of(key, step)[0])
         return jax.tree.map(lambda values: values[:count], prepared)
 
     return jax.jit(part, **options)

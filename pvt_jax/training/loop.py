@@ -134,7 +134,9 @@ class _Trainer:
         self.display = Display(run.lengths.total, self.step, config.batch_size, enabled=main_process and not quiet)
         self.evaluator = Evaluator(run.task, run.mesh, config.evaluation.pictures)
         self.batch_sharding = sharding.batch_sharding(run.mesh)
-        self.train_step = jitted_train_step(config, run.task, run.optimizer, run.learning_rate, run.abstract, run.mesh)
+        self.train_step = jitted_train_step(config, run.task, run.optimizer, run.abstract, run.mesh)
+        constants = run.learning_rate, jax.random.key(config.seed)
+        self.learning_rate, self.key = sharding.copied(constants, run.mesh)
         self.pending: collections.deque[tuple[int, Any]] = collections.deque()
         self.pace = pace.Pace(config.batch_size)
 
@@ -217,7 +219,7 @@ class _Trainer:
         on_device = sharding.to_devices(batch, self.batch_sharding)
         if self.step == 0:
             self._show_examples(on_device)
-        self.state, metrics = self.train_step(self.state, on_device)
+        self.state, metrics = self.train_step(self.state, on_device, self.learning_rate, self.key)
         self.step += 1
         self.pace.handed_over(metrics)
         self.pending.append((self.step, metrics))
@@ -231,8 +233,8 @@ class _Trainer:
             presentation = presentation_of(run.task, run.description)
         except UserError:  # The task draws nothing.
             return
-        prepare = prepared_part(run.task, run.config.seed, _EXAMPLES, out_shardings=sharding.replicated(run.mesh))
-        prepared = prepare(batch, 0)
+        prepare = prepared_part(run.task, _EXAMPLES, out_shardings=sharding.replicated(run.mesh))
+        prepared = prepare(batch, 0, self.key)
         if not self.writer:
             return
         path = self.writer.write_examples(sheet(draw(prepared, presentation, run.config.batch_transform, _EXAMPLES)))

@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.tree_util import Partial
 
 from pvt_jax.errors import UserError
 from pvt_jax.training.options import OptimizerOptions
 from pvt_jax.training.sharding import SMALLEST_SHARDED_LEAF
 
+# Step → learning rate. Those of this module are trees, whose leaves are their numbers: a program that takes one as an
+# argument is the same for all numbers.
 Schedule = Callable[[Any], jax.Array]
 # Nested dicts of arrays, or of what belongs to each array.
 Tree = Any
@@ -28,20 +31,28 @@ def scaled_learning_rate(learning_rate: float, base_batch_size: int, batch_size:
     return learning_rate * batch_size / base_batch_size
 
 
+def constant(rate: float) -> Schedule:
+    """The same learning rate at every step."""
+    return Partial(_constant, rate)
+
+
+def _constant(rate: Any, step: Any) -> jax.Array:
+    return jnp.asarray(rate, jnp.float32)
+
+
 def warmup_cosine(peak: float, initial: float, final: float, warmup_steps: int, total_steps: int) -> Schedule:
     """Learning rate by step: linear from ``initial`` to ``peak``, then half a cosine to ``final``.
 
     The cosine runs over all of ``total_steps`` and the warm-up takes the place of its beginning, as in the references
     (timm's scheduler); they step once an epoch, this steps every update.
     """
+    return Partial(_warmup_cosine, peak, initial, final, warmup_steps, total_steps)
 
-    def schedule(step: Any) -> jax.Array:
-        # In float64 on the host the constants are exact; the device computes in float32.
-        warmup = initial + (peak - initial) * step / max(warmup_steps, 1)
-        cosine = final + (peak - final) * 0.5 * (1.0 + jnp.cos(math.pi * jnp.minimum(step / total_steps, 1.0)))
-        return jnp.where(step < warmup_steps, warmup, cosine).astype(jnp.float32)
 
-    return schedule
+def _warmup_cosine(peak: Any, initial: Any, final: Any, warmup_steps: Any, total_steps: Any, step: Any) -> jax.Array:
+    warmup = initial + (peak - initial) * step / jnp.maximum(warmup_steps, 1)
+    cosine = final + (peak - final) * 0.5 * (1.0 + jnp.cos(math.pi * jnp.minimum(step / total_steps, 1.0)))
+    return jnp.where(step < warmup_steps, warmup, cosine).astype(jnp.float32)
 
 
 def warmup_poly(
@@ -51,14 +62,15 @@ def warmup_poly(
 
     During the warm-up it goes from ``initial`` to that curve, in equal shares a step, as in MMSegmentation.
     """
+    return Partial(_warmup_poly, peak, initial, final, warmup_steps, total_steps, power)
 
-    def schedule(step: Any) -> jax.Array:
-        left = jnp.maximum(1.0 - step / total_steps, 0.0)
-        curve = final + (peak - final) * left**power
-        share = jnp.minimum(step / max(warmup_steps, 1), 1.0) if warmup_steps else 1.0
-        return (initial + (curve - initial) * share).astype(jnp.float32)
 
-    return schedule
+def _warmup_poly(
+    peak: Any, initial: Any, final: Any, warmup_steps: Any, total_steps: Any, power: Any, step: Any
+) -> jax.Array:
+    left = jnp.maximum(1.0 - step / total_steps, 0.0)
+    curve = final + (peak - final) * left**power
+    return (initial + (curve - initial) * _share(step, warmup_steps)).astype(jnp.float32)
 
 
 def warmup_step(
@@ -68,14 +80,20 @@ def warmup_step(
 
     The warm-up is linear from ``initial``, as in mmdetection.
     """
+    return Partial(_warmup_step, peak, initial, final, warmup_steps, tuple(drops), factor)
 
-    def schedule(step: Any) -> jax.Array:
-        dropped = sum((jnp.where(step >= drop, 1, 0) for drop in drops), jnp.zeros((), jnp.int32))
-        rate = jnp.maximum(peak * factor**dropped, final)
-        share = jnp.minimum(step / max(warmup_steps, 1), 1.0) if warmup_steps else 1.0
-        return (initial + (rate - initial) * share).astype(jnp.float32)
 
-    return schedule
+def _warmup_step(
+    peak: Any, initial: Any, final: Any, warmup_steps: Any, drops: tuple[Any, ...], factor: Any, step: Any
+) -> jax.Array:
+    dropped = sum((jnp.where(step >= drop, 1, 0) for drop in drops), jnp.zeros((), jnp.int32))
+    rate = jnp.maximum(peak * factor**dropped, final)
+    return (initial + (rate - initial) * _share(step, warmup_steps)).astype(jnp.float32)
+
+
+def _share(step: Any, warmup_steps: Any) -> jax.Array:
+    """Of the warm-up, how much is over: 0 to 1, and 1 without one."""
+    return jnp.where(warmup_steps > 0, jnp.minimum(step / jnp.maximum(warmup_steps, 1), 1.0), 1.0)
 
 
 def decay_mask(params: Tree, decayed: str = "matrices") -> Tree:
@@ -196,16 +214,38 @@ def scale_by_component(multipliers: dict[str, float]) -> optax.GradientTransform
     return optax.stateless(update)
 
 
-def adamw(schedule: Schedule, options: OptimizerOptions) -> optax.GradientTransformationExtraArgs:
+def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
+    """Multiply the update by -``learning_rate``, which ``update`` takes.
+
+    As ``optax.scale_by_learning_rate`` with a schedule, and with its state, so that checkpoints of either fit.
+    """
+
+    def init(params: Tree) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+
+    def update(
+        updates: Tree, state: Any, params: Tree = None, *, learning_rate: Any, **_: Any
+    ) -> tuple[Tree, optax.ScaleByScheduleState]:
+        scaled = jax.tree.map(lambda change: jnp.array(-learning_rate, change.dtype) * change, updates)
+        return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType] (a required one)
+
+
+def adamw(options: OptimizerOptions) -> optax.GradientTransformationExtraArgs:
     """AdamW (arXiv 1711.05101) after clipping by global norm, guarded as ``if_finite`` does.
 
+    ``update`` takes the ``learning_rate`` of the step.
     A layer or component with its own learning rate also has its own weight decay, see ``scale_by_layer`` and
     ``scale_by_component``.
     """
     clip = [clip_by_norm(options.clip_norm)] if options.clip_norm > 0 else []
     mask = partial(decay_mask, decayed=options.decayed)
-    update = optax.adamw(
-        schedule, b1=options.b1, b2=options.b2, eps=options.eps, weight_decay=options.weight_decay, mask=mask
+    # ``optax.adamw``, but for who knows the learning rate.
+    update = optax.chain(
+        optax.scale_by_adam(options.b1, options.b2, options.eps),
+        optax.add_decayed_weights(options.weight_decay, mask),
+        scale_by_given_rate(),
     )
     # After AdamW, whose result does not depend on the scale of the gradient.
     layers = [scale_by_layer(options.layer_decay)] if options.layer_decay < 1 else []
@@ -244,7 +284,8 @@ def if_finite(inner: optax.GradientTransformation) -> optax.GradientTransformati
     As ``optax.apply_if_finite``, with its state, which counts what was skipped: ``total_notfinite``, and
     ``notfinite_count`` in a row. That looks at every element of every gradient; here their one norm tells, which a step
     computes anyway. A norm that overflows although no element does, above 1.8e19, would leave infinite moments behind.
-    ``update`` takes ``norm``, the gradient's ``global_norm`` if that is known, and ``finite``: what else must hold.
+    ``update`` takes ``norm``, the gradient's ``global_norm`` if that is known, ``finite``: what else must hold, and
+    what ``inner`` takes.
     """
     guarded = optax.with_extra_args_support(inner)
 
@@ -259,11 +300,11 @@ def if_finite(inner: optax.GradientTransformation) -> optax.GradientTransformati
         *,
         norm: Any = None,
         finite: jax.Array | bool = True,
-        **_: Any,
+        **extra: Any,
     ) -> tuple[Tree, optax.ApplyIfFiniteState]:
         norm = global_norm(updates) if norm is None else norm
         finite = jnp.isfinite(norm) & finite
-        updates, inner_state = guarded.update(updates, state.inner_state, params, norm=norm)
+        updates, inner_state = guarded.update(updates, state.inner_state, params, norm=norm, **extra)
         # Unlike a conditional, a choice by element is a part of the kernel that computes the update.
         updates = jax.tree.map(lambda change: jnp.where(finite, change, jnp.zeros_like(change)), updates)
         inner_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), inner_state, state.inner_state)

@@ -53,6 +53,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def copied(tree: Any, mesh: Mesh) -> Any:
+    """The leaves of ``tree``, which is the same on all hosts, on every device."""
+    # ``jax.device_put`` takes no numbers for the devices of several hosts.
+    return jax.jit(lambda leaves: leaves, out_shardings=replicated(mesh))(tree)
+
+
 def state_sharding(abstract_state: Any, mesh: Mesh) -> Any:
     """Per leaf: large arrays split over ``fsdp`` along their largest axis that divides evenly, others replicated."""
     fsdp = mesh.shape["fsdp"]

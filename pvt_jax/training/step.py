@@ -13,7 +13,7 @@ from pvt_jax.compilation import compiler_options
 from pvt_jax.ops.target import compiled_for
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.training import sharding
-from pvt_jax.training.optimizer import global_norm, joined, split
+from pvt_jax.training.optimizer import Schedule, global_norm, joined, split
 from pvt_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -39,18 +39,18 @@ def jitted_train_step(
     config: TaskConfig,
     objective: Objective,
     optimizer: optax.GradientTransformationExtraArgs,
-    schedule: Callable[[Any], jax.Array],
     abstract: TrainState,
     mesh: Mesh,
 ) -> Any:
-    """``train_step`` as a config has it, jitted; it overwrites its state, which is placed as ``abstract`` says."""
+    """``train_step`` as a config has it, jitted; it overwrites its state, which is placed as ``abstract`` says.
+
+    The schedule and the key are arguments: runs that differ in learning rate, length or seed share a compiled program.
+    """
     return jax.jit(
         partial(
             train_step,
             objective=objective,
             optimizer=optimizer,
-            schedule=schedule,
-            seed=config.seed,
             accumulation_steps=config.accumulation_steps,
             ema_decay=config.ema_decay,
             frozen=config.optimizer.frozen,
@@ -66,18 +66,18 @@ def jitted_train_step(
 def train_step(
     state: TrainState,
     batch: Batch,
+    schedule: Schedule,
+    key: jax.Array,
     *,
     objective: Objective,
     optimizer: optax.GradientTransformationExtraArgs,
-    schedule: Any,
-    seed: int,
     accumulation_steps: int,
     ema_decay: float,
     frozen: str = "",
     mesh: Mesh | None = None,
     kernels: bool = True,
 ) -> tuple[TrainState, Metrics]:
-    """One update: (state, global batch) → (state, metrics), all scalars.
+    """One update: (state, global batch, learning rate by step, key of the run) → (state, metrics), all scalars.
 
     Metrics: ``loss``, ``grad_norm`` (before clipping), ``learning_rate``, ``skipped`` (updates skipped so far because
     their gradient was not finite) and ``skipped_in_a_row``, besides the parts of the loss that the task names. Skipped
@@ -85,7 +85,7 @@ def train_step(
     What ``frozen`` names (see ``optimizer.split``) has no gradient and never changes, and no more does its average.
     With a ``mesh`` layers take the form that its devices run best, with ``kernels`` or without; see ``ops.target``.
     """
-    prepare_key, loss_key = keys_of(seed, state.step)
+    prepare_key, loss_key = keys_of(key, state.step)
     batch = objective.prepare(batch, prepare_key)
 
     # Only what is trained is an argument of the gradient: no backward pass reaches for the rest.
@@ -105,12 +105,14 @@ def train_step(
         grad_of, trained, state.batch_stats, batch, loss_key, accumulation_steps
     )
 
-    # Adam's own count: skipped steps do not advance the schedule.
+    # The number of updates so far: skipped steps do not advance the schedule.
     learning_rate = schedule(state.step - state.opt_state.total_notfinite)
     opt_state: Any
     norm = global_norm(grads)
     # A loss that is not finite must stop the update even where its gradient happens to be.
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained, norm=norm, finite=jnp.isfinite(loss))
+    updates, opt_state = optimizer.update(
+        grads, state.opt_state, trained, norm=norm, finite=jnp.isfinite(loss), learning_rate=learning_rate
+    )
     finite = opt_state.last_finite
     updated: Any = optax.apply_updates(trained, updates)
     # Rounding would make the average of a fixed parameter drift from it.
@@ -162,9 +164,9 @@ def _of_parts(
     return loss, batch_stats, jax.tree.map(lambda x: x.mean(), loss_parts), grads
 
 
-def keys_of(seed: int, step: int | jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The keys of a step: of what is done to its batch, and of the model."""
-    prepare_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+def keys_of(key: jax.Array, step: int | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys of a step of the run with this ``key``: of what is done to its batch, and of the model."""
+    prepare_key, loss_key = jax.random.split(jax.random.fold_in(key, step))
     return prepare_key, loss_key
 
 

@@ -25,15 +25,16 @@ def task_of(function: Any) -> Task | None:
 
 
 def key_of(function: Any, task: Task) -> tuple[str, ...]:
-    """All that a program depends on: what it does, the config less what the host alone reads, and how much there is."""
+    """All that a program depends on: what it does, and the config less what the host alone reads or it is handed."""
     name = getattr(function, "func", function).__qualname__
     config: Any = task._config
     data = dataclasses.replace(config.data, root="")
-    rest = dict.fromkeys(
-        ("init", "evaluation", "checkpoint", "log_every_steps", "max_skipped_in_a_row", "profile_steps")
-    )
-    steps = len(task.train_source) if name == "train_step" else 0
-    return name, type(task).__name__, repr(dataclasses.replace(config, data=data, **rest)), str(steps)
+    host = ("init", "evaluation", "checkpoint", "log_every_steps", "max_skipped_in_a_row", "profile_steps")
+    rest = dict.fromkeys((*host, "seed", "steps", "epochs"))
+    rates = dict.fromkeys(("learning_rate", "warmup_learning_rate", "final_learning_rate"), 0.0)
+    lengths = dict.fromkeys(("warmup_steps", "warmup_epochs"))
+    optimizer = dataclasses.replace(config.optimizer, **rates, **lengths)
+    return name, type(task).__name__, repr(dataclasses.replace(config, data=data, optimizer=optimizer, **rest))
 
 
 class Shared:

@@ -235,7 +235,7 @@ def test_a_frozen_backbone_has_no_backward_pass(images, tmp_path):
             objective=run.task,
             optimizer=run.optimizer,
             schedule=run.learning_rate,
-            seed=0,
+            key=jax.random.key(0),
             accumulation_steps=1,
             ema_decay=0.9,
             frozen=frozen,

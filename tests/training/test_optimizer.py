@@ -1,5 +1,6 @@
 """The optimizer against the references' formulas, in NumPy and float64."""
 
+import functools
 import math
 from typing import Any
 
@@ -91,9 +92,7 @@ def test_three_steps_agree_with_adamw_in_float64(clip_norm):
     rng = np.random.default_rng(0)
     b1, b2, eps, decay = 0.9, 0.999, 1e-8, 0.05
     schedule = optimizers.warmup_cosine(1e-2, 1e-3, 1e-4, warmup_steps=2, total_steps=10)
-    optimizer = optimizers.adamw(
-        schedule, OptimizerOptions(b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=clip_norm)
-    )
+    optimizer = optimizers.adamw(OptimizerOptions(b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=clip_norm))
     params = random_tree(rng, 1.0)
     expected = named(params)
     first = {name: np.zeros_like(value) for name, value in expected.items()}
@@ -102,7 +101,7 @@ def test_three_steps_agree_with_adamw_in_float64(clip_norm):
     # The norms of these gradients are on both sides of the limit.
     for step, scale in enumerate((1.0, 1e-2, 10.0)):
         grads = random_tree(rng, scale)
-        updates, state = update(grads, state, params)
+        updates, state = update(grads, state, params, learning_rate=schedule(step))
         params = optax.apply_updates(params, updates)
 
         exact = named(grads)
@@ -124,14 +123,14 @@ def test_three_steps_agree_with_adamw_in_float64(clip_norm):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_an_update_that_is_not_finite_changes_nothing_but_its_count(bad):
     rng = np.random.default_rng(1)
-    schedule = lambda step: jnp.float32(1e-2) * (step + 1)  # noqa: E731
-    optimizer = optimizers.adamw(schedule, OptimizerOptions(weight_decay=0.1, clip_norm=1.0))
+    optimizer = optimizers.adamw(OptimizerOptions(weight_decay=0.1, clip_norm=1.0))
+    update = functools.partial(optimizer.update, learning_rate=0.01)
     params = random_tree(rng, 1.0)
     state: optax.ApplyIfFiniteState
-    _, state = optimizer.update(random_tree(rng, 1.0), optimizer.init(params), params)  # pyright: ignore
+    _, state = update(random_tree(rng, 1.0), optimizer.init(params), params)  # pyright: ignore
     grads = random_tree(rng, 1.0)
     grads["norm"]["scale"][1] = bad
-    updates, after = optimizer.update(grads, state, params)
+    updates, after = update(grads, state, params)
     assert all((np.asarray(update) == 0).all() for update in jax.tree.leaves(updates))
     jax.tree.map(np.testing.assert_array_equal, after.inner_state, state.inner_state)  # pyright: ignore
     assert (int(after.total_notfinite), int(after.notfinite_count)) == (1, 1)  # pyright: ignore
@@ -146,7 +145,7 @@ def test_the_guard_and_the_clipping_do_what_optax_s_do(clip):
     inner = optax.adamw(0.01, weight_decay=0.1, mask=optimizers.decay_mask)
     clips = [optax.clip_by_global_norm(clip)] if clip else []
     theirs = optax.apply_if_finite(optax.chain(*clips, inner), max_consecutive_errors=10)
-    ours = optimizers.adamw(lambda step: jnp.float32(0.01), numbers)
+    ours = optimizers.adamw(numbers)
     params = {name: rng.standard_normal(shape).astype("f") for name, shape in shapes.items()}
     expected, found, states = dict(params), dict(params), [theirs.init(params), ours.init(params)]
     for bad in (None, "scalar", "wide", None, "bias", None):
@@ -156,7 +155,7 @@ def test_the_guard_and_the_clipping_do_what_optax_s_do(clip):
             grads[bad].flat[-1] = np.nan if bad == "scalar" else -np.inf
         updates, states[0] = theirs.update(grads, states[0], expected)
         expected = optax.apply_updates(expected, updates)
-        updates, states[1] = ours.update(grads, states[1], found)
+        updates, states[1] = ours.update(grads, states[1], found, learning_rate=0.01)
         found = optax.apply_updates(found, updates)
         for name in shapes:
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-7, err_msg=name)
@@ -166,8 +165,9 @@ def test_the_guard_and_the_clipping_do_what_optax_s_do(clip):
 
 def test_a_norm_that_overflows_skips_the_update():
     params = {"kernel": np.ones((2, 2), "f")}
-    optimizer = optimizers.adamw(lambda step: jnp.float32(0.01), OptimizerOptions(clip_norm=1.0))
-    updates, state = optimizer.update({"kernel": np.full((2, 2), 1e20, "f")}, optimizer.init(params), params)
+    optimizer = optimizers.adamw(OptimizerOptions(clip_norm=1.0))
+    grads = {"kernel": np.full((2, 2), 1e20, "f")}
+    updates, state = optimizer.update(grads, optimizer.init(params), params, learning_rate=0.01)
     assert not np.asarray(updates["kernel"]).any()  # pyright: ignore
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert int(state.total_notfinite) == 1  # pyright: ignore
@@ -226,16 +226,16 @@ def test_one_update_with_layer_decay_by_hand():
     rng = np.random.default_rng(2)
     params, grads = ({n: {"kernel": rng.standard_normal((4, 4)).astype("f")} for n in halved} for _ in range(2))
     numbers = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 0.0}
-    optimizer = optimizers.adamw(lambda step: jnp.float32(0.01), OptimizerOptions(**numbers, layer_decay=0.5))
+    optimizer = optimizers.adamw(OptimizerOptions(**numbers, layer_decay=0.5))
     state = optimizer.init(params)
-    updates: Any = optimizer.update(grads, state, params)[0]
+    updates: Any = optimizer.update(grads, state, params, learning_rate=0.01)[0]
     for name, times in halved.items():
         # Adam's first step is the sign of the gradient.
         expected = -0.01 / 2**times * (np.sign(grads[name]["kernel"]) + 0.1 * params[name]["kernel"])
         np.testing.assert_allclose(updates[name]["kernel"], expected, rtol=1e-4)
     # The head alone, as with a frozen backbone, keeps the full rate.
     alone = {"head": params["head"]}
-    head: Any = optimizer.update({"head": grads["head"]}, optimizer.init(alone), alone)[0]
+    head: Any = optimizer.update({"head": grads["head"]}, optimizer.init(alone), alone, learning_rate=0.01)[0]
     np.testing.assert_allclose(head["head"]["kernel"], updates["head"]["kernel"], rtol=1e-6)
 
 
@@ -359,16 +359,15 @@ def test_what_decays_in_each_recipe():
 def test_parts_have_their_own_learning_rates():
     params = dense_tree(lambda *shape: np.ones(shape, np.float32))
     numbers = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "clip_norm": 0.0}
-    optimizer = optimizers.adamw(
-        lambda step: jnp.float32(0.01), OptimizerOptions(**numbers, backbone_multiplier=0.1, head_multiplier=10.0)
-    )
-    updates = named(optimizer.update(params, optimizer.init(params), params)[0])
+    optimizer = optimizers.adamw(OptimizerOptions(**numbers, backbone_multiplier=0.1, head_multiplier=10.0))
+    update = functools.partial(optimizer.update, learning_rate=0.01)
+    updates = named(update(params, optimizer.init(params), params)[0])
     expected = {"backbone": -0.001, "neck": -0.01, "head": -0.1}
-    for name, update in updates.items():
-        np.testing.assert_allclose(update, expected[name.split(".")[0]], rtol=1e-5, err_msg=name)
+    for name, change in updates.items():
+        np.testing.assert_allclose(change, expected[name.split(".")[0]], rtol=1e-5, err_msg=name)
     # A classifier's backbone has no such name.
     classifier = {"head": params["head"], **params["backbone"]}
-    updates = named(optimizer.update(classifier, optimizer.init(classifier), classifier)[0])
+    updates = named(update(classifier, optimizer.init(classifier), classifier)[0])
     assert {name.startswith("head") for name, u in updates.items() if np.allclose(u, -0.1)} == {True}
     assert {name.startswith("head") for name, u in updates.items() if np.allclose(u, -0.001)} == {False}
 

@@ -49,7 +49,7 @@ def schedule(step: Any) -> jax.Array:
     return jnp.float32(0.01) * (step + 1)
 
 
-OPTIMIZER = optimizers.adamw(schedule, OptimizerOptions(weight_decay=0.0))
+OPTIMIZER = optimizers.adamw(OptimizerOptions(weight_decay=0.0))
 
 
 def start(*, ema: bool = True, stats: bool = True) -> TrainState:
@@ -73,7 +73,7 @@ def stepper(*, noise: float = 0.0, seed: int = 0, accumulation_steps: int = 1, e
             objective=Linear(noise),
             optimizer=OPTIMIZER,
             schedule=schedule,
-            seed=seed,
+            key=jax.random.key(seed),
             accumulation_steps=accumulation_steps,
             ema_decay=ema_decay,
         )
@@ -149,9 +149,9 @@ class Branches:
 def test_frozen_parameters_stay_to_the_bit():
     backbone = {name: {"kernel": jnp.full(3, 0.1)} for name in ("stem", "stage1", "stage2")}
     params = {"backbone": backbone, "head": {"kernel": jnp.full(2, 0.7)}}
-    optimizer = optimizers.adamw(schedule, OptimizerOptions(weight_decay=0.5, decayed="all"))
+    optimizer = optimizers.adamw(OptimizerOptions(weight_decay=0.5, decayed="all"))
     state = TrainState.create({"params": params}, optimizer, ema=True, frozen="stage1")
-    numbers: Any = {"seed": 0, "accumulation_steps": 2, "ema_decay": 0.9, "frozen": "stage1"}
+    numbers: Any = {"key": jax.random.key(0), "accumulation_steps": 2, "ema_decay": 0.9, "frozen": "stage1"}
     step = functools.partial(train_step, objective=Branches(), optimizer=optimizer, schedule=schedule, **numbers)
     after, metrics = jax.jit(step)(state, jnp.ones(4))
     assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is():
             objective=InfiniteLoss(),
             optimizer=OPTIMIZER,
             schedule=schedule,
-            seed=0,
+            key=jax.random.key(0),
             accumulation_steps=1,
             ema_decay=0.9,
         )

@@ -118,9 +118,10 @@ class TrainTransform:
 
         Raises CorruptImageError and UserError, as ``decode``; ``rng`` is then as it was.
         """
-        height, width = image_header(data).size(reading.exif_orientation)
-        if not self.reduced_decoding or not (height and width):
+        size = image_header(data).size(reading.exif_orientation) if self.reduced_decoding else (0, 0)
+        if not all(size):
             return self(decode(data, name, reading), rng)
+        height, width = size
         before = rng.bit_generator.state
         box = self._draw(rng, height, width)
         shrink = self._shrink(box)
