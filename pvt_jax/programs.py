@@ -159,13 +159,15 @@ def _inference(subject: Subject, batch_size: int, mesh: Any) -> Program:
 
 
 def training(subject: Subject, batch_size: int, mesh: Any, schedule: Schedule) -> Program:
-    """The program of a training step, as ``program`` has it, on a mesh; ``schedule`` is the learning rate by step."""
+    """The program of a training step, as ``program`` has it, on a mesh.
+
+    ``schedule`` is one of ``optimizer``'s: the learning rate by step, and a pytree.
+    """
     config, task = subject.config, subject.task
-    optimizer = adamw(config.optimizer)
-    variables = jax.eval_shape(task.init, jax.random.key(config.seed))
+    optimizer, key = adamw(config.optimizer), jax.random.key(config.seed)
+    variables = jax.eval_shape(task.init, key)
     state = build.abstract_state(config, task, optimizer, mesh, variables)
     make_batch, batch = _batch_maker(task, batch_size, mesh)
-    key = jax.random.key(config.seed)
     prepare_key, loss_key = keys_of(key, 0)
 
     def loss(variables: Any, prepared: Batch) -> jax.Array:
@@ -173,14 +175,14 @@ def training(subject: Subject, batch_size: int, mesh: Any, schedule: Schedule) -
 
     prepared = jax.eval_shape(task.prepare, batch, prepare_key)
     create = build.state_maker(config, task, optimizer, state)
-    constants = schedule, key
+    schedule_and_key = schedule, key
     return Program(
         jitted_train_step(config, task, optimizer, state, mesh),
-        (state, batch, *sharding.placed(jax.eval_shape(lambda: constants), sharding.replicated(mesh))),
+        (state, batch, *sharding.placed(jax.eval_shape(lambda: schedule_and_key), sharding.replicated(mesh))),
         _parameters(variables),
         loss,
         (variables, prepared),
-        lambda: (create(key), make_batch(), *sharding.copied(constants, mesh)),
+        lambda: (create(key), make_batch(), *sharding.copied(schedule_and_key, mesh)),
         keeps=True,
     )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 _TAPS = tuple((i, j) for i in range(3) for j in range(3))
-# Of float32, two MiB: what the second-level caches of two cores hold.
+# Float32 values in 2 MiB, about the second-level caches of two cores.
 _CACHED_VALUES = 2**19
 
 
@@ -80,7 +80,7 @@ def _products_by_rows(x: Array, gradient: Array) -> Array:
 
 
 def _rows_in_cache(height: int, row: int) -> int:
-    """The most rows of ``row`` values that divide ``height`` and whose nine sums stay in the cache; one at least."""
+    """The largest divisor of ``height`` for which nine sums of that many rows of ``row`` values fit the cache, or 1."""
     most = max(1, _CACHED_VALUES // (9 * row))
     return next(rows for rows in range(min(most, height), 0, -1) if height % rows == 0)
 

@@ -135,8 +135,8 @@ class _Trainer:
         self.evaluator = Evaluator(run.task, run.mesh, config.evaluation.pictures)
         self.batch_sharding = sharding.batch_sharding(run.mesh)
         self.train_step = jitted_train_step(config, run.task, run.optimizer, run.abstract, run.mesh)
-        constants = run.learning_rate, jax.random.key(config.seed)
-        self.learning_rate, self.key = sharding.copied(constants, run.mesh)
+        schedule_and_key = run.learning_rate, jax.random.key(config.seed)
+        self.learning_rate, self.key = sharding.copied(schedule_and_key, run.mesh)
         self.pending: collections.deque[tuple[int, Any]] = collections.deque()
         self.pace = pace.Pace(config.batch_size)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.tree_util import Partial
@@ -19,8 +20,8 @@ from pvt_jax.errors import UserError
 from pvt_jax.training.options import OptimizerOptions
 from pvt_jax.training.sharding import SMALLEST_SHARDED_LEAF
 
-# Step → learning rate. Those of this module are trees, whose leaves are their numbers: a program that takes one as an
-# argument is the same for all numbers.
+# Step → learning rate. The schedules below are pytrees of their numbers: a program that takes one as an argument is not
+# compiled anew for other numbers.
 Schedule = Callable[[Any], jax.Array]
 # Nested dicts of arrays, or of what belongs to each array.
 Tree = Any
@@ -33,7 +34,7 @@ def scaled_learning_rate(learning_rate: float, base_batch_size: int, batch_size:
 
 def constant(rate: float) -> Schedule:
     """The same learning rate at every step."""
-    return Partial(_constant, rate)
+    return _of(_constant, rate)
 
 
 def _constant(rate: Any, step: Any) -> jax.Array:
@@ -46,7 +47,7 @@ def warmup_cosine(peak: float, initial: float, final: float, warmup_steps: int, 
     The cosine runs over all of ``total_steps`` and the warm-up takes the place of its beginning, as in the references
     (timm's scheduler); they step once an epoch, this steps every update.
     """
-    return Partial(_warmup_cosine, peak, initial, final, warmup_steps, total_steps)
+    return _of(_warmup_cosine, peak, initial, final, warmup_steps, total_steps)
 
 
 def _warmup_cosine(peak: Any, initial: Any, final: Any, warmup_steps: Any, total_steps: Any, step: Any) -> jax.Array:
@@ -62,7 +63,7 @@ def warmup_poly(
 
     During the warm-up it goes from ``initial`` to that curve, in equal shares a step, as in MMSegmentation.
     """
-    return Partial(_warmup_poly, peak, initial, final, warmup_steps, total_steps, power)
+    return _of(_warmup_poly, peak, initial, final, warmup_steps, total_steps, power)
 
 
 def _warmup_poly(
@@ -80,7 +81,7 @@ def warmup_step(
 
     The warm-up is linear from ``initial``, as in mmdetection.
     """
-    return Partial(_warmup_step, peak, initial, final, warmup_steps, tuple(drops), factor)
+    return _of(_warmup_step, peak, initial, final, warmup_steps, tuple(drops), factor)
 
 
 def _warmup_step(
@@ -92,8 +93,13 @@ def _warmup_step(
 
 
 def _share(step: Any, warmup_steps: Any) -> jax.Array:
-    """Of the warm-up, how much is over: 0 to 1, and 1 without one."""
+    """The share of the warm-up that is done, 0 to 1; 1 if there is none."""
     return jnp.where(warmup_steps > 0, jnp.minimum(step / jnp.maximum(warmup_steps, 1), 1.0), 1.0)
+
+
+def _of(function: Callable[..., jax.Array], *numbers: Any) -> Schedule:
+    """``function`` of numbers and a step, in the types of arrays: Python's own would be weak, and another program."""
+    return Partial(function, *jax.tree.map(lambda n: np.float32(n) if isinstance(n, float) else np.int32(n), numbers))
 
 
 def decay_mask(params: Tree, decayed: str = "matrices") -> Tree:
@@ -217,7 +223,7 @@ def scale_by_component(multipliers: dict[str, float]) -> optax.GradientTransform
 def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
     """Multiply the update by -``learning_rate``, which ``update`` takes.
 
-    As ``optax.scale_by_learning_rate`` with a schedule, and with its state, so that checkpoints of either fit.
+    As ``optax.scale_by_learning_rate`` with a schedule, and with its state, so checkpoints of either restore.
     """
 
     def init(params: Tree) -> optax.ScaleByScheduleState:
@@ -229,19 +235,18 @@ def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
         scaled = jax.tree.map(lambda change: jnp.array(-learning_rate, change.dtype) * change, updates)
         return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType] (a required one)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType] (``learning_rate`` is required)
 
 
 def adamw(options: OptimizerOptions) -> optax.GradientTransformationExtraArgs:
     """AdamW (arXiv 1711.05101) after clipping by global norm, guarded as ``if_finite`` does.
 
-    ``update`` takes the ``learning_rate`` of the step.
-    A layer or component with its own learning rate also has its own weight decay, see ``scale_by_layer`` and
-    ``scale_by_component``.
+    ``update`` takes the ``learning_rate`` of the step. A layer or component with its own learning rate also has its own
+    weight decay, see ``scale_by_layer`` and ``scale_by_component``.
     """
     clip = [clip_by_norm(options.clip_norm)] if options.clip_norm > 0 else []
     mask = partial(decay_mask, decayed=options.decayed)
-    # ``optax.adamw``, but for who knows the learning rate.
+    # ``optax.adamw``, with the learning rate given by the caller.
     update = optax.chain(
         optax.scale_by_adam(options.b1, options.b2, options.eps),
         optax.add_decayed_weights(options.weight_decay, mask),
@@ -284,8 +289,8 @@ def if_finite(inner: optax.GradientTransformation) -> optax.GradientTransformati
     As ``optax.apply_if_finite``, with its state, which counts what was skipped: ``total_notfinite``, and
     ``notfinite_count`` in a row. That looks at every element of every gradient; here their one norm tells, which a step
     computes anyway. A norm that overflows although no element does, above 1.8e19, would leave infinite moments behind.
-    ``update`` takes ``norm``, the gradient's ``global_norm`` if that is known, ``finite``: what else must hold, and
-    what ``inner`` takes.
+    ``update`` takes ``norm``, the gradient's ``global_norm`` if that is known, and ``finite``: what else must hold.
+    Further arguments go to ``inner``.
     """
     guarded = optax.with_extra_args_support(inner)
 

@@ -54,8 +54,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def copied(tree: Any, mesh: Mesh) -> Any:
-    """The leaves of ``tree``, which is the same on all hosts, on every device."""
-    # ``jax.device_put`` takes no numbers for the devices of several hosts.
+    """A copy of ``tree`` on every device. All hosts must pass the same values."""
+    # ``jax.device_put`` takes no keys for the devices of several hosts.
     return jax.jit(lambda leaves: leaves, out_shardings=replicated(mesh))(tree)
 
 

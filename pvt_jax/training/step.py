@@ -153,8 +153,8 @@ def _of_parts(
 
     def accumulate(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
         loss, batch_stats, grads = carry
-        part, key = inputs
-        (part_loss, (batch_stats, loss_parts)), part_grads = grad_of(trained, batch_stats, part, key)
+        part, part_key = inputs
+        (part_loss, (batch_stats, loss_parts)), part_grads = grad_of(trained, batch_stats, part, part_key)
         return (loss + part_loss, batch_stats, jax.tree.map(jnp.add, grads, part_grads)), loss_parts
 
     start = (jnp.zeros(()), batch_stats, jax.tree.map(jnp.zeros_like, trained))

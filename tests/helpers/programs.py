@@ -25,7 +25,10 @@ def task_of(function: Any) -> Task | None:
 
 
 def key_of(function: Any, task: Task) -> tuple[str, ...]:
-    """All that a program depends on: what it does, and the config less what the host alone reads or it is handed."""
+    """All that a program depends on, for runs on the same data.
+
+    What it does, and the config without what only the host reads and what is an argument.
+    """
     name = getattr(function, "func", function).__qualname__
     config: Any = task._config
     data = dataclasses.replace(config.data, root="")

@@ -1,7 +1,6 @@
 """A run compares kernels with XLA before it relies on them."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
@@ -13,6 +12,7 @@ from pvt_jax.ops import target
 from pvt_jax.ops.kernels import check
 from pvt_jax.training import sharding
 from pvt_jax.training.kernels import check_kernels
+from pvt_jax.training.optimizer import constant
 
 
 class Device:
@@ -56,7 +56,7 @@ def test_the_step_of_a_run_has_them(monkeypatch, overrides, has):
     monkeypatch.setattr(target, "_multiplies_bfloat16", lambda device: True)
     sizes = ("batch_size=4", "model.depths=(1,1,1,1)", "model.dims=(32,32,32,32)", "model.num_heads=(1,1,1,1)")
     config = config_of(*sizes, *overrides)
-    step = programs.training(programs.of_config(config), 4, sharding.make_mesh(1), lambda step: jnp.float32(1e-3))
+    step = programs.training(programs.of_config(config), 4, sharding.make_mesh(1), constant(1e-3))
     found = str(step.function.trace(*step.abstract).jaxpr).count("pallas_call")
     # Each of four blocks at least: attention, feed-forward network and two norms, forward and backward.
     assert found >= 4 * 8 if has else found == 0

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.serialization import to_state_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,12 +27,18 @@ def timm_cosine(step: int, peak: float, initial: float, final: float, warmup: in
     return final + 0.5 * (peak - final) * (1 + math.cos(math.pi * min(step, total) / total))
 
 
+@jax.jit
+def rates(schedule: optimizers.Schedule, steps: Any) -> jax.Array:
+    """As a step has them, whose argument the schedule is."""
+    return jax.vmap(schedule)(steps)
+
+
 @pytest.mark.parametrize(("warmup", "total"), [(5, 300), (0, 40), (1, 7), (6255, 375_300)])
 def test_warmup_cosine_agrees_with_the_formula(warmup, total):
     numbers = {"peak": 1e-3, "initial": 1e-6, "final": 1e-5}
-    schedule = jax.jit(jax.vmap(optimizers.warmup_cosine(**numbers, warmup_steps=warmup, total_steps=total)))
+    schedule = optimizers.warmup_cosine(**numbers, warmup_steps=warmup, total_steps=total)
     steps = np.unique(np.concatenate([np.linspace(0, total + 10, 200).astype(np.int32), [0, warmup, total]]))
-    found = schedule(steps)
+    found = rates(schedule, steps)
     assert found.dtype == jnp.float32
     expected = [timm_cosine(int(step), **numbers, warmup=warmup, total=total) for step in steps]
     np.testing.assert_allclose(found, expected, rtol=2e-5)
@@ -163,6 +170,28 @@ def test_the_guard_and_the_clipping_do_what_optax_s_do(clip):
     assert counts == [(3, 0), (3, 0)]
 
 
+@pytest.mark.parametrize(
+    "keys", [{"clip_norm": 0.0}, {"clip_norm": 1.0}, {"layer_decay": 0.5}, {"clip_norm": 1.0, "head_multiplier": 10.0}]
+)
+def test_the_state_is_that_of_optax_s_adamw_which_older_checkpoints_have(keys):
+    options = OptimizerOptions(**{"clip_norm": 0.0, **keys})
+    params = {"head": {"kernel": np.ones((2, 3), "f")}}
+    inner = optax.adamw(lambda step: 0.01, mask=optimizers.decay_mask)
+    parts = [inner, *[optax.identity() for key in keys if key in ("layer_decay", "head_multiplier")]]
+    parts = [*[optax.clip_by_global_norm(1.0)] * (options.clip_norm > 0), *parts]
+    theirs = optax.apply_if_finite(optax.chain(*parts), max_consecutive_errors=10).init(params)
+    optimizer = optimizers.adamw(options)
+    found = optimizer.init(params)
+    assert jax.tree.structure(found) == jax.tree.structure(theirs)
+    assert to_state_dict(found).keys() == to_state_dict(theirs).keys()
+    for gradient in (1.0, np.nan, 1.0):
+        grads = {"head": {"kernel": np.full((2, 3), gradient, "f")}}
+        found = optimizer.update(grads, found, params, learning_rate=0.01)[1]
+    counts = [int(leaf) for leaf in jax.tree.leaves(found.inner_state) if leaf.shape == ()]  # pyright: ignore
+    # Adam's and the schedule's: of the updates that were made.
+    assert counts == [2, 2]
+
+
 def test_a_norm_that_overflows_skips_the_update():
     params = {"kernel": np.ones((2, 2), "f")}
     optimizer = optimizers.adamw(OptimizerOptions(clip_norm=1.0))
@@ -279,9 +308,9 @@ def test_warmup_poly_agrees_with_mmcv():
     """mmcv's PolyLrUpdaterHook and its linear warm-up, which scales the curve's own rate of each step."""
     peak, first, final, warmup, total = 6e-5, 6e-8, 0.0, 1500, 160_000
     for power in (1.0, 0.9):
-        schedule = jax.jit(jax.vmap(optimizers.warmup_poly(peak, first, final, warmup, total, power)))
+        schedule = optimizers.warmup_poly(peak, first, final, warmup, total, power)
         steps = np.unique(np.concatenate([np.linspace(0, total, 300).astype(np.int32), [1, warmup - 1, warmup]]))
-        found = schedule(steps)
+        found = rates(schedule, steps)
         for step, rate in zip(steps.tolist(), np.asarray(found), strict=True):
             curve = (peak - final) * (1 - step / total) ** power + final
             expected = curve * (1 - (1 - min(step / warmup, 1)) * (1 - first / peak))
@@ -291,19 +320,21 @@ def test_warmup_poly_agrees_with_mmcv():
 
 def test_warmup_step_agrees_with_mmdetection():
     """Drops at 8 and 11 epochs of 7330 steps, warm-up of 500 from a thousandth: its StepLrUpdaterHook's own rule."""
-    schedule = jax.jit(jax.vmap(optimizers.warmup_step(1e-4, 1e-7, 0.0, 500, (8 * 7330, 11 * 7330), 0.1)))
+    schedule = optimizers.warmup_step(1e-4, 1e-7, 0.0, 500, (8 * 7330, 11 * 7330), 0.1)
     steps = np.array([0, 250, 499, 500, 8 * 7330 - 1, 8 * 7330, 11 * 7330 - 1, 11 * 7330, 12 * 7330 - 1])
 
     def expected(step: int) -> float:
         rate = 1e-4 * 0.1 ** sum(step // 7330 >= epoch for epoch in (8, 11))
         return rate if step >= 500 else rate * (1 - (1 - step / 500) * (1 - 0.001))
 
-    np.testing.assert_allclose(schedule(steps), [expected(int(step)) for step in steps], rtol=1e-6)
+    np.testing.assert_allclose(rates(schedule, steps), [expected(int(step)) for step in steps], rtol=1e-6)
 
 
 def test_warmup_step_stops_at_the_final_rate_and_needs_no_warmup():
     schedule = optimizers.warmup_step(1.0, 0.5, 0.05, 0, (2, 4), 0.1)
-    np.testing.assert_allclose([schedule(step) for step in range(6)], [1, 1, 0.1, 0.1, 0.05, 0.05], rtol=1e-6)
+    expected = [1, 1, 0.1, 0.1, 0.05, 0.05]
+    np.testing.assert_allclose([schedule(step) for step in range(6)], expected, rtol=1e-6)
+    np.testing.assert_allclose(rates(schedule, np.arange(6)), expected, rtol=1e-6)
 
 
 def test_without_a_warmup_poly_starts_at_the_peak():
