@@ -145,7 +145,7 @@ def test_a_part_that_only_attention_is_wrong_in(capsys, monkeypatch):
 
 
 def test_compiled_memory(capsys):
-    """What XLA says of a toy's step: its arguments are exactly the state and the batch."""
+    """What XLA says of a toy's step: its arguments are exactly the state, the batch, the learning rate and the key."""
     sizes = {"depths": "1,1,1,1", "dims": "8,16,24,32", "num_heads": "1,2,3,4", "image_size": "32"}
     flags = ["pvt_tiny", "--image_size", "32", "--batch_size", "2", "--num_classes", "5", "--compile"]
     for key, value in sizes.items():
@@ -158,7 +158,9 @@ def test_compiled_memory(capsys):
     # uint8 images and int32 labels.
     batch = 2 * 32 * 32 * 3 + 2 * 4
     # The number of the step is one more; whether the last update was finite is not asked for.
-    assert found["arguments"] == memory["parameters"] + memory["optimizer_state"] + 4 - 1 + batch
+    state = memory["parameters"] + memory["optimizer_state"] + 4 - 1
+    # A float32 and two uint32.
+    assert found["arguments"] == state + batch + 4 + 8
     # The new state takes the place of the old; five scalars are metrics.
     assert memory["parameters"] + memory["optimizer_state"] <= found["aliased"] < found["outputs"]
     assert found["temporary"] > 0 and found["seconds"] >= 0 and found["backend"] == "cpu"
