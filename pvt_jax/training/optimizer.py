@@ -34,7 +34,7 @@ def scaled_learning_rate(learning_rate: float, base_batch_size: int, batch_size:
 
 def constant(rate: float) -> Schedule:
     """The same learning rate at every step."""
-    return _of(_constant, rate)
+    return _schedule(_constant, rate)
 
 
 def _constant(rate: Any, step: Any) -> jax.Array:
@@ -47,7 +47,7 @@ def warmup_cosine(peak: float, initial: float, final: float, warmup_steps: int, 
     The cosine runs over all of ``total_steps`` and the warm-up takes the place of its beginning, as in the references
     (timm's scheduler); they step once an epoch, this steps every update.
     """
-    return _of(_warmup_cosine, peak, initial, final, warmup_steps, total_steps)
+    return _schedule(_warmup_cosine, peak, initial, final, warmup_steps, total_steps)
 
 
 def _warmup_cosine(peak: Any, initial: Any, final: Any, warmup_steps: Any, total_steps: Any, step: Any) -> jax.Array:
@@ -63,7 +63,7 @@ def warmup_poly(
 
     During the warm-up it goes from ``initial`` to that curve, in equal shares a step, as in MMSegmentation.
     """
-    return _of(_warmup_poly, peak, initial, final, warmup_steps, total_steps, power)
+    return _schedule(_warmup_poly, peak, initial, final, warmup_steps, total_steps, power)
 
 
 def _warmup_poly(
@@ -81,7 +81,7 @@ def warmup_step(
 
     The warm-up is linear from ``initial``, as in mmdetection.
     """
-    return _of(_warmup_step, peak, initial, final, warmup_steps, tuple(drops), factor)
+    return _schedule(_warmup_step, peak, initial, final, warmup_steps, tuple(drops), factor)
 
 
 def _warmup_step(
@@ -97,7 +97,7 @@ def _share(step: Any, warmup_steps: Any) -> jax.Array:
     return jnp.where(warmup_steps > 0, jnp.minimum(step / jnp.maximum(warmup_steps, 1), 1.0), 1.0)
 
 
-def _of(function: Callable[..., jax.Array], *numbers: Any) -> Schedule:
+def _schedule(function: Callable[..., jax.Array], *numbers: Any) -> Schedule:
     """``function`` of numbers and a step, in the types of arrays: Python's own would be weak, and another program."""
     return Partial(function, *jax.tree.map(lambda n: np.float32(n) if isinstance(n, float) else np.int32(n), numbers))
 
