@@ -2,6 +2,7 @@
 
 import re
 
+import nbformat
 import pytest
 
 from tests.helpers.notebooks import NOTEBOOKS, execute, read, shorten, source_of
@@ -43,3 +44,11 @@ def test_a_notebook_runs(path, tmp_path):
     notebook = read(path)
     shorten(notebook, 4)
     execute(notebook, tmp_path)
+
+
+def test_kernels_that_start_together_share_no_ports(tmp_path):
+    """Two did, in parallel tests: one died of "Address already in use"."""
+    cell = nbformat.v4.new_code_cell("import ipykernel, json; json.loads(ipykernel.get_connection_info())['transport']")
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    execute(notebook, tmp_path)
+    assert notebook.cells[0].outputs[0].data["text/plain"] == "'ipc'"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -34,9 +35,13 @@ def shorten(notebook: nbformat.NotebookNode, steps: int) -> None:
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
     """Run all cells in ``folder``, in a process of its own. Raises CellExecutionError: a cell has raised."""
     added = {**_OFFLINE, "PYTHONPATH": str(ROOT), "PVT_JAX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
-    NotebookClient(
-        notebook, kernel_name="python3", timeout=1800, resources={"metadata": {"path": str(folder)}}
-    ).execute(env={**os.environ, **added})
+    # A free TCP port is looked for by this process and bound later, by the kernel's: of two kernels that start together
+    # one may take the other's, and did. Files of its own it cannot; their path is short, as that of a socket has to be.
+    with tempfile.TemporaryDirectory(prefix="kernel") as sockets:
+        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/socket"}})
+        resources = {"metadata": {"path": str(folder)}}
+        client = NotebookClient(notebook, kernel_name="python3", timeout=1800, resources=resources, config=config)
+        client.execute(env={**os.environ, **added})
 
 
 def main(names: list[str]) -> int:
