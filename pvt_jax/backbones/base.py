@@ -13,7 +13,7 @@ from pvt_jax.backbones.formulas import Cost
 from pvt_jax.errors import UserError
 from pvt_jax.nn.classifier import Pool
 from pvt_jax.nn.layers import AttentionMap
-from pvt_jax.nn.padding import Maps, shrunk, zero_outside
+from pvt_jax.ops.padding import Maps, shrunk, zero_outside
 from pvt_jax.weight_names import BackboneWeights
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.heads.base import DenseModel
-from pvt_jax.nn.padding import Maps
+from pvt_jax.ops.padding import Maps
 
 # Sides of padded batches are multiples of this, and so are those of the region of an image that the backbone sees.
 MULTIPLE = 32

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from pvt_jax.errors import UserError
-from pvt_jax.nn.padding import Maps, zero_outside
+from pvt_jax.ops.padding import Maps, zero_outside
 
 xavier_uniform = nn.initializers.xavier_uniform()
 

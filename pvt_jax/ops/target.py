@@ -67,6 +67,12 @@ def has_kernels(dtype: DTypeLike, *widths: int) -> bool:
     return target.interpret or (jnp.dtype(dtype) == jnp.bfloat16 and _multiplies_bfloat16(target.mesh.devices.flat[0]))
 
 
+def is_one_cpu() -> bool:
+    """Whether the program runs on one CPU device, where loops cost little and the caches are large."""
+    target = current()
+    return target is not None and target.mesh.size == 1 and target.mesh.devices.flat[0].platform == "cpu"
+
+
 def _multiplies_bfloat16(device: Any) -> bool:
     capability = getattr(device, "compute_capability", None)
     return device.platform in ("gpu", "cuda") and capability is not None and float(capability) >= 8.0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pvt_jax.models import create_model
-from pvt_jax.nn import padding
+from pvt_jax.ops import padding
 from tests.helpers import reference
 from tests.helpers.running import assert_gradients_are_equal, pictures, quick_jit
 

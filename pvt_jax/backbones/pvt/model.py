@@ -22,8 +22,8 @@ from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import PatchProjection, normal_002, resize_position_embedding
 from pvt_jax.nn.normalization import LayerNorm
-from pvt_jax.nn.padding import shrunk
 from pvt_jax.nn.settings import check_reductions, check_stages, table_side
+from pvt_jax.ops.padding import shrunk
 
 # Table 1 of the paper: what differs between the variants. huge_v2 is defined by the reference code alone.
 _HEADS_AND_DIMS = {"dims": (64, 128, 320, 512), "num_heads": (1, 2, 5, 8)}

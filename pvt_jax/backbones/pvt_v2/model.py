@@ -21,8 +21,8 @@ from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import OverlappingPatchProjection, PatchProjection, normal_002, resize_position_embedding
 from pvt_jax.nn.normalization import LayerNorm
-from pvt_jax.nn.padding import shrunk
 from pvt_jax.nn.settings import check_reductions, check_stages, table_side
+from pvt_jax.ops.padding import shrunk
 
 # Table 1 of the PVT v2 paper and table 6 of SegFormer's: what differs between the variants.
 _NARROW, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)

@@ -18,8 +18,8 @@ from pvt_jax.nn.blocks import Block, run_blocks, stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import PatchProjection, normal_002, resize_position_embedding
 from pvt_jax.nn.normalization import LayerNorm
-from pvt_jax.nn.padding import Maps, shrunk
 from pvt_jax.nn.settings import check, check_counts, table_side
+from pvt_jax.ops.padding import Maps, shrunk
 from pvt_jax.ops.resize import resize_padded
 
 # Table 1 of DeiT; "small" has no counterpart in ViT's own table.

@@ -21,9 +21,9 @@ from pvt_jax.heads.base import detections
 from pvt_jax.heads.detr.layers import PostNormDecoderLayer, PostNormEncoderLayer, sine_positions
 from pvt_jax.heads.detr.loss import Weights, set_losses
 from pvt_jax.nn.attention import Linear
-from pvt_jax.nn.padding import Maps, inside, shrunk
 from pvt_jax.nn.settings import check, check_counts, check_num_classes
 from pvt_jax.ops.boxes import clip_boxes, from_centres, to_centres
+from pvt_jax.ops.padding import Maps, inside, shrunk
 
 
 class DETRHead(nn.Module):

@@ -18,8 +18,8 @@ from pvt_jax.heads.mask_rcnn.loss import Sampling, box_losses, draw_anchors, dra
 from pvt_jax.heads.mask_rcnn.mask_targets import mask_targets
 from pvt_jax.heads.mask_rcnn.regions import BoxHead, MaskHead, border_repeated, candidates, region_features
 from pvt_jax.heads.mask_rcnn.rpn import Level, RegionProposalNetwork, joined, propose
-from pvt_jax.nn.padding import Maps
 from pvt_jax.nn.settings import check, check_counts, check_num_classes
+from pvt_jax.ops.padding import Maps
 
 # Sides of the RoIAlign features of the box and mask heads; a mask has twice the side.
 _BOX_SIDE, _MASK_SIDE = 7, 14

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.heads.mask_rcnn.rpn import Predictor, stride_of
 from pvt_jax.nn.layers import Parameters, normal_fan_out
-from pvt_jax.nn.padding import Maps
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
+from pvt_jax.ops.padding import Maps
 from pvt_jax.ops.roi_align import multilevel_roi_align
 
 xavier_uniform = nn.initializers.xavier_uniform()

@@ -11,11 +11,11 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from pvt_jax.nn.padding import Maps
 from pvt_jax.nn.pixels import grid_of
 from pvt_jax.ops.anchors import base_anchors, grid_anchors, inside_region
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
 from pvt_jax.ops.nms import nms
+from pvt_jax.ops.padding import Maps
 
 
 class Level(NamedTuple):

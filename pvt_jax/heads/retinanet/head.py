@@ -18,11 +18,11 @@ from jaxtyping import Array, Bool, Float, Int
 from pvt_jax.errors import UserError
 from pvt_jax.heads.base import best_detections
 from pvt_jax.heads.retinanet.loss import retinanet_losses
-from pvt_jax.nn.padding import Maps, zero_outside
 from pvt_jax.nn.pixels import grid_of
 from pvt_jax.nn.settings import check, check_counts, check_num_classes
 from pvt_jax.ops.anchors import base_anchors, grid_anchors, inside_region, octave_scales
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
+from pvt_jax.ops.padding import Maps, zero_outside
 
 # Initial score of every class: at 0.5 the loss of all background anchors would drown that of the objects.
 _PRIOR = 0.01

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.nn.layers import normal_fan_out
 from pvt_jax.nn.normalization import BatchNorm
-from pvt_jax.nn.padding import Maps
 from pvt_jax.nn.pixels import PixelClassifier, grid_of, resampled
 from pvt_jax.nn.settings import check_counts
+from pvt_jax.ops.padding import Maps
 
 
 class ScaleBranch(nn.Module):

@@ -18,8 +18,8 @@ from pvt_jax.heads.trans2seg.layers import EncoderLayer, token_mlp
 from pvt_jax.nn.attention import MultiHeadAttention
 from pvt_jax.nn.layers import normal_002, resize_position_embedding
 from pvt_jax.nn.normalization import BatchNorm
-from pvt_jax.nn.padding import Maps, inside, shrunk
 from pvt_jax.nn.settings import check, check_counts, check_num_classes, table_side
+from pvt_jax.ops.padding import Maps, inside, shrunk
 from pvt_jax.ops.resize import resize_grid, resize_padded
 
 

@@ -1,0 +1,99 @@
+"""Feed-forward networks in parts of the batch equal those of the whole batch, and keep no hidden map."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import Mesh
+
+from pvt_jax.nn.layers import FeedForward
+from pvt_jax.ops import feed_forward, target
+
+MESH = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
+GRID = (5, 3)
+SIZES = jnp.array([[5, 3], [4, 2], [1, 3], [5, 1], [2, 2], [3, 3]])
+V1, V2, LINEAR = {}, {"depthwise": True}, {"depthwise": True, "rectified": True}
+
+
+def layer_and_inputs(settings, dtype=jnp.float32):
+    layer = FeedForward(8, 32, dtype, **settings)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 15, 8)), jnp.float32)
+    variables = layer.init(jax.random.key(0), x, GRID)
+    # No parameter is 0 or 1, where a mistake might not show.
+    return (
+        layer,
+        x,
+        jax.tree.map(lambda p: p + 0.3 * jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), variables),
+    )
+
+
+def with_gradients(layer, mesh, sizes, variables, x):
+    def of(variables, x):
+        return layer.apply(variables, x, GRID, sizes)
+
+    with target.compiled_for(mesh):
+        result, back = jax.vjp(of, variables, x)
+        return result, back(jnp.cos(result))
+
+
+@pytest.mark.parametrize("cached", [32, 3 * 480, 10**6], ids=["one", "some", "all"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("settings", [V1, V2, LINEAR], ids=["v1", "v2", "linear"])
+def test_result_and_gradients(settings, masked, cached, monkeypatch):
+    monkeypatch.setattr(feed_forward, "_CACHED_VALUES", cached)
+    monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
+    layer, x, variables = layer_and_inputs(settings)
+    sizes = SIZES if masked else None
+    found, expected = (jax.jit(partial(with_gradients, layer, mesh, sizes))(variables, x) for mesh in (MESH, None))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max()))
+
+
+@pytest.mark.parametrize("settings", [V1, V2], ids=["v1", "v2"])
+def test_no_hidden_map_of_the_batch_is_in_memory(settings, monkeypatch):
+    monkeypatch.setattr(feed_forward, "_CACHED_VALUES", 480)
+    monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
+    layer, x, variables = layer_and_inputs(settings)
+    x = jnp.tile(x, (20, 1, 1))
+
+    def bytes_of(mesh):
+        plan = jax.jit(partial(with_gradients, layer, mesh, None)).lower(variables, x).compile().memory_analysis()
+        return plan.temp_size_in_bytes
+
+    hidden = 120 * 15 * 32 * 4
+    assert bytes_of(None) > hidden
+    assert bytes_of(MESH) < hidden / 2
+
+
+def test_what_is_small_is_kept_and_not_computed_again(monkeypatch):
+    layer, x, variables = layer_and_inputs(V1)
+
+    def products():
+        # A function of its own, or jax would show the trace that it has.
+        run = partial(with_gradients, layer, MESH, None)
+        return str(jax.make_jaxpr(lambda *inputs: run(*inputs))(variables, x)).count("dot_general[")
+
+    assert products() == 6
+    monkeypatch.setattr(feed_forward, "_CACHED_VALUES", 480)
+    monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
+    assert products() == 7
+
+
+def test_less_precision_is_summed_once():
+    """Sums of bfloat16 over many parts would be rounded as often."""
+    layer, x, variables = layer_and_inputs(V2, jnp.bfloat16)
+    found, expected = (jax.jit(partial(with_gradients, layer, mesh, None))(variables, x) for mesh in (MESH, None))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@given(count=st.integers(1, 3000), most=st.integers(0, 3000))
+def test_parts_are_equal_and_fit(count, most):
+    part = feed_forward._part(count, most)
+    assert count % part == 0
+    assert part <= max(most, 1) or part == count
+    # A loop over crumbs would take longer than it saves.
+    assert most < 8 or part > most // 8 or part == count
