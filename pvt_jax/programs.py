@@ -11,6 +11,7 @@ from pvt_jax import config as config_lib
 from pvt_jax.compilation import compiler_options
 from pvt_jax.heads import HEADS
 from pvt_jax.models import create_model
+from pvt_jax.ops.target import without_kernels
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.task import Batch, Task
@@ -154,7 +155,8 @@ def _inference(subject: Subject, batch_size: int, mesh: Any) -> Program:
         init = jax.jit(task.init, out_shardings=copies, compiler_options=compiler_options("init"))
         return init(jax.random.key(0)), make_images()["image"]
 
-    function = jax.jit(infer, out_shardings=split, compiler_options=compiler_options("infer"))
+    of_devices = without_kernels(infer, mesh)
+    function = jax.jit(of_devices, out_shardings=split, compiler_options=compiler_options("infer"))
     return Program(function, abstract, _parameters(variables), infer, abstract, make, keeps=False)
 
 

@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "sweeps": {"config", "machine", "messages", "paths", "training", "visualization"},
     # Steps without data, for what measures or plans them.
-    "programs": {"compilation", "config", "heads", "models", "options", "tasks", "training"},
+    "programs": {"compilation", "config", "heads", "models", "ops", "options", "tasks", "training"},
     "planning": {
         "config",
         "devices",
@@ -83,6 +83,7 @@ ALLOWED: dict[str, set[str]] = {
             "heads",
             "messages",
             "nn",
+            "ops",
             "options",
             "paths",
             "tasks",

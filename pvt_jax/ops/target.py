@@ -44,6 +44,16 @@ def compiled_for(mesh: Mesh | None, *, kernels: bool = True, interpret: bool = F
         _TARGET.reset(token)
 
 
+def without_kernels(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """``function`` for the devices of ``mesh``, as everything but training computes it."""
+
+    def traced(*arguments: Any) -> Any:
+        with compiled_for(mesh, kernels=False):
+            return function(*arguments)
+
+    return traced
+
+
 def current() -> Target | None:
     """What ``compiled_for`` has set."""
     return _TARGET.get()

@@ -33,10 +33,11 @@ def compare(arm: dict[int, float], baseline: dict[int, float]) -> Comparison | N
     difference = float(one.mean() - other.mean())
     if len(seeds) < 2:
         return Comparison(difference, None, "one seed")
-    # Equal but for rounding, they say nothing of how much they vary.
-    varies = np.ptp(one - other) > 1e-9 * np.abs([one, other]).max()
+    rounding = 1e-9 * np.abs([one, other]).max()
+    # Differences that are equal but for rounding say nothing of how much they vary.
+    varies = np.ptp(one - other) > rounding
     p = float(stats.ttest_rel(one, other).pvalue) if varies else None
-    if abs(difference) <= max(np.ptp(one), np.ptp(other)):
+    if abs(difference) <= max(np.ptp(one), np.ptp(other)) + rounding:
         verdict = "none"
     else:
         verdict = "higher" if difference > 0 else "lower"

@@ -26,6 +26,13 @@ def test_a_difference_inside_the_range_is_called_none(shift, verdict):
     assert found is not None and (found.p, found.verdict) == (None, verdict)
 
 
+def test_a_difference_as_large_as_the_range_is_called_none_however_it_is_rounded():
+    wider, base = (45.40, 46.19, 45.60), (43.75, 44.05, 45.16)
+    found = compare(dict(enumerate(wider)), dict(enumerate(base)))
+    assert found is not None and found.difference > np.ptp(base) and round(found.difference, 9) == 1.41
+    assert found.verdict == "none"
+
+
 def test_one_seed_decides_nothing():
     found = compare({0: 9.0}, {0: 1.0, 1: 1.0})
     assert found is not None and (found.difference, found.p, found.verdict) == (8.0, None, "one seed")
