@@ -11,7 +11,7 @@ from pvt_jax import config as config_lib
 from pvt_jax.compilation import compiler_options
 from pvt_jax.heads import HEADS
 from pvt_jax.models import create_model
-from pvt_jax.ops.target import without_kernels
+from pvt_jax.ops.target import for_devices
 from pvt_jax.tasks import TASKS
 from pvt_jax.tasks.options import TaskConfig
 from pvt_jax.tasks.task import Batch, Task
@@ -155,7 +155,7 @@ def _inference(subject: Subject, batch_size: int, mesh: Any) -> Program:
         init = jax.jit(task.init, out_shardings=copies, compiler_options=compiler_options("init"))
         return init(jax.random.key(0)), make_images()["image"]
 
-    of_devices = without_kernels(infer, mesh)
+    of_devices = for_devices(infer, mesh)
     function = jax.jit(of_devices, out_shardings=split, compiler_options=compiler_options("infer"))
     return Program(function, abstract, _parameters(variables), infer, abstract, make, keeps=False)
 

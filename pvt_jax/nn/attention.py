@@ -14,7 +14,8 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from pvt_jax.nn.layers import Dense, matmul, normal_002, uniform_fan_in
+from pvt_jax.nn.layers import Dense, normal_002, uniform_fan_in
+from pvt_jax.ops.linear import matmul
 
 _xavier_uniform = nn.initializers.xavier_uniform()
 # PyTorch's attention fuses the projections of queries, keys and values: Xavier's bound is that of [dim, 3 dim].

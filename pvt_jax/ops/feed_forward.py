@@ -1,8 +1,9 @@
 """The feed-forward networks of transformer blocks in parts of the batch whose hidden maps stay in the cache: for CPU.
 
-XLA writes each hidden map of a whole batch to memory, and reads it wherever it is used. Here a part goes through the
-whole network before the next one starts. The backward pass does as much and computes the hidden maps again: none is
-kept. Reverse mode only; of floats with less precision the sums over parts would be rounded too often.
+XLA writes each hidden map of a whole batch to memory, and reads it wherever it is used. Here a part of the images, or
+of the tokens, goes through the whole network before the next one starts. The backward pass does as much and computes
+the hidden maps again; only where a map is small, or cannot be divided, x W₁ is kept. Reverse mode only, and float32: of
+less precise numbers the sums over parts would be rounded too often.
 """
 
 import math
@@ -34,7 +35,7 @@ def feed_forward(
 
     # One token does not depend on another.
     tokens = x.reshape(-1, x.shape[-1])
-    return _in_parts(network, kernel1.shape[1], tokens).reshape(x.shape)
+    return _in_parts(network, kernel1.shape[1], tokens).reshape(*x.shape[:-1], kernel2.shape[1])
 
 
 def depthwise_feed_forward(
@@ -71,7 +72,7 @@ def depthwise_feed_forward(
 def _in_parts(network: Callable[..., Array], values: int, x: Array, *others: Array | None) -> Array:
     """``network`` of arrays that share their leading axis, a part of it at a time.
 
-    ``values`` has the hidden map of each of its elements.
+    The hidden map of each of their elements has ``values`` values.
     """
     count = len(x)
     part = _part(count, _CACHED_VALUES // values)
@@ -80,7 +81,8 @@ def _in_parts(network: Callable[..., Array], values: int, x: Array, *others: Arr
     # Inside of a loop nothing can be merged with the first computation, which the default guards against at a cost.
     again = jax.checkpoint(network, prevent_cse=False)
     parts = jax.tree.map(lambda one: one.reshape(count // part, part, *one.shape[1:]), (x, *others))
-    return jax.lax.map(lambda of_part: again(*of_part), parts).reshape(count, *x.shape[1:])
+    done = jax.lax.map(lambda of_part: again(*of_part), parts)
+    return done.reshape(count, *done.shape[2:])
 
 
 def _part(count: int, most: int) -> int:

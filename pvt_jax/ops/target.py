@@ -44,13 +44,18 @@ def compiled_for(mesh: Mesh | None, *, kernels: bool = True, interpret: bool = F
         _TARGET.reset(token)
 
 
-def without_kernels(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """``function`` for the devices of ``mesh``, as everything but training computes it."""
+def for_devices(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """``function``, traced for the devices of ``mesh`` and without ``ops.kernels``: evaluation and prediction.
+
+    Each device keeps the images that it was given, and one CPU takes its own forms of layers.
+    """
 
     def traced(*arguments: Any) -> Any:
         with compiled_for(mesh, kernels=False):
             return function(*arguments)
 
+    # Profiles and logs show the name; a ``partial`` has none of its own.
+    traced.__name__ = getattr(function, "func", function).__name__
     return traced
 
 
@@ -78,7 +83,7 @@ def has_kernels(dtype: DTypeLike, *widths: int) -> bool:
 
 
 def is_one_cpu() -> bool:
-    """Whether the program runs on one CPU device, where loops cost little and the caches are large."""
+    """Whether the program is for one CPU device, where loops cost little and caches are large."""
     target = current()
     return target is not None and target.mesh.size == 1 and target.mesh.devices.flat[0].platform == "cpu"
 

@@ -19,7 +19,7 @@ from pvt_jax.data.unlabelled import Unlabelled
 from pvt_jax.errors import ArgumentError, UserError
 from pvt_jax.files.images import to_rgb
 from pvt_jax.messages import in_python
-from pvt_jax.ops.target import without_kernels
+from pvt_jax.ops.target import for_devices
 from pvt_jax.prediction.attention import Attention, attended, block_of, weights_of
 from pvt_jax.prediction.trained import Choices, Trained, open_trained
 from pvt_jax.tasks import TASKS
@@ -198,7 +198,7 @@ class Predictor:
         step = self._steps.get((task.is_padded, block))
         if step is None:
             step = self._steps[task.is_padded, block] = jax.jit(
-                without_kernels(partial(_step, task, block), self._mesh), compiler_options=compiler_options("infer")
+                for_devices(partial(_step, task, block), self._mesh), compiler_options=compiler_options("infer")
             )
         places = sharding.batch_sharding(self._mesh)
         for batch in task.evaluation_batches((0, 1), self._mesh.size):

@@ -16,7 +16,7 @@ from pvt_jax.compilation import compiler_options
 from pvt_jax.config import Config
 from pvt_jax.data.classes import Classes
 from pvt_jax.errors import UserError
-from pvt_jax.ops.target import without_kernels
+from pvt_jax.ops.target import for_devices
 from pvt_jax.tasks.report import Report
 from pvt_jax.tasks.task import Results, Task
 from pvt_jax.training import sharding, workdir
@@ -146,7 +146,7 @@ class Evaluator:
         self._block = sharding.host_block()
         self._batch_sharding = sharding.batch_sharding(mesh)
         self._step = jax.jit(
-            without_kernels(task.evaluate, mesh),
+            for_devices(task.evaluate, mesh),
             out_shardings=(sharding.replicated(mesh), self._batch_sharding),
             compiler_options=compiler_options("infer"),
         )

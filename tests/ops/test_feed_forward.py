@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import Mesh
 
+from pvt_jax.nn.blocks import Block, run_blocks
 from pvt_jax.nn.layers import FeedForward
 from pvt_jax.ops import feed_forward, target
 
@@ -19,9 +21,9 @@ SIZES = jnp.array([[5, 3], [4, 2], [1, 3], [5, 1], [2, 2], [3, 3]])
 V1, V2, LINEAR = {}, {"depthwise": True}, {"depthwise": True, "rectified": True}
 
 
-def layer_and_inputs(settings, dtype=jnp.float32):
+def layer_and_inputs(settings, dtype=jnp.float32, batch=6):
     layer = FeedForward(8, 32, dtype, **settings)
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 15, 8)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((batch, 15, 8)), jnp.float32)
     variables = layer.init(jax.random.key(0), x, GRID)
     # No parameter is 0 or 1, where a mistake might not show.
     return (
@@ -53,6 +55,49 @@ def test_result_and_gradients(settings, masked, cached, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max()))
 
 
+@pytest.mark.parametrize("batch", [0, 1, 5])
+@pytest.mark.parametrize("settings", [V1, V2], ids=["v1", "v2"])
+def test_any_batch(settings, batch, monkeypatch):
+    """None, one that is a part, and one of which two images, the most that fit, are no divisor."""
+    monkeypatch.setattr(feed_forward, "_CACHED_VALUES", 2 * 480)
+    monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
+    layer, x, variables = layer_and_inputs(settings, batch=batch)
+    found, expected = (jax.jit(partial(with_gradients, layer, mesh, None))(variables, x) for mesh in (MESH, None))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max(initial=0.0)))
+
+
+@pytest.mark.parametrize("how", [{"scan": True}, {"remat": True}, {"scan": True, "remat": True}], ids=str)
+def test_blocks_that_are_scanned_and_computed_again(how, monkeypatch):
+    monkeypatch.setattr(feed_forward, "_CACHED_VALUES", 480)
+    monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
+
+    class Stack(nn.Module):
+        how: dict
+
+        @nn.compact
+        def __call__(self, x, grid, sizes):
+            block = partial(Block, 8, 1, 4, 1, jnp.float32, depthwise=True, fan_out_init=True)
+            return run_blocks(self, block, 2, x, grid, None, sizes, **{"scan": False, "remat": False, **self.how})
+
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 15, 8)), jnp.float32)
+    variables = Stack({}).init(jax.random.key(0), x, GRID, SIZES)
+    found, expected = (
+        jax.jit(partial(with_gradients, Stack(settings), mesh, SIZES))(variables, x)
+        for mesh, settings in ((MESH, how), (None, {}))
+    )
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max()))
+
+
+def test_several_devices_take_the_plain_form():
+    """A loop over images would run on one of them, with all the images."""
+    several = Mesh(np.array(jax.devices()[:1] * 2).reshape(2, 1), ("data", "fsdp"))
+    for mesh, expected in ((MESH, True), (several, False), (None, False)):
+        with target.compiled_for(mesh):
+            assert target.is_one_cpu() is expected
+
+
 @pytest.mark.parametrize("settings", [V1, V2], ids=["v1", "v2"])
 def test_no_hidden_map_of_the_batch_is_in_memory(settings, monkeypatch):
     monkeypatch.setattr(feed_forward, "_CACHED_VALUES", 480)
@@ -77,10 +122,10 @@ def test_what_is_small_is_kept_and_not_computed_again(monkeypatch):
         run = partial(with_gradients, layer, MESH, None)
         return str(jax.make_jaxpr(lambda *inputs: run(*inputs))(variables, x)).count("dot_general[")
 
-    assert products() == 6
+    kept = products()
     monkeypatch.setattr(feed_forward, "_CACHED_VALUES", 480)
     monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
-    assert products() == 7
+    assert products() == kept + 1
 
 
 def test_less_precision_is_summed_once():

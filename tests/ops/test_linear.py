@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from pvt_jax.ops import target
 from pvt_jax.ops.linear import matmul
+from pvt_jax.planning.flops import count_flops
 
 MESH = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
 
@@ -49,3 +50,19 @@ def test_the_gradient_of_a_high_kernel_is_computed_wide():
     assert in_rows in products(None)
     # A transpose may have become a layout.
     assert in_rows not in products(MESH) and products(MESH) & {"[8,64]{1,0}", "[64,8]{0,1}"}
+
+
+def test_what_has_no_gradient_costs_none():
+    x, kernel = jnp.ones((256, 64)), jnp.ones((64, 8))
+
+    def of_kernel(x, kernel):
+        with target.compiled_for(MESH):
+            return jax.grad(lambda kernel: matmul(x, kernel).sum())(kernel)
+
+    def of_x(x, kernel):
+        with target.compiled_for(MESH):
+            return jax.grad(lambda x: matmul(x, kernel).sum())(x)
+
+    assert count_flops(of_kernel, x, kernel) == count_flops(of_x, x, kernel) == 2 * 2 * 256 * 64 * 8
+    np.testing.assert_array_equal(of_kernel(x, kernel), jnp.full((64, 8), 256.0))
+    np.testing.assert_array_equal(of_x(x, kernel), jnp.full((256, 64), 8.0))

@@ -18,9 +18,10 @@ from pvt_jax.backbones.base import Backbone
 from pvt_jax.errors import UserError
 from pvt_jax.nn.blocks import stochastic_depth_of_stages
 from pvt_jax.nn.classifier import ClassificationHead
-from pvt_jax.nn.layers import matmul, normal_fan_out
+from pvt_jax.nn.layers import normal_fan_out
 from pvt_jax.nn.normalization import BatchNorm
 from pvt_jax.nn.settings import check, check_stages
+from pvt_jax.ops.linear import matmul
 from pvt_jax.ops.padding import shrunk, zero_outside
 
 # Table 1 of the paper. All have a stem of 64 channels and stages of 64, 128, 256 and 512.

@@ -16,10 +16,11 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from pvt_jax.nn.layers import matmul, uniform_fan_in
+from pvt_jax.nn.layers import uniform_fan_in
 from pvt_jax.nn.normalization import EPSILON, MOMENTUM, BatchNorm
 from pvt_jax.nn.pixels import resampled
 from pvt_jax.ops.depthwise import depthwise_conv3x3
+from pvt_jax.ops.linear import matmul
 from pvt_jax.ops.padding import shrunk, zero_outside
 
 # Largest group: at 512² with 64 channels 67 MB per image and layer.
