@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from pvt_jax.nn.normalization import LayerNorm
 from pvt_jax.ops import target
 from pvt_jax.ops.depthwise import depthwise_conv3x3
+from pvt_jax.ops.gelu import gelu
 from pvt_jax.ops.linear import matmul
 from pvt_jax.ops.padding import inside, zero_outside
 from pvt_jax.ops.pooling import adaptive_average_pool
@@ -41,11 +42,6 @@ def _uniform(bound: float, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTy
 def normal_fan_out(fan_out: int) -> Callable:
     """Initialiser N(0, 2 / fan_out): PVT v2's for convolutions (He et al., arXiv 1502.01852)."""
     return nn.initializers.normal(math.sqrt(2.0 / fan_out))
-
-
-def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Exact GELU by erf: ``jax.nn.gelu(approximate=False)`` uses erfc, which is far slower."""
-    return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 def stochastic_depth_scales(

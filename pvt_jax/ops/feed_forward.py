@@ -6,7 +6,6 @@ the hidden maps again; only where a map is small, or cannot be divided, x W₁ i
 less precise numbers the sums over parts would be rounded too often.
 """
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pvt_jax.ops.depthwise import depthwise_conv3x3
+from pvt_jax.ops.gelu import gelu_of_one_erf
 from pvt_jax.ops.linear import matmul
 from pvt_jax.ops.padding import zero_outside
 
@@ -28,10 +28,10 @@ def feed_forward(
     kernel2: Float[Array, "hidden c"],
     bias2: Float[Array, " c"],
 ) -> Float[Array, "b n c"]:
-    """GELU(x W₁ + b₁) W₂ + b₂."""
+    """GELU(x W₁ + b₁) W₂ + b₂, float32: the network of every transformer block (arXiv 1706.03762, section 3.3)."""
 
     def network(tokens: Array) -> Array:
-        return matmul(_activated(matmul(tokens, kernel1) + bias1), kernel2) + bias2
+        return matmul(gelu_of_one_erf(matmul(tokens, kernel1) + bias1), kernel2) + bias2
 
     # One token does not depend on another.
     tokens = x.reshape(-1, x.shape[-1])
@@ -51,10 +51,10 @@ def depthwise_feed_forward(
     sizes: Int[Array, "b 2"] | None = None,
     rectified: bool = False,
 ) -> Float[Array, "b n c"]:
-    """GELU(depthwise 3×3 convolution of (x W₁ + b₁) + b) W₂ + b₂; n are the pixels of ``grid`` (rows, columns).
+    """GELU(depthwise 3×3 convolution of (x W₁ + b₁) + b) W₂ + b₂, float32: PVT v2's (arXiv 2106.13797, section 3.3).
 
-    The convolution has stride 1 and zero padding 1; beyond ``sizes`` (rows, columns) it takes x W₁ + b₁ for 0.
-    ``rectified``: it takes ReLU(x W₁ + b₁).
+    n are the pixels of ``grid`` (rows, columns). The convolution has stride 1 and zero padding 1; beyond ``sizes``
+    (rows, columns) it takes x W₁ + b₁ for 0. ``rectified``: it takes ReLU(x W₁ + b₁).
     """
     width = kernel1.shape[1]
 
@@ -64,7 +64,7 @@ def depthwise_feed_forward(
             hidden = jax.nn.relu(hidden)
         maps = zero_outside(hidden.reshape(len(images), *grid, width), sizes)
         hidden = _convolved(maps, kernel, bias).reshape(hidden.shape)
-        return matmul(_activated(hidden), kernel2) + bias2
+        return matmul(gelu_of_one_erf(hidden), kernel2) + bias2
 
     return _in_parts(network, grid[0] * grid[1] * width, x, sizes)
 
@@ -90,30 +90,6 @@ def _part(count: int, most: int) -> int:
     if most <= 1:
         return 1
     return next((part for part in range(min(most, count), most // 8, -1) if count % part == 0), count)
-
-
-@jax.custom_vjp
-def _activated(hidden: Array) -> Array:
-    """GELU, as ``nn.layers.gelu``, with a derivative that shares the distribution function with it."""
-    return hidden * _distribution(hidden)
-
-
-def _activated_forward(hidden: Array) -> tuple[Array, tuple[Array, Array]]:
-    distribution = _distribution(hidden)
-    return hidden * distribution, (hidden, distribution)
-
-
-def _activated_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array]:
-    hidden, distribution = residuals
-    density = jnp.exp(-0.5 * hidden * hidden) * (1.0 / math.sqrt(2.0 * math.pi))
-    return (gradient * (distribution + hidden * density),)
-
-
-_activated.defvjp(_activated_forward, _activated_backward)
-
-
-def _distribution(x: Array) -> Array:
-    return 0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 @jax.custom_vjp

@@ -1,4 +1,4 @@
-"""Feed-forward networks in parts of the batch equal those of the whole batch, and keep no hidden map."""
+"""Feed-forward networks in parts of the batch equal those of the whole batch, and keep no large hidden map."""
 
 from functools import partial
 
@@ -26,11 +26,8 @@ def layer_and_inputs(settings, dtype=jnp.float32, batch=6):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((batch, 15, 8)), jnp.float32)
     variables = layer.init(jax.random.key(0), x, GRID)
     # No parameter is 0 or 1, where a mistake might not show.
-    return (
-        layer,
-        x,
-        jax.tree.map(lambda p: p + 0.3 * jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), variables),
-    )
+    variables = jax.tree.map(lambda p: p + 0.3 * jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), variables)
+    return layer, x, variables
 
 
 def with_gradients(layer, mesh, sizes, variables, x):

@@ -204,12 +204,6 @@ def test_spatial_reduction_attention_agrees_with_numpy(sr_ratio, grid, num_heads
     assert reference.relative_error(found, expected) < 1e-5
 
 
-def test_gelu_is_the_exact_one():
-    x = np.linspace(-6, 6, 97, dtype=np.float32)
-    expected = [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x.tolist()]
-    np.testing.assert_allclose(layers.gelu(jnp.asarray(x)), expected, rtol=1e-6, atol=1e-6)
-
-
 def faint(weights: reference.Weights) -> reference.Weights:
     """Weights for which the variance before every norm is about 1e-6, so that its epsilon decides its output."""
     small = {}
