@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.speed import first_step
+from experiments.first_step import first_step
 from pvt_jax import config as config_lib
 from pvt_jax import main as command
 from pvt_jax.tasks import TASKS

@@ -1,6 +1,6 @@
 """Times each part of RetinaNet inference, from image to boxes, on jax's default device.
 
-    python experiments/speed/detection_parts.py --models pvt_tiny pvt_small resnet50 \\
+    python experiments/detection_parts/detection_parts.py --models pvt_tiny pvt_small resnet50 \\
         --image_sizes 800x1344 640x1088 --rounds 5 --json results.json
 
 Prints a markdown table. Each part is its own program: backbone, feature pyramid (FPN), heads (the towers of

@@ -1,6 +1,6 @@
 """Seconds from the command to the first step of ``python -m pvt_jax.main``, and what they go to.
 
-    python experiments/speed/first_step.py --tree OTHER --rounds 3 --json first_step.json
+    python experiments/first_step/first_step.py --tree OTHER --rounds 3 --json first_step.json
 
 With an empty compilation cache and with a full one, for this tree and another one, such as a clone at an older commit;
 the trees take turns. A step has two images of noise, with boxes for RetinaNet. The clock starts with the process and

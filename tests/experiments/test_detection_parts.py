@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.speed import detection_parts
+from experiments.detection_parts import detection_parts
 from pvt_jax.models import create_model
 from tests.helpers.dense import PYRAMID, random_variables
 

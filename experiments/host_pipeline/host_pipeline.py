@@ -1,6 +1,6 @@
 """Images that one CPU core decodes and augments in a second, on your photographs, and what faster ways do to pixels.
 
-    python experiments/speed/host_pipeline.py PHOTOGRAPHS [--rounds 5] [--image_size 224 224] [--shorter_side 480]
+    python experiments/host_pipeline/host_pipeline.py PHOTOGRAPHS [--rounds 5] [--shorter_side 480]
 
 PHOTOGRAPHS is a tar file or a folder of images. Prints two markdown tables; 200 photographs of ImageNet take about 20
 seconds. The time is that of the processor, in one thread, with the files already in memory; the stages take turns, so
