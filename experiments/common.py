@@ -50,7 +50,7 @@ def classifiers(
         columns=columns,
         figures=[
             Dots(f"top1_{scale}.png", compared, "values.top1", "top-1, %"),
-            Curves(f"loss_{scale}.png", compared, "train_loss", "training loss"),
+            Curves(f"loss_{scale}.png", compared, "train_loss", "training loss", smooth=5),
         ],
         tuning=LEARNING_RATES if scale == "cifar10" else None,
     )

@@ -141,12 +141,15 @@ class Curves:
       file, title: as of ``Lines``.
       metric: its name, as ``top1``, or ``train_loss``.
       y_label: with its unit.
+      smooth: how many points each one shown is the mean of: itself and its neighbours of the same seed, fewer at the
+        ends. A training loss is that of a single batch, and its noise hides what arms differ by.
     """
 
     file: str
     title: str
     metric: str
     y_label: str
+    smooth: int = 1
 
     def draw(self, sweep: Sweep, records: Sequence[Record]) -> bytes | None:
         """The picture."""
@@ -155,16 +158,24 @@ class Curves:
             found: dict[float, list[float]] = {}
             for record in its:
                 curves: Mapping[str, Any] = record.get("curves") or {}
-                for step, value in zip(*curves.get(self.metric, ([], [])), strict=True):
+                steps, values = curves.get(self.metric, ([], []))
+                for step, value in zip(steps, _smoothed(values, self.smooth), strict=True):
                     found.setdefault(step, []).append(value)
             points = [(step, float(np.mean(v)), min(v), max(v)) for step, v in sorted(found.items())]
             if points:
                 lines.append(Line(arm, *zip(*points, strict=True)))
-        return plots.curves(lines, _title(self.title, sweep), ("step", self.y_label)) if lines else None
+        label = f"{self.y_label}, mean of {self.smooth} points" if self.smooth > 1 else self.y_label
+        return plots.curves(lines, _title(self.title, sweep), ("step", label)) if lines else None
 
     def table(self, sweep: Sweep, records: Sequence[Record]) -> list[str]:
         """Nothing: curves are for the eye."""
         return []
+
+
+def _smoothed(values: Sequence[float], width: int) -> list[float]:
+    """Centred means over ``width`` values, as many as there are."""
+    before, after = (width - 1) // 2, width // 2
+    return [float(np.mean(values[max(0, i - before) : i + after + 1])) for i in range(len(values))]
 
 
 def _title(title: str, sweep: Sweep) -> str:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from pvt_jax.errors import UserError
 from pvt_jax.sweeps import Column, Curves, Dots, Lines, Measure, Sweep, Train, report
+from pvt_jax.visualization import plots
 
 
 def record(arm, seed, values, facts=None, **more):
@@ -122,3 +123,18 @@ def test_exponents_and_crossings_become_a_table():
     ]
     assert Image.open(io.BytesIO(lines.draw(sweep, records) or b"")).size[0] > 500
     assert lines.draw(sweep, []) is None
+
+
+def test_smooth_curves_are_means_of_neighbours_seed_by_seed(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "curves", lambda lines, title, labels: drawn.append((lines, labels)) or b"")
+    steps = [10, 20, 30, 40]
+    losses = [[4.0, 1.0, 1.0, 4.0], [8.0, 2.0, 2.0, 2.0]]
+    records = [record("base", seed, {}, curves={"train_loss": [steps, loss]}) for seed, loss in enumerate(losses)]
+    Curves("l.png", "Loss", "train_loss", "loss", smooth=3).draw(TRAINED, records)
+    ((line,), labels) = drawn[0]
+    assert labels == ("step", "loss, mean of 3 points")
+    assert line.x == (10, 20, 30, 40)
+    # Seeds: 2.5, 2, 2, 2.5 and 5, 4, 2, 2.
+    assert (line.low, line.high) == ((2.5, 2.0, 2.0, 2.0), (5.0, 4.0, 2.0, 2.5))
+    assert line.mean == (3.75, 3.0, 2.0, 2.25)
