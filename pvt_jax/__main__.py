@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pvt_jax import commands
 from pvt_jax.errors import UserError
+from pvt_jax.huge_pages import restart_with_huge_pages
 from pvt_jax.messages import did_you_mean
 
 
@@ -22,24 +23,26 @@ class Row:
       module: its module, which has ``main(arguments)``; imported when the command is called.
       does: what it does, in a line.
       settled: flags that this command stands for, as (``"--mode"``, ``"eval"``).
+      computes: whether it starts again with huge pages where they help, as its module does when Python runs that.
     """
 
     module: str
     does: str
     settled: tuple[str, ...] = ()
+    computes: bool = False
 
 
 COMMANDS: dict[str, Row] = {
-    "train": Row("pvt_jax.main", "train a model, or go on with a run", ("--mode", "train")),
-    "eval": Row("pvt_jax.main", "evaluate a checkpoint of a run", ("--mode", "eval")),
+    "train": Row("pvt_jax.main", "train a model, or go on with a run", ("--mode", "train"), computes=True),
+    "eval": Row("pvt_jax.main", "evaluate a checkpoint of a run", ("--mode", "eval"), computes=True),
     "browse": Row("pvt_jax.browse", "draw training examples as the model sees them"),
     "compare": Row("pvt_jax.compare", "a table and curves of runs"),
     "convert": Row("pvt_jax.convert", "convert weights from and to PyTorch's files"),
     "export": Row("pvt_jax.export", "write a model that runs with jax alone"),
-    "predict": Row("pvt_jax.predict", "predict images with a trained model"),
+    "predict": Row("pvt_jax.predict", "predict images with a trained model", computes=True),
     "summary": Row("pvt_jax.summary", "what a model costs in parameters, MACs and memory"),
     "sweep": Row("pvt_jax.sweep", "run an experiment: its runs, table and figures"),
-    "benchmark": Row("pvt_jax.benchmark", "time a step of a model, and what it takes of memory"),
+    "benchmark": Row("pvt_jax.benchmark", "time a step of a model, and what it takes of memory", computes=True),
     "prepare": Row("pvt_jax.prepare", "prepare a TFDS data set once"),
 }
 
@@ -76,9 +79,17 @@ def _help(called: str) -> str:
 
 
 def main() -> int:
-    """The console script ``pvt_jax``."""
+    """All commands, of this process's arguments; the exit code."""
     return commands.run(run, None)
 
 
+def start() -> int:
+    """The console script ``pvt_jax``, which may begin the process anew."""
+    row = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if row is not None and row.computes:
+        restart_with_huge_pages()
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start())

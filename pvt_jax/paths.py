@@ -28,11 +28,10 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 
 
 class _Service(NamedTuple):
-    """A kind of bucket: the packages that reach it, the first of which TensorFlow replaces, and the extra that has
-    them; the commands that log in, copy a folder to this machine, and mount a bucket."""
+    """A kind of bucket: the packages that reach it, the first of which TensorFlow replaces; the commands that log in,
+    copy a folder to this machine, and mount a bucket."""
 
     packages: tuple[str, ...]
-    extra: str
     login: str
     copy: str
     mount: str
@@ -41,12 +40,11 @@ class _Service(NamedTuple):
 _SERVICES = {
     "gs": _Service(
         ("gcsfs", "google.cloud.storage"),
-        "gcs",
         "gcloud auth application-default login",
         "gcloud storage cp -r {} FOLDER",
         "gcsfuse",
     ),
-    "s3": _Service(("s3fs",), "s3", "aws configure", "aws s3 cp --recursive {} FOLDER", "mount-s3"),
+    "s3": _Service(("s3fs",), "aws configure", "aws s3 cp --recursive {} FOLDER", "mount-s3"),
 }
 _HUB = "hf"
 
@@ -232,10 +230,10 @@ def waiting(what: str) -> contextlib.AbstractContextManager[None]:
     return messages.waiting(f"{what} …", lambda text: print(text, file=sys.stderr, flush=True))
 
 
-def check_package(name: str, extra: str, what: str) -> None:
-    """Raises UserError, which names the extra that brings it: package ``name`` is not installed."""
+def check_package(name: str, what: str) -> None:
+    """Raises UserError: the package ``name``, which ``what`` needs, is not installed."""
     if _is_missing(name):
-        raise UserError(f"{what} needs the package {name}: pip install 'pvt_jax[{extra}]'")
+        raise UserError(f"{what} needs the package {name}: pip install {name.replace('.', '-')}")
 
 
 def _check_installed(text: str, what: str) -> None:
@@ -243,7 +241,7 @@ def _check_installed(text: str, what: str) -> None:
     # epath takes TensorFlow's file systems where there is TensorFlow.
     with_tensorflow = not _is_missing("tensorflow") and os.environ.get("EPATH_USE_TF", "").lower() not in _NO
     for package in service.packages[with_tensorflow:]:
-        check_package(package, service.extra, f"{what} {text}")
+        check_package(package, f"{what} {text}")
 
 
 _NO = ("false", "no", "f", "0")

@@ -151,7 +151,9 @@ def test_onnx_needs_jax2onnx(source, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     assert export.main([source, str(tmp_path / "model.onnx"), "--format", "onnx"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: --format onnx needs jax2onnx (") and error.endswith("pip install 'pvt_jax[onnx]'")
+    assert error.startswith("error: --format onnx needs jax2onnx (") and error.endswith(
+        "pip install jax2onnx onnxruntime"
+    )
 
 
 @pytest.mark.parametrize(

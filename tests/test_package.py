@@ -56,7 +56,7 @@ def test_a_wheel_says_what_it_is(wheel, tmp_path):
     (folder,) = tmp_path.glob("*.dist-info")
     distribution = PathDistribution(folder)
     (command,) = distribution.entry_points
-    assert (command.group, command.name, command.load()) == ("console_scripts", "pvt_jax", package.main)
+    assert (command.group, command.name, command.load()) == ("console_scripts", "pvt_jax", package.start)
     assert distribution.version == __version__ and distribution.metadata["License-Expression"] == "Apache-2.0"
     lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     needed = [text for text in distribution.requires or () if "extra ==" not in text]
@@ -94,6 +94,18 @@ def call(monkeypatch, *words, start="/usr/bin/pvt_jax"):
 def test_every_command_has_a_row():
     modules = [path for path in (ROOT / "pvt_jax").glob("[a-z]*.py") if "\nif __name__ ==" in path.read_text()]
     assert {f"pvt_jax.{path.stem}" for path in modules} == {row.module for row in package.COMMANDS.values()}
+
+
+@pytest.mark.parametrize("name", package.COMMANDS)
+def test_a_command_starts_with_huge_pages_as_its_module_does(name, monkeypatch):
+    calls = []
+    monkeypatch.setattr(package, "restart_with_huge_pages", lambda: calls.append("restart"))
+    monkeypatch.setattr(package, "main", lambda: calls.append("main") or 0)
+    monkeypatch.setattr(sys, "argv", ["pvt_jax", name, "--help"])
+    assert package.start() == 0
+    of_module = (ROOT / f"{package.COMMANDS[name].module.replace('.', '/')}.py").read_text("utf-8")
+    restarts = "    restart_with_huge_pages()\n" in of_module.partition('if __name__ == "__main__":')[2]
+    assert calls == (["restart", "main"] if restarts else ["main"])
 
 
 @pytest.mark.parametrize("name", package.COMMANDS)

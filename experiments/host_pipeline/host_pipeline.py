@@ -5,7 +5,7 @@
 PHOTOGRAPHS is a tar file or a folder of images. Prints two markdown tables; 200 photographs of ImageNet take about 20
 seconds. The time is that of the processor, in one thread, with the files already in memory; the stages take turns, so
 that all meet the same state of the machine, and the median of the rounds is reported. Stages of ``fast_resize`` need
-``pip install 'pvt_jax[fast]'`` and are left out without it. ``--shorter_side`` resizes the photographs first.
+``pip install '.[fast]'`` and are left out without it. ``--shorter_side`` resizes the photographs first.
 """
 
 import argparse

@@ -18,8 +18,8 @@ predictor = pvt_jax.Predictor("hf://{place}")
 prediction = predictor("picture.jpg")[0]
 ```
 
-or, for training, `--config.init.checkpoint=hf://{place}`. pvt_jax needs its extra `hub` for this:
-`pip install 'pvt_jax[hub]'`. The tensors in `model.safetensors` have the names of the reference code, for PyTorch.
+or, for training, `--config.init.checkpoint=hf://{place}`. Besides pvt_jax this needs
+`pip install huggingface_hub`. The tensors in `model.safetensors` have the names of the reference code, for PyTorch.
 """
 
 

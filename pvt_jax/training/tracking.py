@@ -33,8 +33,7 @@ def check(service: str) -> None:
     """Raises UserError: the package of the service is not installed."""
     if service and importlib.util.find_spec(service) is None:
         raise UserError(
-            f"tracking={service} needs the package {service}: pip install {service} (or 'pvt_jax[{service}]'), or "
-            "leave tracking away"
+            f"tracking={service} needs the package {service}: pip install {service}, or leave tracking away"
         )
 
 

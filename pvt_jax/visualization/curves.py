@@ -21,7 +21,7 @@ class Panel:
 def check_installed(flag: str) -> None:
     """Raises UserError: matplotlib is not installed. ``flag`` is who asks."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(f"{flag} needs matplotlib: pip install matplotlib (or 'pvt_jax[plots]'), or leave {flag} away")
+        raise UserError(f"{flag} needs matplotlib: pip install matplotlib, or leave {flag} away")
 
 
 def check_file(file: Path, flag: str) -> None:

@@ -181,7 +181,7 @@ def _parsed(text: str) -> _OnHub:
 @cache
 def _of_hub(text: str) -> Path:
     asked = _parsed(text)
-    paths.check_package("huggingface_hub", "hub", text)
+    paths.check_package("huggingface_hub", text)
     import huggingface_hub
     from huggingface_hub import errors
 

@@ -82,4 +82,4 @@ def _imported(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"--format onnx needs {name} ({error}): pip install 'pvt_jax[onnx]'") from error
+        raise UserError(f"--format onnx needs {name} ({error}): pip install jax2onnx onnxruntime") from error

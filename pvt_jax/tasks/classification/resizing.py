@@ -39,7 +39,7 @@ class Box(NamedTuple):
 def check_installed() -> None:
     """Raises UserError: cykooz_resizer is not installed."""
     if importlib.util.find_spec(_PACKAGE) is None:
-        raise UserError(f"transform.fast_resize=True needs the package {_PACKAGE}: pip install 'pvt_jax[fast]'")
+        raise UserError(f"transform.fast_resize=True needs the package {_PACKAGE}: pip install {_PACKAGE}")
 
 
 def resize(image: Image.Image, size: tuple[int, int], resampling: Image.Resampling, box: Any = None) -> Image.Image:

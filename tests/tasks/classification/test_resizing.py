@@ -184,7 +184,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
     with pytest.raises(UserError) as caught:
         TrainTransform((24, 32), fast_resize=True)
     assert str(caught.value) == (
-        "transform.fast_resize=True needs the package cykooz_resizer: pip install 'pvt_jax[fast]'"
+        "transform.fast_resize=True needs the package cykooz_resizer: pip install cykooz_resizer"
     )
 
 
