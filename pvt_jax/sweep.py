@@ -29,7 +29,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="arms to run, or patterns of their names")
     parser.add_argument("--seeds", metavar="N,N", help="seeds to run, in place of those of the sweep")
     parser.add_argument(
-        "--runs", type=commands.path("--runs"), metavar="DIR", help="folder of the runs; default runs/sweeps/NAME"
+        "--runs", type=commands.path("--runs"), metavar="DIR", help="folder of all sweeps' runs; default runs/sweeps"
     )
     parser.add_argument(
         "--output",
@@ -40,7 +40,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="say what would run, and run nothing")
     parser.add_argument("--report", action="store_true", help="make table and figures of what is recorded, run nothing")
     parser.add_argument(
-        "--slurm", nargs="?", const="", metavar="OPTIONS", help="submit an array to SLURM, with these options of sbatch"
+        "--slurm",
+        nargs="?",
+        const="",
+        metavar="OPTIONS",
+        help="submit an array to SLURM; options of sbatch as --slurm='--gres=gpu:1'",
     )
     parser.add_argument("--task", type=int, metavar="N", help="run the Nth task of such an array alone")
     flags = commands.parse_with_overrides(parser, arguments)
@@ -56,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     if flags.seeds is not None:
         sweep = with_seeds(sweep, _seeds(flags.seeds))
         sweep.check()
-    output, runs = flags.output or file.parent, flags.runs or Path("runs/sweeps") / file.parent.name
+    output, runs = flags.output or file.parent, (flags.runs or Path("runs/sweeps")) / file.parent.name
     runner = Runner(file, sweep, runs, output, flags.overrides, commands.say)
     every = runner.jobs()
     chosen = _chosen(flags.only, every)
@@ -83,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
         chosen = lambda job: (job.arm.name, job.seed) in names  # noqa: E731
     draws = flags.task is None and find_spec("matplotlib") is not None
     if flags.task is None and not draws:
-        commands.say("note: no figures without matplotlib: pip install matplotlib, and --report draws them afterwards")
+        commands.say("note: no table and figures without matplotlib: pip install it, then --report makes them")
     try:
         failed = runner(chosen)
     except StopError as stopped:
@@ -105,10 +109,9 @@ def _report(runner: Runner, output: Path) -> int:
 
 
 def _list(runner: Runner, found: Sequence[Job]) -> int:
-    recorded = {results.identity(record) for record in runner.records()}
+    words = {True: "recorded", False: "to run", None: "to run again"}
     for job in found:
-        done = (runner.sweep.scale, *job.identity) in recorded
-        print(f"{job.name}: {'recorded' if done else 'to run'}: {job.command(runner.file)}")
+        print(f"{job.name}: {words[runner.recorded(job)]}: {job.command(runner.file)}")
     return 0
 
 

@@ -77,7 +77,7 @@ class Lines:
             ys = [[next(y for at_x, y, *_ in line if at_x == x) for x in shared] for line in (first, second)]
             place = crossing(shared, *ys) if len(shared) > 1 else None
             if place is not None:
-                crossings.append(f"- {one} and {other} cross at {self.x_label}, {place:,.0f}.")
+                crossings.append(f"- {one} and {other} cross at {place:,.0f} ({self.x_label}).")
         return [*lines, *(["", *crossings] if crossings else [])]
 
     def _points(self, records: Sequence[Record]) -> dict[str, list[tuple[float, float, float, float]]]:

@@ -1,6 +1,7 @@
 """Table and figures of a sweep, from its records alone, put into the README.md beside them."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,10 @@ def _table(sweep: Sweep, records: Sequence[Record]) -> list[str]:
     found = {name: its or [{"facts": sweep.arm(name).facts}] for name, its in found.items()}
     rows = [[name, *(_cell(column, its) for column in sweep.columns)] for name, its in found.items()]
     titles = ["arm", *(column.title for column in sweep.columns)]
+    if sweep.tuning is not None:
+        titles.append("learning rate")
+        for row in rows:
+            row.append(_rate(sweep.tuning.key, found[row[0]]))
     if sweep.metric:
         compared = {name: _by_seed(sweep, its) for name, its in found.items()}
         base = sweep.baseline or next((arm.name for arm in sweep.arms if isinstance(arm, Train)), "")
@@ -113,6 +118,13 @@ def _cell(column: Column, records: Sequence[Record]) -> str:
         return format(sum(numbers) / len(numbers) * column.scale, column.form)
     words = {str(word) for record in records if (word := at(record, column.value)) is not None}
     return ", ".join(sorted(words)) or "–"
+
+
+def _rate(key: str, records: Sequence[Record]) -> str:
+    """The value of a tuned key, as the commands of an arm have it."""
+    start = f"--config.{key}="
+    words = [word for record in records for word in shlex.split(record.get("command", ""))]
+    return ", ".join(sorted({word.removeprefix(start) for word in words if word.startswith(start)})) or "–"
 
 
 def _is_word(cell: str) -> bool:

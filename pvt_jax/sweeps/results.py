@@ -2,8 +2,9 @@
 
 A record has ``scale``, ``arm``, ``seed`` (None: it has none), ``facts`` of the arm, the ``command`` that a person
 types, ``values`` (numbers by dotted name), ``curves`` (metric → steps and values), ``seconds`` of the run, and where it
-came from: ``revision`` of the code, ``date``, ``machine``, ``versions``. A look for a learning rate has ``look`` and
-``rate``.
+came from: ``revision`` of the code that it began with, ``date`` of its end, ``machine``, ``versions``. A run that reads
+others has their commands as ``reads``. A look for a learning rate has ``look`` and ``rate``, and ``diverged`` where its
+loss did, which then has no values.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from pvt_jax.sweeps.spec import Sweep
 from pvt_jax.training import history
 
 FILE = "results.jsonl"
+_LOCK = ".results.lock"
 Record = Mapping[str, Any]
 _NEEDED = {"scale", "arm", "seed", "command", "values"}
 
@@ -48,14 +50,14 @@ def read(file: Path) -> list[dict[str, Any]]:
     return found
 
 
-def add(file: Path, record: Record, sweep: Sweep, lock: Path) -> None:
+def add(file: Path, record: Record, sweep: Sweep) -> None:
     """Put a record in its place; that of an earlier run of the same is replaced. Several processes may do so at once.
 
-    ``lock`` is a file that they share. Raises UserError: it cannot be written.
+    Raises UserError: it cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _held(lock):
+        with _held(file.with_name(_LOCK)):
             others = [other for other in read(file) if identity(other) != identity(record)]
             order = {arm.name: number for number, arm in enumerate(sweep.arms)}
             scales = list(dict.fromkeys(other["scale"] for other in [*others, record]))

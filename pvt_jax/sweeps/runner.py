@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,9 @@ from pvt_jax.sweeps.jobs import REPORT, Job
 from pvt_jax.sweeps.spec import Arm, Evaluate, Sweep, Train, needs
 from pvt_jax.training import history, lock
 
-# What a job leaves in its folder.
-COMMAND, LOG, OUTPUT = "command.txt", "log.txt", "output.json"
+# What a job leaves in its folder: its command and, below it, those of the runs that it reads; what it said; what it
+# printed; where its results come from.
+COMMAND, LOG, OUTPUT, ORIGIN = "command.txt", "log.txt", "output.json", "origin.json"
 # Seconds between two lines about a job that is running.
 _EVERY = 60.0
 # Exit codes of a command that a signal has stopped, and which has saved.
@@ -94,32 +95,42 @@ class Runner:
 
     def outdated(self) -> list[str]:
         """Names of jobs whose record is of another command than they have now."""
-        known = {results.identity(record): record["command"] for record in self.records()}
-        found = []
-        for job in self.jobs():
-            command = known.get((self.sweep.scale, *job.identity))
-            if command is not None and command != job.command(self.file):
-                found.append(job.name)
-        return found
+        known = {results.identity(record): record for record in self.records()}
+        every = self.jobs()
+        records = [(job, known.get((self.sweep.scale, *job.identity))) for job in every]
+        return [job.name for job, record in records if record is not None and not self._is_of(record, job, every)]
+
+    def recorded(self, job: Job) -> bool | None:
+        """Whether a job is recorded; None: its record is of another command, or of what it reads."""
+        wanted = (self.sweep.scale, *job.identity)
+        record = next((record for record in self.records() if results.identity(record) == wanted), None)
+        return record is not None and (self._is_of(record, job, self.jobs()) or None)
+
+    def _is_of(self, record: results.Record, job: Job, every: Sequence[Job]) -> bool:
+        """Whether a record is of a job as it is now. Records of earlier versions do not tell what they have read."""
+        reads = self._reads(job, every)
+        return record["command"] == job.command(self.file) and record.get("reads", reads) == reads
+
+    def _reads(self, job: Job, every: Sequence[Job]) -> list[str]:
+        """The commands of the runs that a job reads, and of those that these start from."""
+        seed = self.sweep.seeds[0] if job.look is not None else job.seed
+        found = [one for one in every if one.arm.name in needs(job.arm) and one.seed == seed]
+        return [text for one in found for text in (one.command(self.file), *self._reads(one, every))]
 
     def _is_tuned(self, arm: Arm) -> TypeGuard[Train]:
         return self.sweep.tuning is not None and isinstance(arm, Train) and arm.tuned
 
     def _known_rates(self) -> dict[str, float]:
-        """The learning rates that records tell, of arms whose looks are complete."""
-        tuning, found = self.sweep.tuning, {}
-        if tuning is None:
-            return {}
-        last = len(tuning.steps) - 1
-        for arm in self.sweep.arms:
-            looked = {
-                record["rate"]: record["values"][self.sweep.metric]
-                for record in self.records()
-                if record["scale"] == self.sweep.scale and record["arm"] == arm.name and record.get("look") == last
-            }
-            if looked:
-                found[arm.name] = jobs_lib.best(looked)
-        return found
+        """The learning rates that records tell, of arms whose looks are complete and as they would be run now."""
+        known = {results.identity(record): record for record in self.records()}
+
+        def recorded(found: Sequence[Job]) -> dict[float, float]:
+            looked = [known.get((self.sweep.scale, *job.identity), {}) for job in found]
+            commands = [one.get("command") for one in looked]
+            return self._metrics(looked) if commands == [job.command(self.file) for job in found] else {}
+
+        rates = {arm.name: self._halved(arm, recorded) for arm in self.sweep.arms if self._is_tuned(arm)}
+        return {name: rate for name, rate in rates.items() if rate is not None}
 
     def _rate(self, arm: Train) -> float | None:
         """The learning rate of an arm, found by looks where records do not tell it.
@@ -128,15 +139,22 @@ class Runner:
         """
         tuning = self.sweep.tuning
         assert tuning is not None
+        best = self._halved(arm, self._look)
+        if best is not None:
+            self.say(f"{arm.name}: {tuning.key}={best:g} is best of {plural(len(tuning.values), 'value')}")
+        return best
+
+    def _halved(self, arm: Train, look: Callable[[Sequence[Job]], dict[float, float]]) -> float | None:
+        """The best learning rate by successive halving; ``look`` gives the metric by rate, nothing to give up."""
+        tuning = self.sweep.tuning
+        assert tuning is not None
         values, looked = sorted(tuning.values), {}
         for number in range(len(tuning.steps)):
-            looked = self._look(jobs_lib.looks(self.sweep, arm, number, values, self.overrides))
+            looked = look(jobs_lib.looks(self.sweep, arm, number, values, self.overrides))
             if not looked:
                 return None
             values = jobs_lib.survivors(looked)
-        best = jobs_lib.best(looked)
-        self.say(f"{arm.name}: {tuning.key}={best:g} is best of {plural(len(tuning.values), 'value')}")
-        return best
+        return jobs_lib.best(looked)
 
     def _look(self, found: Sequence[Job]) -> dict[float, float]:
         """The metric by learning rate, of those that did not diverge; empty if one failed for another reason."""
@@ -144,20 +162,24 @@ class Runner:
         if any(problem is not None and history.DIVERGED not in problem for problem in problems):
             return {}
         wanted = {(self.sweep.scale, *job.identity) for job in found}
-        shown = [record for record in self.records() if results.identity(record) in wanted]
-        return {record["rate"]: record["values"][self.sweep.metric] for record in shown}
+        return self._metrics([record for record in self.records() if results.identity(record) in wanted])
+
+    def _metrics(self, looked: Sequence[results.Record]) -> dict[float, float]:
+        return {one["rate"]: one["values"][self.sweep.metric] for one in looked if not one.get("diverged")}
 
     def _run(self, job: Job, where: str) -> str | None:
         """Run a job unless it is recorded. What went wrong; None if nothing did."""
-        command = job.command(self.file)
-        done = {results.identity(record): record["command"] for record in self.records()}
-        known = done.get((self.sweep.scale, *job.identity))
-        if known == command:
+        recorded = self.recorded(job)
+        if recorded:
             return None
-        if known is not None:
-            self.say(f"{where}: its command has changed since it was recorded, so that it runs again")
+        if recorded is None:
+            self.say(f"{where}: its command, or what it reads, has changed since it was recorded: it runs again")
+        command, reads = job.command(self.file), self._reads(job, self.jobs())
         folder = self.runs / job.folder
-        self._make_room(folder, command)
+        self._make_room(folder, [command, *reads])
+        if not isinstance(job.arm, Train):
+            # It does all of it again.
+            (folder / ORIGIN).unlink(missing_ok=True)
         self._reuse(job, folder, command)
         self.say(f"{where}: {command}")
         start = time.monotonic()
@@ -170,7 +192,12 @@ class Runner:
         seconds = time.monotonic() - start
         if problem is not None:
             self.say(f"{where}: failed after {seconds:.0f} s: {problem}; see {folder / LOG}")
-            return problem
+            if job.look is None or history.DIVERGED not in problem:
+                return problem
+            # That it diverges is what this look has found.
+            values = {"values": {}, "diverged": True, **_here()}
+        origin = {"date": datetime.date.today().isoformat(), **_origin(folder)}
+        _keep_origin(folder, origin)
         look = {} if job.look is None else {"look": job.look.number, "rate": job.look.value}
         record = {
             "scale": self.sweep.scale,
@@ -179,12 +206,13 @@ class Runner:
             **look,
             "facts": dict(job.arm.facts),
             "command": command,
+            **({"reads": reads} if reads else {}),
             **values,
-            "seconds": round(seconds, 1),
-            "revision": revision(self.file.parent),
-            "date": datetime.date.today().isoformat(),
+            **origin,
         }
-        results.add(self.output / results.FILE, record, self.sweep, self.runs / "results.lock")
+        results.add(self.output / results.FILE, record, self.sweep)
+        if problem is not None:
+            return problem
         shown = values["values"].get(self.sweep.metric)
         self.say(f"{where}: done in {seconds:.0f} s{f', {self.sweep.metric} {shown:.4g}' if shown is not None else ''}")
         return None
@@ -196,7 +224,8 @@ class Runner:
         wanted = _elsewhere(command)
         for written in sorted(self.runs.parent.glob(f"*/*/*/*/{COMMAND}")):
             other = written.parent
-            if other != folder and _elsewhere(written.read_text("utf-8")) == wanted and _is_done(other, job.local):
+            first = written.read_text("utf-8").partition("\n")[0]
+            if other != folder and _elsewhere(first) == wanted and _is_done(other, job.local):
                 left = shutil.ignore_patterns(COMMAND, LOG, OUTPUT, lock.NAME)
                 shutil.copytree(other, folder, dirs_exist_ok=True, ignore=left)
                 self.say(f"the same run is in {other}: copied")
@@ -211,17 +240,17 @@ class Runner:
                 told = time.monotonic()
                 self.say(f"{where}: {_progress(folder)}")
 
-        execute = self.execute or in_a_process
-        code = execute(job.words(self.file, self.runs), folder / OUTPUT, folder / LOG, beat)
+        execute, log = self.execute or in_a_process, folder / LOG
+        said = log.stat().st_size if log.exists() else 0
+        with _timed(folder, self.file.parent):
+            code = execute(job.words(self.file, self.runs), folder / OUTPUT, log, beat)
         if code in _STOPPED:
             raise StopError(code)
-        if code:
-            return f"exit code {code}: {_last_line(folder / LOG)}", {}
-        return None, {}
+        return (f"exit code {code}: {_last_line(log, said)}" if code else None), {}
 
     def _found(self, job: Job, folder: Path) -> dict[str, Any]:
         """Values, curves, machine and versions of a job that is done."""
-        here = {"machine": machine.processor(), "versions": machine.versions()}
+        here = _here()
         if isinstance(job.arm, Train):
             return results.of_training(folder)
         if isinstance(job.arm, Evaluate):
@@ -235,10 +264,13 @@ class Runner:
             here["machine"] = f"{printed.get('device_count', 1)} × {device}"
         return {"values": results.flat(printed), **here}
 
-    def _make_room(self, folder: Path, command: str) -> None:
-        """What another command has left is put aside, and what an evaluation has left is removed."""
+    def _make_room(self, folder: Path, commands: Sequence[str]) -> None:
+        """What another command has left is put aside, and what an evaluation has left is removed.
+
+        ``commands`` are that of the job, and those of the runs that it reads, which earlier versions did not write.
+        """
         written = folder / COMMAND
-        if written.exists() and written.read_text("utf-8").strip() != command:
+        if written.exists() and written.read_text("utf-8").splitlines() not in ([*commands], [*commands[:1]]):
             number = 1
             while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
                 number += 1
@@ -246,7 +278,38 @@ class Runner:
             self.say(f"what an earlier command left is in {aside}")
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder / REPORT, ignore_errors=True)
-        paths.write_whole(written, f"{command}\n".encode())
+        paths.write_whole(written, "".join(f"{command}\n" for command in commands).encode())
+
+
+def _here() -> dict[str, Any]:
+    return {"machine": machine.processor(), "versions": machine.versions()}
+
+
+@contextmanager
+def _timed(folder: Path, code: Path) -> Iterator[None]:
+    """Keep in ``folder`` the revision of the code that a run began with, and its seconds, however often it stops.
+
+    A run that has come to its end keeps what is written: nothing is left to do for it.
+    """
+    found, began, start = _origin(folder), revision(code), time.monotonic()
+    try:
+        yield
+    finally:
+        if "date" not in found:
+            seconds = found.get("seconds", 0.0) + time.monotonic() - start
+            _keep_origin(folder, {"seconds": round(seconds, 1), "revision": found.get("revision", began)})
+
+
+def _origin(folder: Path) -> dict[str, Any]:
+    """``seconds``, ``revision`` and, of what is done, ``date``; empty if nothing has been run."""
+    try:
+        return json.loads((folder / ORIGIN).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _keep_origin(folder: Path, origin: Mapping[str, Any]) -> None:
+    paths.write_whole(folder / ORIGIN, json.dumps(origin).encode())
 
 
 def _elsewhere(command: str) -> list[str]:
@@ -303,7 +366,8 @@ def revision(folder: Path) -> str:
         return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/pvt_jax", ":/configs")
+        code = (":/pvt_jax", ":/configs", ":(top,glob)experiments/**/*.py")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
         return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
@@ -317,9 +381,10 @@ def _progress(folder: Path) -> str:
     return f"step {run.step:,}{f' of {run.total_steps:,}' if run.total_steps else ''}"
 
 
-def _last_line(log: Path) -> str:
+def _last_line(log: Path, start: int) -> str:
+    """What a command said last of errors, or at all; ``start`` is how much the log had before it."""
     try:
-        lines = log.read_bytes().decode("utf-8", "replace").splitlines()
+        lines = log.read_bytes()[start:].decode("utf-8", "replace").splitlines()
     except OSError:
         return "no output"
     errors = [line for line in lines if line.startswith("error:")]

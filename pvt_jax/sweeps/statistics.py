@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+_TOO_FEW = "too few seeds"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -16,7 +18,8 @@ class Comparison:
       difference: of the means.
       p: two-sided, of the paired t-test; None for fewer than two seeds, or if all differences are equal.
       verdict: ``"higher"``, ``"lower"`` or ``"none"``: a difference that is not larger than the range of the values of
-        either side, from lowest to highest, is called none. With one seed there is no range: ``"one seed"``.
+        either side, from lowest to highest, is called none. With one seed there is no range, and two are that far
+        apart by chance in one case of five: ``"too few seeds"``.
     """
 
     difference: float
@@ -32,12 +35,14 @@ def compare(arm: dict[int, float], baseline: dict[int, float]) -> Comparison | N
     one, other = np.array([arm[seed] for seed in seeds]), np.array([baseline[seed] for seed in seeds])
     difference = float(one.mean() - other.mean())
     if len(seeds) < 2:
-        return Comparison(difference, None, "one seed")
+        return Comparison(difference, None, _TOO_FEW)
     rounding = 1e-9 * np.abs([one, other]).max()
     # Differences that are equal but for rounding say nothing of how much they vary.
     varies = np.ptp(one - other) > rounding
     p = float(stats.ttest_rel(one, other).pvalue) if varies else None
-    if abs(difference) <= max(np.ptp(one), np.ptp(other)) + rounding:
+    if len(seeds) < 3:
+        verdict = _TOO_FEW
+    elif abs(difference) <= max(np.ptp(one), np.ptp(other)) + rounding:
         verdict = "none"
     else:
         verdict = "higher" if difference > 0 else "lower"

@@ -20,19 +20,19 @@ def written(file):
 
 
 def test_records_stand_in_the_order_of_the_arms_and_replace_their_own(tmp_path):
-    file, lock = tmp_path / "new" / "results.jsonl", tmp_path / "lock"
+    file = tmp_path / "new" / "results.jsonl"
     given = [record("a", 1), record(scale="large"), record("gone"), record("a", 0), record("b", 2), record("a", 1, 5.0)]
     for one in given:
-        results.add(file, one, SWEEP, lock)
+        results.add(file, one, SWEEP)
     small = [("small", "b", 2, 1.0), ("small", "a", 0, 1.0), ("small", "a", 1, 5.0), ("small", "gone", 0, 1.0)]
     assert written(file) == [*small, ("large", "a", 0, 1.0)]
     # What is no longer an arm stays in the file, and out of the tables; so do looks.
-    results.add(file, record("a", 1000, look=0, rate=0.1), SWEEP, lock)
+    results.add(file, record("a", 1000, look=0, rate=0.1), SWEEP)
     assert [(r["arm"], r["seed"]) for r in results.counted(results.read(file), SWEEP)] == [("b", 2), ("a", 0), ("a", 1)]
 
 
 def _add(folder, seed):
-    results.add(folder / "results.jsonl", record("a", seed), SWEEP, folder / "lock")
+    results.add(folder / "results.jsonl", record("a", seed), SWEEP)
 
 
 def test_several_writers_lose_nothing(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from pvt_jax.errors import UserError
 from pvt_jax.sweeps import Evaluate, Measure, Sweep, Train, Tuning, results
+from pvt_jax.sweeps import runner as runner_lib
 from pvt_jax.sweeps.runner import LOG, Runner, StopError, in_a_process
 from tests.helpers.workdirs import make_run
 
@@ -198,6 +199,81 @@ def test_a_learning_rate_that_diverges_is_not_chosen(make):
     runner = make(sweep, Commands(of=rate_of, fails=("learning_rate=4.0",), error=DIVERGED))
     assert runner() == 0
     assert "one: optimizer.learning_rate=2 is best of 3 values" in runner.said
+    diverged = [r["rate"] for r in runner.records() if r.get("diverged")]
+    assert diverged == [4.0]
+    # That it diverges is recorded, too.
+    again = make(sweep, Commands(fails=("",)))
+    assert again() == 0 and again.execute.called == []
+
+
+def test_looks_of_another_command_tell_no_learning_rate(make):
+    def sweep(width):
+        arms = [Train("one", "digits", {"model.dims": (width,)})]
+        return Sweep("t", "s", arms, seeds=(0,), metric="top1", tuning=Tuning((1.0, 2.0), (10,)))
+
+    assert make(sweep(8), Commands(of=rate_of))() == 0
+    runner = make(sweep(9), Commands(of=lambda words: -rate_of(words)))
+    assert runner.outdated() == ["one, seed 0"] and runner() == 0
+    assert [rate_of(words) for words in runner.execute.called] == [1.0, 2.0, 1.0]
+    (record,) = results.counted(runner.records(), sweep(9))
+    assert "learning_rate=1.0 " in record["command"] and runner.outdated() == []
+
+
+def test_what_reads_a_run_runs_again_with_it(make, tmp_path):
+    """Directly or through another run; the commands of those that read it are what they were."""
+    make(SWEEP, Commands())()
+    arms = [Train("one", "digits", {"model.dims": (9, 16)}, facts={"width": 8}), *SWEEP.arms[1:]]
+    changed = Sweep("t", "small", arms, seeds=(0, 3), metric="top1")
+    runner = make(changed, Commands(of=lambda words: 60.0))
+    names = [f"{name}, seed {seed}" for name in ("one", "two", "wide", "match") for seed in (0, 3)]
+    assert runner.outdated() == names
+    assert runner() == 0 and runner.outdated() == [] and len(runner.execute.called) == len(names)
+    assert {r["values"]["top1"] for r in runner.records() if r["arm"] in ("one", "two", "wide")} == {60.0}
+    # It does not go on in the folder of the old weights.
+    assert (tmp_path / "runs/small/two/seed0.old1/metrics.jsonl").exists()
+    assert make(changed, Commands(fails=("",)))() == 0
+
+
+def test_records_that_do_not_tell_what_they_read_count(make, tmp_path):
+    runner = make(SWEEP, Commands())
+    runner()
+    file = tmp_path / "out" / results.FILE
+    old = [{name: value for name, value in r.items() if name != "reads"} for r in runner.records()]
+    file.write_text("".join(json.dumps(record) + "\n" for record in old))
+    assert make(SWEEP, Commands()).outdated() == []
+
+
+def test_a_record_tells_the_revision_of_its_start_and_the_time_of_all_its_starts(make, monkeypatch):
+    sweep = Sweep("t", "s", [Train("one", "digits")], seeds=(0,), metric="top1")
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(runner_lib.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(runner_lib, "revision", lambda folder: "old")
+    with pytest.raises(StopError):
+        make(sweep, Commands(stops="one"))()
+    stopped = make(sweep, Commands(stops="one"))
+    monkeypatch.setattr(runner_lib, "revision", lambda folder: "new")
+    with pytest.raises(StopError):
+        stopped()
+    runner = make(sweep, Commands())
+    assert runner() == 0
+    (record,) = runner.records()
+    assert record["revision"] == "old" and record["seconds"] == 30.0
+
+
+def test_the_error_is_that_of_the_last_start(make):
+    sweep = Sweep("t", "s", [Train("one", "digits")], seeds=(0,), metric="top1")
+
+    def execute(words, stdout, stderr, beat):
+        with stderr.open("a") as log:
+            log.write("error: the disk is full\n" if not first else "killed\n")
+        first.append(1)
+        return 2
+
+    first: list[int] = []
+    make(sweep, execute)()
+    runner = make(sweep, execute)
+    runner()
+    assert "exit code 2: killed;" in runner.said[-1]
 
 
 def test_a_look_that_fails_otherwise_leaves_the_arm_to_the_next_start(make):
@@ -276,7 +352,7 @@ def test_a_run_that_another_sweep_has_finished_is_copied(tmp_path):
         assert runner() == 0
         return {folder.name: files for folder, files in found}, said
 
-    copied = ["command.txt", "config.json", "data.json", "metrics.jsonl", "summary.json"]
+    copied = ["command.txt", "config.json", "data.json", "metrics.jsonl", "origin.json", "summary.json"]
     run("first")
     # The command runs all the same, on a folder in which nothing is left to do; a run that stopped early is not taken.
     files, said = run("second")

@@ -1,8 +1,10 @@
 """Groups of jobs, and the script that a fake sbatch is given."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -118,6 +120,32 @@ def test_only_names_what_it_needs_as_well(sweep_file, capsys):
     ]  # fmt: skip
 
 
+def test_a_list_tells_what_is_recorded_and_what_has_changed(sweep_file, capsys):
+    assert command.main(["question", "--list"]) == 0
+    lines = [line.split(": ", 2) for line in capsys.readouterr().out.splitlines()]
+    assert {state for _, state, _ in lines} == {"to run"}
+    origin = {"scale": "small", "seed": 0, "values": {}}
+    commands = {name: text for name, _, text in lines}
+    records = [{**origin, "arm": "one", "command": commands["one, seed 0"]}, {**origin, "arm": "two", "command": "old"}]
+    sweep_file.with_name("results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert command.main(["question", "--list"]) == 0
+    states = dict(line.split(": ", 2)[:2] for line in capsys.readouterr().out.splitlines())
+    assert (states["one, seed 0"], states["one, seed 1"], states["two, seed 0"]) == (
+        "recorded",
+        "to run",
+        "to run again",
+    )
+
+
+def test_runs_of_several_sweeps_share_a_folder(sweep_file, monkeypatch, tmp_path):
+    monkeypatch.setattr("pvt_jax.sweep.Runner.__call__", lambda self, chosen: found.append(self.runs) or 0)
+    monkeypatch.setattr("pvt_jax.sweep.find_spec", lambda name: None)
+    found: list[Path] = []
+    assert command.main(["question", "--runs", str(tmp_path / "shared")]) == 0
+    assert command.main(["question"]) == 0
+    assert found == [tmp_path / "shared" / "question", Path("runs/sweeps/question")]
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -138,5 +166,5 @@ def test_without_matplotlib_it_runs_and_says_how_to_draw(sweep_file, monkeypatch
     monkeypatch.setattr("pvt_jax.sweep.results.counted", lambda *_: pytest.fail("draws"))
     assert command.main(["question/sweep.py"]) == 0
     assert capsys.readouterr().err == (
-        "note: no figures without matplotlib: pip install matplotlib, and --report draws them afterwards\n"
+        "note: no table and figures without matplotlib: pip install it, then --report makes them\n"
     )
