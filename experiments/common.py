@@ -10,8 +10,15 @@ from pvt_jax.sweeps import Arm, Column, Curves, Dots, Sweep, Train, Tuning
 CIFAR10 = "../cifar10.py"
 ON_CIFAR10 = "CIFAR-10 at 32², two epochs"
 LEARNING_RATES = Tuning((5e-4, 1e-3, 2e-3, 4e-3), (200, 400))
-# A quarter of the steps of the configs of scenes.
-SCENES: dict[str, Any] = {"steps": 1000, "evaluation.every_steps": 200, "log_every_steps": 50}
+# The scale of scenes: fewer steps than their configs have, position embeddings of the size that is trained on, and how
+# their arms find their learning rates.
+SCENES: dict[str, Any] = {
+    "steps": 1000,
+    "evaluation.every_steps": 200,
+    "log_every_steps": 50,
+    "model.image_size": 96,
+}
+SCENES_LEARNING_RATES = Tuning((5e-4, 1e-3, 2e-3), (400,))
 # Seconds each.
 TOY: dict[str, Any] = {"steps": 2, "batch_size": 8, "log_every_steps": 1}
 TOY_PVT: dict[str, Any] = {"model.depths": (1, 1, 1, 1), "model.dims": (8, 16, 40, 32)}

@@ -1,10 +1,11 @@
-"""How do MACs, memory and time grow with the image? PVT paper (arXiv 2102.12122); PVT v2, section 3.1."""
+"""How do MACs, memory and time grow with the image? PVT paper (arXiv 2102.12122); PVT v2, section 3.2."""
 
 from experiments.common import ON_TOYS, one_of
 from pvt_jax.sweeps import Column, Lines, Measure, Sweep
 
 _MODELS = {
     "ViT-S/16": "vit_small_patch16",
+    "ViT-S/32": "vit_small_patch32",
     "PVT-S": "pvt_small",
     "PVT v2-B2": "pvt_v2_b2",
     "PVT v2-B2-Li": "pvt_v2_b2_li",
@@ -19,7 +20,7 @@ _AREA = "area of the image, pixels"
 def get_sweep(scale: str = "macs") -> Sweep:
     """Scales: macs, counted, with activation memory; time, of inference and of its compiled program; toy."""
     titles = {
-        "macs": "MACs and activations of a training step, one image, float32, counted",
+        "macs": "MACs of a forward pass and activations kept for the backward pass, one image, float32, counted",
         "time": "Inference with one image, float32",
         "toy": ON_TOYS,
     }

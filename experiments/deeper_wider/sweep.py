@@ -25,4 +25,4 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
     else:
         deeper = {**TOY, **TOY_PVT, "model.depths": (1, 1, 2, 1)}
         arms = [Train("base", "digits", {**TOY, **TOY_PVT}), Train("deeper", "digits", deeper)]
-    return classifiers(scale, titles[scale], "Deeper or wider", arms)
+    return classifiers(scale, titles[scale], "Deeper or wider", arms, baseline="deeper")

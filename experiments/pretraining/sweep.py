@@ -1,6 +1,6 @@
 """Does it matter where the backbone starts? PVT paper (arXiv 2102.12122), ablation study."""
 
-from experiments.common import ON_TOYS, SCENES, TOY, TOY_PVT, one_of, seeds
+from experiments.common import ON_TOYS, SCENES, SCENES_LEARNING_RATES, TOY, TOY_PVT, one_of, seeds
 from pvt_jax.sweeps import Curves, Dots, Sweep, Train
 
 _TASKS = {"detection": ("digits_detection", "AP"), "segmentation": ("digits_segmentation", "miou")}
@@ -23,7 +23,7 @@ def get_sweep(scale: str = "detection") -> Sweep:
         config, metric = _TASKS["detection" if scale == "toy" else scale]
         keys, of_classifier = (TOY | TOY_PVT, TOY | TOY_PVT) if scale == "toy" else (SCENES, {})
         arms = [
-            Train("classifier", "digits", of_classifier),
+            Train("classifier", "digits", of_classifier, tuned=False),
             Train("pretrained", config, keys, start="classifier"),
             Train("scratch", config, {**keys, **from_scratch}),
         ]
@@ -35,6 +35,7 @@ def get_sweep(scale: str = "detection") -> Sweep:
         seeds=seeds(scale),
         metric=metric,
         baseline="scratch",
+        tuning=SCENES_LEARNING_RATES if scale in _TASKS else None,
         figures=[
             Curves(f"curves_{scale}.png", "Pre-trained or from scratch", metric, label),
             Dots(f"end_{scale}.png", "Pre-trained or from scratch, at the end", f"values.{metric}", label),

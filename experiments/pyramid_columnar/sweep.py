@@ -1,6 +1,18 @@
 """Is a pyramid better than a column at equal MACs? PVT paper (arXiv 2102.12122), ablation study."""
 
-from experiments.common import CIFAR10, LEARNING_RATES, ON_CIFAR10, ON_TOYS, SCENES, SIZE, TOY, TOY_PVT, one_of, seeds
+from experiments.common import (
+    CIFAR10,
+    LEARNING_RATES,
+    ON_CIFAR10,
+    ON_TOYS,
+    SCENES,
+    SCENES_LEARNING_RATES,
+    SIZE,
+    TOY,
+    TOY_PVT,
+    one_of,
+    seeds,
+)
 from pvt_jax.sweeps import Column, Curves, Dots, Lines, Measure, Sweep, Train
 
 # (patch, channels, blocks, heads) that cost as many MACs as the PVT of that scale. A patch of 4, 16 or 32 pixels is at
@@ -36,7 +48,7 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
             Dots(f"{metric}_{scale}.png", "Pyramid or column", f"values.{metric}", label),
             Curves(f"curves_{scale}.png", "Pyramid or column", metric, label),
         ],
-        tuning=LEARNING_RATES if scale == "cifar10" else None,
+        tuning={"cifar10": LEARNING_RATES, "toy": None}.get(scale, SCENES_LEARNING_RATES),
     )
 
 
