@@ -5,7 +5,7 @@ python -m pvt_jax.main --config configs/detection_folder.py:FOLDER,mask_rcnn --w
 
 FOLDER has annotations in COCO's JSON format, Pascal VOC's XML files, YOLO's text files or labelme's JSON files;
 docs/your_images/detection.md has the layouts. The classes are those of the training annotations. Data without a
-validation split is divided by --config.data.holdout=0.2. After the folder may stand retinanet, mask_rcnn (where
+validation split is split by --config.data.holdout=0.2. After the folder may stand retinanet, mask_rcnn (where
 objects have masks) or faster_rcnn.
 Another model: --config.model.name=pvt_small --config.init.checkpoint=pvt_small; without any weights:
 --config.init.checkpoint= (nothing after it).

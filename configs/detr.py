@@ -1,4 +1,4 @@
-"""DETR (arXiv 2005.12872) on any backbone, COCO: detection without anchors and without suppression, PVT's recipe.
+"""DETR (arXiv 2005.12872) on any backbone, COCO: detection without anchors and without NMS, PVT's recipe.
 
 python -m pvt_jax.main --config configs/detr.py:pvt_small --workdir runs/detr --config.data.root=FOLDER
 

@@ -2,8 +2,8 @@
 
 python -m pvt_jax.main --config configs/finetune.py:FOLDER --config.init.checkpoint=WEIGHTS --workdir runs/mine
 
-WEIGHTS is whatever init.checkpoint takes: .pth, .safetensors, a workdir, a name of known weights. They must be of the
-model in the config, PVT v2-B0; for others add --config.model.name=pvt_tiny and so on. The classifier is new.
+WEIGHTS is anything that docs/weights.md names. They must be of the model in the config, PVT v2-B0; for others add
+--config.model.name=pvt_tiny and so on. The classifier is new.
 Metric: top1 on val. Time: not measured by this project yet.
 
 The learning rate is that of DeiT (arXiv 2012.12877), 5e-4 · batch / 512, with a tenth of its epochs and mild

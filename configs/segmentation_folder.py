@@ -6,9 +6,9 @@ python -m pvt_jax.main --config configs/segmentation_folder.py:FOLDER,CLASSES --
 FOLDER has images and PNG label maps, as images/training, annotations/training, images/validation and
 annotations/validation; docs/your_images/segmentation.md has the other layouts. FOLDER/classes.txt has the names of the
 classes, one a line; or else CLASSES is their number. Images with JSON files of labelme: add
---config.data.source=labelme. Data without a validation split is divided by
---config.data.holdout=0.2. Another model: --config.model.name=pvt_small
---config.init.checkpoint=pvt_small; without any weights: --config.init.checkpoint= (nothing after it).
+--config.data.source=labelme. Data without a validation split is split by --config.data.holdout=0.2.
+Another model: --config.model.name=pvt_small --config.init.checkpoint=pvt_small; without any weights:
+--config.init.checkpoint= (nothing after it).
 
 Metric: miou on the validation images. Time: not measured; images are trained on at 512², see experiments/speed.
 """

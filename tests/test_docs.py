@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from tests.helpers.symbolic import unchecked_signatures
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODELS = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+GET_STARTED = (ROOT / "docs/get_started.md").read_text(encoding="utf-8")
 # docs/pages.py makes those of docs/results when the site is built.
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "results")]
 TEXT = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
@@ -71,6 +73,7 @@ DETECTION = python_block("detector_variables")
 WITH_PVT_JAX = python_block("runs/digits/config.json")
 PRE_TRAINED = python_block("pretrained_variables")
 NESTED = python_block("class Segmenter")
+TRAINED = python_block("train_logits, changed")
 ATTENTION = python_block("overlay_attention(")
 WITH_ORBAX = python_block("saved = ocp.load_checkpointables(path)")
 ELSEWHERE = python_block("SingleDeviceSharding")
@@ -86,7 +89,8 @@ TUNING = python_block("Tuning(")
 
 def test_no_python_block_is_forgotten():
     known = {SEGMENTATION, DETECTION, PRE_TRAINED, WITH_PVT_JAX, NESTED, ATTENTION, WITH_ORBAX, ELSEWHERE, WITH_NNX}
-    assert {*run_blocks()} == known | {TRAINING, PREDICTION, EXPORTED, TABLE_OF_BOXES, TABLE_OF_LABELS, SWEEP, TUNING}
+    known |= {TRAINED, TRAINING, PREDICTION, EXPORTED, TABLE_OF_BOXES, TABLE_OF_LABELS, SWEEP, TUNING}
+    assert {*run_blocks()} == known
 
 
 # Run after the blocks, in the same process: the same random images through all of them, and what they showed.
@@ -107,7 +111,8 @@ numpy.savez(
     **{"params/" + jax.tree_util.keystr(k): v for k, v in jax.tree.leaves_with_path(variables["params"])},
 )
 assert jax.tree.structure(segmenter_variables["params"]["backbone"]) == jax.tree.structure(variables["params"])
-assert segmenter_logits.shape == (1, 16, 24, 5)
+assert segmenter_logits.shape == train_logits.shape == (1, 16, 24, 5)
+assert not changed and not (train_logits == segmenter_logits).all()
 numpy.savez("attention.npz", weights=weights, picture=picture)
 assert result.step == 2 and "top1" in result.metrics
 assert list(saved) == ["params", "opt_state"] and list(maps) == ["c2", "c3", "c4", "c5"]
@@ -125,11 +130,7 @@ def folder(tmp_path_factory):
     """A folder with ``runs/digits``, made by the training block on a small model, and what the others gave."""
     folder = tmp_path_factory.mktemp("docs")
     training = TRAINING
-    for shown, here in {
-        '"configs/digits.py"': repr(str(ROOT / "configs/digits.py")),
-        '["steps=200"]': repr(SHRUNK),
-        '"runs/notebook"': repr("runs/digits"),
-    }.items():
+    for shown, here in {'["steps=200"]': repr(SHRUNK), '"runs/notebook"': repr("runs/digits")}.items():
         assert training.count(shown) == 1
         training = training.replace(shown, here)
     # One small size for all of them: most of the time goes into compiling, and the sizes of a map are compiled apart.
@@ -140,6 +141,7 @@ def folder(tmp_path_factory):
         training,
         WITH_PVT_JAX.replace("256, 832", "64, 96"),
         NESTED,
+        TRAINED,
         ATTENTION.replace("(128, 96)", "(96, 64)"),
         WITH_ORBAX,
         "orbax_params = params\n",
@@ -339,8 +341,8 @@ def commands(module: str) -> list[list[str]]:
 OTHER_COMMANDS = (
     r"git clone … && cd pvt_jax",
     r"source \.venv/bin/activate",
-    r'pip install "jax\[(cuda12|cuda13|tpu)\]"',
-    r"pip install (\.|\./pvt_jax|trackio|\"\.\[onnx\]\"|'pvt_jax\[gcs\]')",
+    r'pip install "jax\[(cuda12|cuda13|tpu)\]" +# .*',
+    r"pip install (\.|'\.\[\w+\]')",
     r"hf upload USER/REPO for_the_hub",
 )
 
@@ -372,6 +374,14 @@ def test_every_command_is_checked():
         "pvt_jax.export",
         "pvt_jax.sweep",
     }
+
+
+def test_extras_are_those_of_the_package():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    shown = set(re.findall(r"'\.\[(\w+)\]'", TEXT))
+    assert shown and shown <= extras.keys()
+    # It is on no index.
+    assert not re.findall(r"pip install ['\"]?pvt_jax", TEXT)
 
 
 def test_the_sweep_is_one(tmp_path, monkeypatch, capsys):
@@ -505,6 +515,33 @@ def test_readme_has_the_ranges_of_the_table():
             "–".join(f(values, key=float) for f in (min, max)) if values else "–" for values in (counts, accuracies)
         ]
         assert ranges == shown, names
+
+
+def measured(text: str) -> list[tuple[str, str]]:
+    """(config, what a page says that it reached): the sentence after its command, and rows of a table of configs."""
+    found = re.findall(r"^\| `(\w+\.py(?::\w+)?)` +\|(.*)\|$", text, re.MULTILINE)
+    parts = re.split(r"^(make train|.*-m pvt_jax\.main --config .*)$", text, flags=re.MULTILINE)
+    for command, after in zip(parts[1::2], parts[2::2], strict=True):
+        if said := re.search(r"It reached .*?\.(?=\s)", after, re.DOTALL):
+            spec = re.search(r"configs/(\S+)", command)
+            found.append((spec[1] if spec else "digits.py", " ".join(said[0].split())))
+    return found
+
+
+@pytest.mark.parametrize(("text", "configs"), [(README, 2), (GET_STARTED, 4)], ids=["README", "get_started"])
+def test_what_a_page_says_that_a_config_reached_is_in_its_docstring(text, configs):
+    """The docstring is the source: who measures anew writes there, and this fails until the pages follow."""
+    found = measured(text)
+    assert len(found) == configs
+    for spec, said in found:
+        path = ROOT / "configs" / spec.partition(":")[0]
+        docstring = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").replace("_", " ").split())
+        numbers = re.findall(r"(?:mask )?AP50 \d+\.\d|\d+\.\d", said)
+        assert numbers, said
+        for number in numbers:
+            assert re.search(rf"(?<!mask )(?<![\d.])\b{number}(?!\d)", docstring), (spec, number)
+        for minutes in re.findall(r"(\d+) minutes", said):
+            assert re.search(rf"\bTime: [^.]*\b{minutes}\b", docstring), (spec, minutes)
 
 
 @pytest.mark.parametrize("text", [README, MODELS], ids=["README", "models"])

@@ -8,10 +8,11 @@ import pytest
 from tests.helpers.notebooks import NOTEBOOKS, execute, read, shorten, source_of
 
 FIRST = """\
+# In Colab, first: !git clone …, then %pip install ./pvt_jax
 try:
     import pvt_jax
 except ImportError:
-    %pip install --quiet pvt_jax
+    %pip install --quiet ../..
     import pvt_jax
 
 print(pvt_jax.check_environment())"""
