@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import resource
 import statistics
 import sys
@@ -13,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from pvt_jax import commands, devices
+from pvt_jax import commands, devices, machine
 from pvt_jax.errors import UserError
 from pvt_jax.huge_pages import restart_with_huge_pages
-from pvt_jax.messages import aligned, byte_count, plural, waiting
+from pvt_jax.messages import aligned, byte_count, in_units, plural, waiting
 
 if TYPE_CHECKING:
     from pvt_jax.programs import Program
@@ -69,7 +68,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, metavar="N", help="timed calls; default: 3 or more, for about 10 seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON object: exact numbers, bytes")
     flags = parser.parse_args(arguments)
-    commands.check_model_flags(flags, own=("name", "head", "num_classes", "dtype", "remat"))
+    commands.check_model_flags(flags, own=("name", "head", "num_classes", "batch_size", "dtype", "remat"))
     for name in ("batch_size", "steps"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise UserError(f"--{name} must be above 0, but is {getattr(flags, name)}")
@@ -115,7 +114,7 @@ def measure(flags: argparse.Namespace, clock: Callable[[], float] = time.perf_co
     with _memory_needed(flags, device.device_kind):
         compiled, compilation = _compile(program, flags.mode, clock)
         allocated = programs.allocated(compiled)
-        _check_fits(flags, device, allocated)
+        _check_fits(flags, device, jax.device_count(), allocated)
         with waiting("drawing weights and images", commands.say):
             step = program.runner(compiled)
         seconds = _time(step, flags.steps, clock)
@@ -194,11 +193,12 @@ def _memory_needed(flags: argparse.Namespace, kind: str) -> Iterator[None]:
         raise UserError(f"{kind} ran out of memory: {_way_out(flags)}") from error
 
 
-def _check_fits(flags: argparse.Namespace, device: Any, allocated: dict[str, int] | None) -> None:
+def _check_fits(flags: argparse.Namespace, device: Any, device_count: int, allocated: dict[str, int] | None) -> None:
     """Raises UserError: the program needs more than there is; a CPU would end the process without a word."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is None and device.platform == "cpu":
-        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        # Devices of a CPU are parts of one machine.
+        limit = machine.memory() // device_count
     if allocated is not None and limit is not None and allocated["total"] > limit:
         needed = f"{byte_count(allocated['total'])}, and {device.device_kind} has {byte_count(limit)}"
         raise UserError(f"the program of {flags.mode} needs {needed}: {_way_out(flags)}")
@@ -248,15 +248,15 @@ def describe(report: dict[str, Any]) -> str:
         ("images per second", _rate(report["images_per_second"])),
         (f"least and most of {plural(len(rates), 'call')}", f"{_rate(min(rates))} … {_rate(max(rates))}"),
         ("seconds per step", f"{report['seconds_per_step']:.4g}"),
-        ("FLOPs per second", _in_units(report["flops_per_step"] / report["seconds_per_step"])),
+        ("FLOPs per second", in_units(report["flops_per_step"] / report["seconds_per_step"])),
         ("share of the peak", _share(report)),
         ("tracing and lowering", f"{report['lower_seconds']:.1f} s"),
         (f"compiling{cached}", f"{report['compile_seconds']:.1f} s"),
     ]
     size = [
         ("parameters", f"{report['parameters']:,}"),
-        ("MACs per image, forward", _in_units(report["macs_per_image"])),
-        ("FLOPs per step", _in_units(report["flops_per_step"])),
+        ("MACs per image, forward", in_units(report["macs_per_image"])),
+        ("FLOPs per step", in_units(report["flops_per_step"])),
     ]
     planned = [(title, byte_count(memory[name])) for name, title in _ALLOCATED.items() if name in memory]
     most = [("most that the process held (RSS)", byte_count(memory["peak_rss"]))]
@@ -287,18 +287,11 @@ def describe(report: dict[str, Any]) -> str:
 def _share(report: dict[str, Any]) -> str:
     if report["flops_share"] is None:
         return "peak not known"
-    return f"{report['flops_share']:.1%} of {_in_units(report['peak_flops'] * report['device_count'])}"
+    return f"{report['flops_share']:.1%} of {in_units(report['peak_flops'] * report['device_count'])}"
 
 
 def _rate(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
-
-
-def _in_units(count: float) -> str:
-    for unit, factor in (("T", 1e12), ("G", 1e9)):
-        if count >= factor:
-            return f"{count / factor:,.2f} {unit}"
-    return f"{count / 1e6:,.2f} M"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

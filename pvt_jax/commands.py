@@ -81,10 +81,12 @@ def check_model_flags(flags: argparse.Namespace, own: Sequence[str] = ("num_clas
 
     Raises UserError: a flag has no meaning.
     """
-    flags.settings = dict(_setting(text) for text in flags.set)
+    flags.settings = {key.removeprefix("model."): value for key, value in map(_setting, flags.set)}
     for name in own:
         if name in flags.settings:
-            raise UserError(f"use --{name} instead of --set {name}=…")
+            raise UserError(f"use --{'model' if name == 'name' else name} instead of --set {name}=…")
+    if lost := {"task", "head.name"} & flags.settings.keys():
+        raise UserError(f"--set {min(lost)}=… would choose another model: use --head")
     if flags.num_classes is not None and flags.num_classes < 1:
         raise UserError(f"--num_classes must be above 0, but is {flags.num_classes}")
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from pvt_jax import machine
+from pvt_jax.devices import has_bfloat16_units
 from pvt_jax.errors import UserError
 from pvt_jax.version import __version__
 
@@ -16,8 +17,6 @@ _PCI = Path("/sys/bus/pci/devices")
 _GOOGLE = "0x1ae0"
 # PCI devices of TPU v2 to v7x, by which jax knows them, too: Google's network cards carry the same vendor.
 _TPUS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
-# Compute capability from which an NVIDIA GPU has bfloat16 units, of Ampere.
-_BFLOAT16 = 8.0
 
 
 def check_environment() -> str:
@@ -42,8 +41,7 @@ def check_environment() -> str:
 
 def lacks_bfloat16(device: Any) -> bool:
     """Whether ``device`` is a GPU of before Ampere, such as a T4 or a V100, which emulates bfloat16."""
-    capability = getattr(device, "compute_capability", "")
-    return device.platform == "gpu" and capability.count(".") == 1 and float(capability) < _BFLOAT16
+    return has_bfloat16_units(device) is False
 
 
 def bfloat16_note(device: Any) -> str:

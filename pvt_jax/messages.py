@@ -34,6 +34,14 @@ def escaped_name(name: str) -> str:
     return escaped(name.encode("utf-8", "backslashreplace").decode())
 
 
+def in_units(count: float) -> str:
+    """Returns as "1.87 T" or "12.50 G": count in units of 1e15, 1e12, 1e9 or 1e6."""
+    for unit, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
+        if count >= factor:
+            return f"{count / factor:,.2f} {unit}"
+    return f"{count / 1e6:,.2f} M"
+
+
 def plural(count: int, noun: str, ending: str = "s") -> str:
     """Returns "1 box" or "2,000 boxes"."""
     return f"{count:,} {noun}{ending * (count != 1)}"

@@ -53,8 +53,8 @@ def subject(
     Args:
       image_size: (height, width); None: that of the task's defaults.
       num_classes: None: as many as ImageNet-1k has, or the data set of the head's published weights.
-      settings: attributes of the model by name, and other keys of a config with their section, as ``head.channels`` or
-        ``detection.max_objects``.
+      settings: attributes of the model by name, and other keys of a config, as ``head.channels``,
+        ``detection.max_objects`` or ``kernels``.
     """
     if head not in ("", *HEADS):
         create_model(name, head=head)  # knows the nearest name
@@ -67,8 +67,9 @@ def subject(
     # The position tables of a dense model keep the size of its pre-training.
     if image_size is not None and not options.example_head:
         values["model.image_size"] = image_size
-    values |= {key if "." in key else f"model.{key}": value for key, value in (settings or {}).items()}
     chosen = config_lib.defaults()
+    own = {key for key, value in chosen.items() if not hasattr(value, "items")}
+    values |= {key if "." in key or key in own else f"model.{key}": value for key, value in (settings or {}).items()}
     for key, value in values.items():
         config_lib.put(chosen, key, value)
     return of_config(config_lib.read(chosen), image_size)

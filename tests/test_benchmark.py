@@ -113,7 +113,7 @@ def test_text(trained):
         "float32, blocks recomputed, 3 classes",
     ]
     assert "8 devices: NVIDIA H100 80GB HBM3; jax " in text
-    assert re.search(r"^share of the peak +25\.0% of 7,915\.20 T$", text, re.M)
+    assert re.search(r"^share of the peak +25\.0% of 7\.92 P$", text, re.M)
     assert re.search(r"^compiling \(from the persistent cache\) +11\.0 s$", text, re.M)
     assert re.search(r"^images per second +4$", text, re.M)
     assert re.search(r"^least and most of 3 calls +2 … 12,346$", text, re.M)
@@ -168,13 +168,22 @@ def test_other_errors_of_jax_are_not_hidden(monkeypatch):
 
 @pytest.mark.parametrize(("platform", "stats"), [("gpu", {"bytes_limit": 2**30}), ("cpu", None)])
 def test_what_does_not_fit_is_said_before_it_runs(platform, stats, monkeypatch):
-    monkeypatch.setattr(benchmark.os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**18}.get)
+    # The CPU is two devices, which share its memory.
+    monkeypatch.setattr(benchmark.machine.os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**19}.get)
     flags = argparse.Namespace(mode="train", batch_size=1, remat=True, dtype="bfloat16")
     device = SimpleNamespace(platform=platform, device_kind="a device", memory_stats=lambda: stats)
-    benchmark._check_fits(flags, device, {"total": 2**30})
-    benchmark._check_fits(flags, device, None)
+    benchmark._check_fits(flags, device, 2, {"total": 2**30})
+    benchmark._check_fits(flags, device, 2, None)
     with pytest.raises(UserError, match="of train needs 2.00 GiB, and a device has 1.00 GiB: choose a smaller image$"):
-        benchmark._check_fits(flags, device, {"total": 2**31})
+        benchmark._check_fits(flags, device, 2, {"total": 2**31})
+
+
+def test_set_takes_any_key_of_a_config():
+    settings = {"depths": (1, 1, 1, 1), "kernels": False, "ema_decay": 0.9, "optimizer.weight_decay": 0.5}
+    subject = programs.subject("resnet18", image_size=(32, 32), num_classes=3, settings=settings)
+    config = subject.config
+    assert (config.kernels, config.ema_decay, config.optimizer.weight_decay) == (False, 0.9, 0.5)
+    assert subject.task.model.depths == (1, 1, 1, 1)
 
 
 def test_bad_flags(capsys):
@@ -189,6 +198,11 @@ def test_bad_flags(capsys):
     assert "--num_classes must be above 0, but is 0" in refused(capsys, *usual, "--num_classes", "0")
     assert "--image_size takes one side" in refused(capsys, *usual, "--image_size", "1", "2", "3")
     assert "use --dtype instead of --set dtype=…" in refused(capsys, *usual, "--set", "dtype=bfloat16")
+    assert "use --dtype instead of --set dtype=…" in refused(capsys, *usual, "--set", "model.dtype=bfloat16")
+    assert "use --model instead of --set name=…" in refused(capsys, *usual, "--set", "model.name=resnet18")
+    assert "--set head.name=… would choose another model: use --head" in refused(
+        capsys, *usual, "--set", "head.name=segformer"
+    )
     assert "use --image_size instead of" in refused(capsys, *usual, "--set", "image_size=32")
     assert "--set takes KEY=VALUE" in refused(capsys, *usual, "--set", "depths")
     assert "--remat belongs to --mode train" in refused(capsys, *usual, "--mode", "infer", "--remat")

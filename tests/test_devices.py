@@ -34,11 +34,11 @@ def test_unknown(kind):
 @pytest.mark.parametrize(
     ("kind", "memory", "bandwidth", "link"),
     [
-        ("NVIDIA H200", 141e9, 4.8e12, 450e9),
-        ("NVIDIA H100 80GB HBM3", 80e9, 3.35e12, 450e9),
+        ("NVIDIA H200", 141 * 2**30, 4.8e12, 450e9),
+        ("NVIDIA H100 80GB HBM3", 84.943e9, 3.35e12, 450e9),
         ("NVIDIA H100 PCIe", 80e9, 2.0e12, 64e9),
         ("NVIDIA A100-SXM4-40GB", 40e9, 1.555e12, 300e9),
-        ("NVIDIA A100-SXM4-80GB", 80e9, 2.039e12, 300e9),
+        ("NVIDIA A100-SXM4-80GB", 85.1e9, 2.039e12, 300e9),
         ("NVIDIA A100-PCIE-40GB", 40e9, 1.555e12, 32e9),
         ("NVIDIA A100 80GB PCIe", 80e9, 1.935e12, 32e9),
         ("TPU v5 lite", 16 * 2**30, 819e9, 200e9),

@@ -140,8 +140,8 @@ def _nearest_word(features: Float[Array, "n c"], words: Float[Array, "k c"]) -> 
 
 def _seeds(features: Float[Array, "n c"], num_words: int, key: PRNGKeyArray) -> Float[Array, "k c"]:
     """k-means++: the first at random, each next with probability ∝ its squared distance to the nearest one drawn."""
-    first, *_ = keys = jax.random.split(key, num_words)
-    start = features[jax.random.randint(first, (), 0, features.shape[0])]
+    keys = jax.random.split(key, num_words)
+    start = features[jax.random.randint(keys[0], (), 0, features.shape[0])]
 
     def draw(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], Array]:
         word, distance = carry

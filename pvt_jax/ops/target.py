@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from pvt_jax.devices import has_bfloat16_units
+
 # Beyond it a kernel computes more again than it saves of moving: with d channels a feed-forward network of h hidden
 # ones moves some 24 h bytes a token less, and computes 6 d h FLOPs more.
 _WIDEST = 128
@@ -79,18 +81,14 @@ def has_kernels(dtype: DTypeLike, *widths: int) -> bool:
     # Blocks of a kernel have 32 or 64 channels.
     if target is None or not target.kernels or any(width % 32 or width > _WIDEST for width in widths):
         return False
-    return target.interpret or (jnp.dtype(dtype) == jnp.bfloat16 and _multiplies_bfloat16(target.mesh.devices.flat[0]))
+    is_bfloat16 = jnp.dtype(dtype) == jnp.bfloat16
+    return target.interpret or (is_bfloat16 and has_bfloat16_units(target.mesh.devices.flat[0]) is True)
 
 
 def is_one_cpu() -> bool:
     """Whether the program is for one CPU device, where loops cost little and caches are large."""
     target = current()
     return target is not None and target.mesh.size == 1 and target.mesh.devices.flat[0].platform == "cpu"
-
-
-def _multiplies_bfloat16(device: Any) -> bool:
-    capability = getattr(device, "compute_capability", None)
-    return device.platform in ("gpu", "cuda") and capability is not None and float(capability) >= 8.0
 
 
 def on_each_device(function: Callable[..., Any], batched: Sequence[bool], summed: Sequence[bool]) -> Callable[..., Any]:

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import re
 import time
 from collections import defaultdict
@@ -44,12 +43,14 @@ class Target:
 
     Attributes:
       per_host: devices with links to each other.
+      hosts: machines that the devices are in, each of which reads its own images.
       limit: bytes of the memory of a device that programs may take; None where that is not known.
       memory: bytes of all of it.
     """
 
     devices: Sequence[Any]
     per_host: int
+    hosts: int
     limit: float | None
     memory: float | None
 
@@ -67,10 +68,11 @@ class Target:
         limit, memory = (sheet.limit, sheet.memory) if sheet else (None, None)
         if topology is None and devices[0].platform == "cpu":
             # Devices of a CPU are parts of one machine.
-            limit = memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(devices)
+            limit = memory = machine.memory() / len(devices)
         elif topology is None:
             limit = (devices[0].memory_stats() or {}).get("bytes_limit", limit)
-        return cls(devices, per_host, limit, memory)
+        hosts = len({device.process_index for device in devices}) if topology is None else topology.hosts(devices)
+        return cls(devices, per_host, hosts, limit, memory)
 
 
 def plan(
@@ -113,7 +115,7 @@ def plan(
         # Not "device", as reports of measurements call what they were measured on.
         "target": target.kind if target.kind != "cpu" else machine.processor(),
         "device_count": mesh.size,
-        "hosts": mesh.size // target.per_host,
+        "hosts": target.hosts,
         "parameters": step.program.parameters,
         "memory_of_device": target.memory,
         "memory_limit": target.limit,
@@ -166,10 +168,11 @@ class _Step:
         }
         with waiting(f"tracing the step{self.what}", self.say):
             with compiled_for(self.mesh, kernels=self.options.kernels):
-                activations = _activations(self.program) / self.mesh.size / self.options.accumulation_steps
+                parts = self.options.accumulation_steps
+                activations = _activations(self.program, self.options.batch_size, parts, self.mesh.size)
             flops = self.flops
         sizes = {name: _on_device(tree) for name, tree in kept.items()}
-        return {"counted": {**sizes, "activations": round(activations)}, "flops": flops}
+        return {"counted": {**sizes, "activations": activations}, "flops": flops}
 
     @cached_property
     def flops(self) -> int:
@@ -236,15 +239,30 @@ class _Step:
         }
 
 
-def _activations(program: programs.Program) -> int:
-    """Bytes that automatic differentiation keeps for the backward pass, on all devices together."""
+def _activations(program: programs.Program, batch: int, parts: int, devices: int) -> int:
+    """Bytes that automatic differentiation keeps for the backward pass of a part of the batch, on one device.
+
+    What does not grow with the images, as weights in bfloat16, every device has whole.
+    """
     variables, *inputs = program.forward_inputs
     rest = {name: tree for name, tree in variables.items() if name != "params"}
 
     def loss(params: Any, rest: Any, *inputs: Any) -> jax.Array:
         return program.forward({"params": params, **rest}, *inputs)
 
-    return trace.kept_for_backward(loss, variables["params"], rest, *inputs)
+    def kept(images: int) -> int:
+        def resized(one: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            shape = (images, *one.shape[1:]) if one.shape[:1] == (batch,) else one.shape
+            return jax.ShapeDtypeStruct(shape, one.dtype)
+
+        return trace.kept_for_backward(loss, variables["params"], rest, *jax.tree.map(resized, inputs))
+
+    images = batch // parts
+    found = kept(images)
+    if devices == 1:
+        return found
+    fixed = 2 * found - kept(2 * images)
+    return (found - fixed) // devices + fixed
 
 
 def _on_device(tree: Any) -> int:

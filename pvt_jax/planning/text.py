@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pvt_jax.messages import aligned, byte_count, plural
+from pvt_jax.messages import aligned, byte_count, in_units, plural
 
 _STATE = {
     "parameters": "parameters",
@@ -71,10 +71,10 @@ def _memory(report: dict[str, Any]) -> list[str]:
 def _work(report: dict[str, Any]) -> list[str]:
     devices, traffic = report["device_count"], report["traffic"]
     rows = [
-        ("operations of products, of all devices", f"{_in_units(report['flops'])}FLOP"),
-        ("operations of products, of a device", f"{_in_units(report['flops'] / devices)}FLOP"),
-        ("bytes through the memory of a device", f"{_in_units(traffic['bytes'])}B"),
-        ("bytes an image", f"{_in_units(traffic['bytes'] * devices / report['batch_size'])}B"),
+        ("operations of products, of all devices", f"{in_units(report['flops'])}FLOP"),
+        ("operations of products, of a device", f"{in_units(report['flops'] / devices)}FLOP"),
+        ("bytes through the memory of a device", f"{in_units(traffic['bytes'])}B"),
+        ("bytes an image", f"{in_units(traffic['bytes'] * devices / report['batch_size'])}B"),
         ("kernels", f"{traffic['kernels']:,}"),
     ]
     # What draws random numbers until they fit moves next to nothing.
@@ -90,7 +90,7 @@ def _collectives(report: dict[str, Any]) -> list[str]:
     if not found:
         return ["Collectives: none"]
     rows = [("collectives of a step", "devices", "count", "bytes of a device")]
-    rows += [(row["kind"], f"{row['devices']}", f"{row['count']:,}", f"{_in_units(row['bytes'])}B") for row in found]
+    rows += [(row["kind"], f"{row['devices']}", f"{row['count']:,}", f"{in_units(row['bytes'])}B") for row in found]
     return aligned(rows, left=1)
 
 
@@ -125,7 +125,7 @@ def _variants(report: dict[str, Any]) -> list[str]:
         title = ", ".join(f"{key}={value}" for key, value in row["change"].items()) or "as it is"
         sizes = row["counted"]
         state = byte_count(sum(sizes[name] for name in _STATE if name != "batch"))
-        operations = f"{_in_units(row['flops'] / report['device_count'])}FLOP"
+        operations = f"{in_units(row['flops'] / report['device_count'])}FLOP"
         counted.append((title, state, byte_count(sizes["activations"]), operations))
         if "memory" in row:
             fits = {True: "yes", False: "NO", None: "–"}[row["memory"]["fits"]]
@@ -145,10 +145,3 @@ def _compilation(report: dict[str, Any]) -> list[str]:
 
 def _time(seconds: float) -> str:
     return f"{seconds * 1e3:,.2f} ms" if seconds < 10 else f"{seconds:,.1f} s"
-
-
-def _in_units(count: float) -> str:
-    for unit, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
-        if count >= factor:
-            return f"{count / factor:,.2f} {unit}"
-    return f"{count / 1e6:,.2f} M"

@@ -6,7 +6,7 @@ Nothing here imports jax before the environment is what its plug-ins need.
 import importlib.util
 import math
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -83,6 +83,12 @@ class Topology:
     def per_host(self) -> int:
         """Devices behind one network adapter and its links; a slice of TPUs has links alone."""
         return self.count if self.platform == "tpu" else min(self.count, _GPUS_PER_HOST)
+
+    def hosts(self, devices: Sequence[Any]) -> int:
+        """Machines that the devices are in, each of which reads its own images."""
+        if self.platform == "gpu":
+            return self.count // self.per_host
+        return len({device.process_index for device in devices})
 
     def __str__(self) -> str:
         return f"{self.kind}:{'x'.join(map(str, self.sides))}"

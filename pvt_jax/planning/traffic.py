@@ -142,6 +142,8 @@ class _Walk:
     def moved(self, one: Instruction, shapes: dict[str, str]) -> Iterator[int]:
         """Bytes that an instruction reads and writes, one number after the other."""
         operands = [held(shapes.get(name, "")) for name in one.operands]
+        # What a kernel is given twice, as the keys and values that are halves of one array, it reads once in all.
+        distinct = [held(shapes.get(name, "")) for name in dict.fromkeys(one.operands)]
         if one.kind == "slice-start":
             # (what is sliced, the slice, …).
             yield min(operands[0], padded(one.shape) - padded(shapes[one.operands[0]]))
@@ -157,7 +159,7 @@ class _Walk:
         elif one.kind == "fusion":
             yield from self.fused(one, operands)
         else:
-            yield from operands
+            yield from distinct
             yield held(one.shape)
 
     def fused(self, one: Instruction, operands: list[int]) -> Iterator[int]:

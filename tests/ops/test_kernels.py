@@ -57,15 +57,15 @@ def test_a_feed_forward_network(dim, hidden):
     assert_equal(feed_forward, lambda x, a, b, c, d: gelu(x @ a + b) @ c + d, inputs)
 
 
+def normalised(x, scale, bias):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-2) * scale + bias
+
+
 @pytest.mark.parametrize("dim", [32, 192])
 def test_layer_normalisation(dim):
     x, scale, bias = numbers((2, 35, dim), (dim,), (dim,))
-
-    def plain(x, scale, bias):
-        centred = x - x.mean(-1, keepdims=True)
-        return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-2) * scale + bias
-
-    assert_equal(partial(layer_norm, epsilon=1e-2), plain, (3.0 + 0.1 * x, scale, bias))
+    assert_equal(partial(layer_norm, epsilon=1e-2), normalised, (3.0 + 0.1 * x, scale, bias))
 
 
 def of_heads(query, key_value, head_dim, mask=None):
@@ -134,6 +134,8 @@ def check_two_devices():
     assert_equal(feed_forward, lambda x, a, b, c, d: gelu(x @ a + b) @ c + d, inputs, devices=2)
     inputs = numbers((2, 3, 32), (2, 5, 64))
     assert_equal(partial(attention, head_dim=32), partial(of_heads, head_dim=32), inputs, devices=2)
+    inputs = numbers((2, 3, 32), (32,), (32,))
+    assert_equal(partial(layer_norm, epsilon=1e-2), normalised, inputs, devices=2)
     inputs = numbers((2, 6, 32), *weights[:2], (3, 3, 1, 32), *weights[1:])
     settings = {"grid": (2, 3), "sizes": jnp.array([[2, 3], [1, 2]])}
     kernel = partial(depthwise_feed_forward.depthwise_feed_forward, **settings)
@@ -160,6 +162,7 @@ class Device:
         (Device("gpu", "9.0"), jnp.bfloat16, (64,), True),
         (Device("gpu", "8.0"), jnp.bfloat16, (), True),
         (Device("gpu", "7.5"), jnp.bfloat16, (64,), False),
+        (Device("gpu", "gfx942"), jnp.bfloat16, (64,), False),
         (Device("gpu", "9.0"), jnp.float32, (64,), False),
         (Device("gpu", "9.0"), jnp.bfloat16, (40,), False),
         (Device("gpu", "9.0"), jnp.bfloat16, (64, 160), False),

@@ -5,8 +5,10 @@ import json
 import re
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from pvt_jax import config as config_lib
@@ -112,6 +114,33 @@ def test_what_other_settings_would_change(report):
     assert all(row["counted"]["parameters"] == report["counted"]["parameters"] for row in report["variants"])
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_activations_are_those_of_a_part_on_a_device(devices):
+    """Maps are shared among devices and parts; what is kept of the weights alone, every device has whole."""
+
+    def forward(variables, images):
+        weights = variables["params"].astype(jnp.bfloat16)
+        return jnp.sin(images @ weights).sum()
+
+    variables = {"params": jax.ShapeDtypeStruct((10, 6), jnp.float32)}
+    images = jax.ShapeDtypeStruct((32, 10), jnp.bfloat16)
+    program: Any = SimpleNamespace(forward=forward, forward_inputs=(variables, images))
+    # The cosine of each product.
+    of_image, fixed = 6 * 2, 0
+    assert planning._activations(program, 32, 2, devices) == 16 // devices * of_image + fixed
+
+    def with_copies(variables, images):
+        return forward(variables, jnp.tanh(images @ variables["params"].astype(jnp.bfloat16) @ copies))
+
+    copies = jnp.ones((6, 10), jnp.bfloat16)
+    program = SimpleNamespace(forward=with_copies, forward_inputs=(variables, images))
+    # Both products, the hyperbolic tangent, and the weights in bfloat16 for its gradient.
+    of_image, fixed = (10 + 10 + 6) * 2, 60 * 2
+    found = planning._activations(program, 32, 2, devices)
+    assert (found - planning._activations(program, 32, 4, devices)) * 2 == 16 // devices * of_image
+    assert found == 16 // devices * of_image + fixed
+
+
 def test_text(report):
     lines = text.describe(report).splitlines()
     assert max(map(len, lines)) <= 80
@@ -197,7 +226,7 @@ def test_a_compiler_that_refuses(monkeypatch):
         program = SimpleNamespace(function=SimpleNamespace(lower=lambda: lowered), abstract=())
         made = planning._Step.__new__(planning._Step)
         options = SimpleNamespace(model=SimpleNamespace(scan=True))
-        target = planning.Target(jax.devices(), 1, 1e9, 1e9)
+        target = planning.Target(jax.devices(), 1, 1, 1e9, 1e9)
         made.__dict__ |= {"options": options, "target": target, "say": print, "what": "", "program": program}
         made.__dict__["mesh"] = SimpleNamespace(size=1)
         return made
@@ -232,7 +261,7 @@ def test_every_program_has_the_same_process_beside_it(monkeypatch):
     found = []
     for process in (None, 60):
         step = planning._Step.__new__(planning._Step)
-        target = planning.Target(jax.devices(), 1, 1e9, 1e9)
+        target = planning.Target(jax.devices(), 1, 1, 1e9, 1e9)
         step.__dict__ |= {"target": target, "process": process, "mesh": SimpleNamespace(size=2)}
         found.append(step.memory(compiled))
     assert [one["process"] for one in found] == [50, 60] and [one["total"] for one in found] == [57, 67]
@@ -276,6 +305,8 @@ def test_devices_that_are_not_here(monkeypatch, capfd):
     target = planning.Target.of(Topology("v5e", (4, 4)))
     assert (target.kind, len(target.devices), target.per_host) == ("TPU v5 lite", 16, 16)
     assert (target.limit, target.memory) == (15.75 * 2**30, 16 * 2**30)
+    # Four chips a machine, all with links to each other; GPUs have links in their machine alone.
+    assert target.hosts == 4 and Topology("h200", (64,)).hosts([]) == 8
     line = refused(capfd, "--dry_run", "--topology=v5e:128")
     assert line.startswith("batch_size=64 cannot be shared equally (devices: 128, accumulation_steps: 1): choose 128")
     line = refused(capfd, "--dry_run", "--topology=v5e:16", "--config.mesh.fsdp=3")
@@ -306,8 +337,7 @@ def test_a_missing_plug_in(capfd, monkeypatch):
     assert "pip install --no-deps jax-cuda13-plugin==" in line
 
 
-def test_the_step_is_that_of_training(report):
-    """The subject of a config has the size that the task trains on."""
+def test_a_subject_has_the_size_that_its_task_trains_on():
     options = config_lib.read(config_lib.load("configs/digits_segmentation.py", []))
     subject = programs.of_config(options)
     assert subject.config is options and subject.size == subject.task.input_size

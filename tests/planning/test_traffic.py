@@ -212,3 +212,15 @@ def test_messages_of_eight_devices():
     assert found["all-to-all"] == (4 * block, [list(range(8))], 1)
     assert found["collective-permute"] == (4 * block, [[0, 4], [1, 5], [2, 6], [3, 7]], 1)
     assert len(json.loads(done.stdout)) == 5
+
+
+def test_an_operand_that_is_given_twice_is_read_once():
+    text = """HloModule m
+
+ENTRY %main (a: f32[1000], b: f32[1000]) -> f32[1000] {
+  %a = f32[1000]{0} parameter(0)
+  %b = f32[1000]{0} parameter(1)
+  ROOT %c = f32[1000]{0} custom-call(%a, %b, %a), custom_call_target="kernel"
+}
+"""
+    assert traffic(text, 1).bytes == 3 * 4000

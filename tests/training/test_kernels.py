@@ -53,7 +53,7 @@ def test_a_kernel_that_does_not_run_stops_the_run(monkeypatch):
 )
 def test_the_step_of_a_run_has_them(monkeypatch, overrides, has):
     # As if this device were a GPU; the step is traced, not compiled.
-    monkeypatch.setattr(target, "_multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(target, "has_bfloat16_units", lambda device: True)
     sizes = ("batch_size=4", "model.depths=(1,1,1,1)", "model.dims=(32,32,32,32)", "model.num_heads=(1,1,1,1)")
     config = config_of(*sizes, *overrides)
     step = programs.training(programs.of_config(config), 4, sharding.make_mesh(1), constant(1e-3))

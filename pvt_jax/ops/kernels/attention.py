@@ -33,7 +33,8 @@ def attention(
 ) -> Float[Array, "b n c"]:
     """Multi-head attention; ``key_value`` has all keys before all values, c2 = 2 c, and ``query`` is scaled.
 
-    ``head_dim`` is 32, 64 or 128. Keys with a False in ``key_mask`` are attended to by no query. Softmax is float32.
+    ``head_dim`` is 32, 64 or 128. Keys with a False in ``key_mask`` are attended to by no query; at least one of each
+    sample must be True. Softmax is float32.
     """
     if key_mask is None:
         return _attention(head_dim, query, key_value)

@@ -1,8 +1,8 @@
 """GELU(x W₁ + b₁) W₂ + b₂ whose hidden map is in no memory.
 
-A program takes a block of tokens through all hidden channels, 64 at a time. The backward pass has two kernels, which
-compute the hidden map again: one for the gradient of x, with a block of tokens a program, and one for those of the
-weights, with a block of hidden channels and a share of the tokens a program. Reverse mode only.
+A program takes a block of tokens through all hidden channels, a block of them at a time. The backward pass has two
+kernels, which compute the hidden map again: one for the gradient of x, with a block of tokens a program, and one for
+those of the weights, with a block of hidden channels and a share of the tokens a program. Reverse mode only.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ from pvt_jax.ops.kernels.blocks import (
 )
 from pvt_jax.ops.kernels.gelu import gelu, of_gelu
 
-_TOKENS, _HIDDEN = 64, 64
+_TOKENS = 64
 # Into how many sums the gradients of the weights are divided at most: as many programs for each block of channels.
 _SHARES = 32
 
