@@ -1,7 +1,8 @@
 """CIFAR-10 on two CPU cores, as well as some hours allow: ``config.py:pvt_v2`` or ``config.py:resnet``.
 
-Both cost about 43 MMACs an image and have one recipe: crop, flip, RandAugment, erasing, CutMix in half of the batches,
-label smoothing, AdamW with a cosine, and a moving average that is evaluated besides.
+Both cost about 43 MMACs an image and have one recipe for 30 epochs, three hours of one core: crop, flip, RandAugment,
+label smoothing, AdamW with a cosine, and a moving average that is evaluated besides. Mixing and erasing are left out:
+in so few epochs models of this size learn little by heart.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ def get_config(arg: str = "pvt_v2") -> ConfigDict:
     return ConfigDict(
         {
             "batch_size": 128,
-            "epochs": 100.0,
+            "epochs": 30.0,
             "ema_decay": 0.9995,
             "model": {
                 **_MODELS[one_of("config.py", arg, _MODELS)],
@@ -32,18 +33,15 @@ def get_config(arg: str = "pvt_v2") -> ConfigDict:
             "batch_transform": {
                 "mean": (125.3, 123.0, 113.9),
                 "std": (63.0, 62.1, 66.7),
-                "cutmix_alpha": 1.0,
-                "mix_probability": 0.5,
                 "label_smoothing": 0.1,
-                "erase_probability": 0.1,
             },
             "optimizer": {
                 "learning_rate": 1e-3,
                 "base_batch_size": 128,
                 "clip_norm": 1.0,
-                "warmup_epochs": 3.0,
+                "warmup_epochs": 2.0,
             },
-            "evaluation": {"every_epochs": 5.0, "batch_size": 250},
+            "evaluation": {"every_epochs": 2.0, "batch_size": 250},
             "checkpoint": {"every_steps": 250},
         }
     )

@@ -7,7 +7,7 @@ from pvt_jax.sweeps import Column, Curves, Sweep, Train
 def get_sweep(scale: str = "cpu") -> Sweep:
     """Scales: cpu, hours on two cores; gpu, the recipe of configs/cifar10.py; toy."""
     titles = {
-        "cpu": "CIFAR-10 at 32², 100 epochs, one run of each",
+        "cpu": "CIFAR-10 at 32², 30 epochs, one run of each",
         "gpu": "PVT-Tiny on CIFAR-10 at 32², 300 epochs",
         "toy": ON_TOYS,
     }
