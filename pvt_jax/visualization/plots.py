@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from pvt_jax.visualization.curves import plain
 
 _MARKERS = "os^Dv<>PX*"
 _DASHES = ("-", "--", "-.", ":")
+# Characters that a line of the title has room for.
+_TITLE = 84
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def dots(values: Mapping[str, Sequence[float]], title: str, label: str) -> bytes
 def _axes(title: str, labels: tuple[str, str]) -> tuple[Any, Any]:
     figure = importlib.import_module("matplotlib.figure").Figure((7.2, 4.8), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, fontsize="medium")
+    lines = [line for part in title.splitlines() for line in textwrap.wrap(part, _TITLE)]
+    axes.set_title("\n".join(lines), fontsize="medium")
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.grid(alpha=0.3)
