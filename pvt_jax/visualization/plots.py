@@ -12,7 +12,7 @@ from pvt_jax.visualization.curves import plain
 _MARKERS = "os^Dv<>PX*"
 _DASHES = ("-", "--", "-.", ":")
 # Characters that a line of the title has room for.
-_TITLE = 84
+_TITLE = 78
 
 
 @dataclass(frozen=True)
