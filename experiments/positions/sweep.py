@@ -1,9 +1,12 @@
-"""Trained at one size, tested at others: PVT v1's position tables against v2's convolutions. PVT v2, section 3.3."""
+"""Trained at one size, tested at others: tables of positions against convolutions. PVT v2, section 3.4."""
 
 from experiments.common import CIFAR10, LEARNING_RATES, ON_CIFAR10, ON_TOYS, TOY, TOY_PVT, one_of, seeds
 from pvt_jax.sweeps import Column, Dots, Evaluate, Lines, Sweep, Train
 
-_MODELS = {"pvt": "pvt_tiny", "pvt_v2": "pvt_v2_b0"}
+# By name: v1; v2 with tables in place of its depthwise convolutions, which is the same network but for them; and v2.
+# Each is compared with the one before it, at the same size.
+_TABLES = {"model.overlapping": True, "model.depthwise": False, "model.position_tables": True}
+_MODELS = {"pvt": {}, "pvt_v2_tables": _TABLES, "pvt_v2": {}}
 _SIDES = (16, 24, 40, 48, 64)
 _OBLONG = ((32, 64), (64, 32))
 
@@ -22,20 +25,25 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
     elif scale == "toy":
         sides, oblong = (64,), ()
     arms: list = []
-    for name, model in _MODELS.items():
+    before = ""
+    for name, changes in _MODELS.items():
+        is_v1 = name == "pvt"
         config, keys = {
-            "cifar10": ({"pvt": CIFAR10, "pvt_v2": f"{CIFAR10}:{model}"}[name], {}),
-            "imagenet": ({"pvt": "pvt_tiny", "pvt_v2": "pvt_v2:b1"}[name], {}),
-            "toy": ("digits", {**TOY, **TOY_PVT, "model.name": model}),
+            "cifar10": (CIFAR10 if is_v1 else f"{CIFAR10}:pvt_v2_b0", changes),
+            "imagenet": ("pvt_tiny" if is_v1 else "pvt_v2:b1", changes),
+            "toy": ("digits", {**TOY, **TOY_PVT, "model.name": "pvt_tiny" if is_v1 else "pvt_v2_b0", **changes}),
         }[scale]
         facts = {"model": name, "side": base, "size": f"{base}×{base}"}
-        arms.append(Train(name, config, keys, facts=facts))
+        arms.append(Train(name, config, keys, facts=facts, against=before))
         for height, width in (*((side, side) for side in sides), *oblong):
             shown = {"model": name, "size": f"{height}×{width}"}
             square = {"side": height} if height == width else {}
             # A crop would cut the picture: half of it is not a test of positions.
             keys = {"model.image_size": (height, width), **({} if square else {"transform.eval_resize": "squash"})}
-            arms.append(Evaluate(f"{name}_{height}x{width}", name, keys, facts={**shown, **square}))
+            size = f"_{height}x{width}"
+            against = before and before + size
+            arms.append(Evaluate(name + size, name, keys, facts={**shown, **square}, against=against))
+        before = name
     return Sweep(
         title=titles[scale],
         scale=scale,

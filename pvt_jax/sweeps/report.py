@@ -78,11 +78,15 @@ def _table(sweep: Sweep, records: Sequence[Record]) -> list[str]:
     if sweep.metric:
         compared = {name: _by_seed(sweep, its) for name, its in found.items()}
         base = sweep.baseline or next((arm.name for arm in sweep.arms if isinstance(arm, Train)), "")
-        titles += [f"{sweep.metric} by seed", "mean", "range", f"against {base}", "p", "difference"]
+        own = {arm.name: arm.against or base for arm in sweep.arms}
+        # Where all have one baseline the title tells it, otherwise each row does.
+        is_one = {*own.values()} == {base}
+        titles += [f"{sweep.metric} by seed", "mean", "range", *([] if is_one else ["against"])]
+        titles += [f"against {base}" if is_one else "by", "p", "difference"]
         for row in rows:
-            values = compared[row[0]]
-            row += _statistics(values)
-            row += _compared(compare(values, compared[base]) if row[0] != base and base in compared else None)
+            values, other = compared[row[0]], own[row[0]]
+            row += [*_statistics(values), *([] if is_one else ["–" if row[0] == other else other])]
+            row += _compared(compare(values, compared[other]) if row[0] != other and other in compared else None)
     left = [any(map(_is_word, column)) for column in zip(*rows, strict=True)]
     lines = [titles, ["---" if is_left else "---:" for is_left in left], *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]

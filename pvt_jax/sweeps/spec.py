@@ -19,10 +19,12 @@ class Arm:
     Attributes:
       name: unique in its sweep, of letters, digits and ``_ . + = -``.
       facts: what the arm is, as ``{"backbone": "PVT v2", "side": 224}``: columns of tables and axes of figures.
+      against: the arm that it is compared with; empty for the baseline of the sweep.
     """
 
     name: str
     facts: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    against: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,9 @@ class Sweep:
             seen[arm.name] = arm
         if not seen:
             raise UserError("a sweep without arms")
-        if self.baseline and self.baseline not in seen:
-            raise UserError(f"the baseline {self.baseline!r} is no arm of the sweep")
+        for name in (self.baseline, *(arm.against for arm in self.arms)):
+            if name and name not in seen:
+                raise UserError(f"the baseline {name!r} is no arm of the sweep")
         if len({*self.seeds}) != len(self.seeds) or not self.seeds:
             raise UserError(f"seeds must be there and differ, but are {tuple(self.seeds)}")
 

@@ -138,3 +138,16 @@ def test_smooth_curves_are_means_of_neighbours_seed_by_seed(monkeypatch):
     # Seeds: 2.5, 2, 2, 2.5 and 5, 4, 2, 2.
     assert (line.low, line.high) == ((2.5, 2.0, 2.0, 2.0), (5.0, 4.0, 2.0, 2.5))
     assert line.mean == (3.75, 3.0, 2.0, 2.25)
+
+
+def test_rows_may_have_baselines_of_their_own():
+    arms = [Train("base", "digits"), Train("up", "digits"), Train("later", "digits", against="up")]
+    records = RECORDS + [record("later", seed, {"top1": 80.0 + seed}) for seed in range(3)]
+    sweep = Sweep("t", "s", arms, metric="top1")
+    assert report.text(sweep, records).splitlines()[2:7] == [
+        "| arm | top1 by seed | mean | range | against | by | p | difference |",
+        "| --- | ---: | ---: | ---: | --- | ---: | ---: | --- |",
+        "| base | 90.00, 91.00, 92.00 | 91.00 | 2.00 | – | – | – | – |",
+        "| up | 93.00, 94.50, 94.50 | 94.00 | 1.50 | base | +3.00 | 0.009 | higher |",
+        "| later | 80.00, 81.00, 82.00 | 81.00 | 2.00 | up | -13.00 | 0.000 | lower |",
+    ]

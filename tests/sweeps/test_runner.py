@@ -323,6 +323,7 @@ def test_a_sigterm_goes_on_to_the_job(tmp_path):
         ([Train("a", "digits"), Train("a", "digits")], "two arms are called 'a'"),
         ([Train("a", "digits", start="b"), Train("b", "digits")], "arm 'a' needs 'b', which is no trained arm before"),
         ([Measure("m", "x.py"), Evaluate("e", "m")], "arm 'e' needs 'm'"),
+        ([Train("a", "digits", against="b")], "the baseline 'b' is no arm of the sweep"),
     ],
 )
 def test_a_wrong_sweep_is_refused(arms, message):
