@@ -144,6 +144,12 @@ def test_raw_images_classify_without_a_network(run, capsys):
     assert (found["train_images"], found["test_images"]) == (5, 5)
 
 
+def test_the_seed_is_that_of_the_run(run, capsys):
+    """Otherwise runs of several seeds would have one and the same vocabulary."""
+    assert output(capsys, run, "--raw", "sift", "--config.seed=3")["seed"] == 3
+    assert output(capsys, run, "--raw", "sift", "--config.seed=3", "--seed", "4")["seed"] == 4
+
+
 def test_fewer_images_are_drawn(capsys):
     arguments = [f"{ROOT}/configs/digits.py", "--raw", "patches", "--images", "60", "--words", "20", "--step", "8"]
     assert matching.main([*arguments, "--levels", "1", "2", "--C", "10"]) == 0

@@ -194,19 +194,20 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate; what was measured."""
     begun = time.perf_counter()
     config, describe = opened(flags)
+    seed = config.seed if flags.seed is None else flags.seed
     task: Any = TASKS[config.task].make(config)
     train, test = task.train_source, task.eval_source
     if 0 < flags.images < len(train):
         train = Chosen(
-            train, np.sort(np.random.default_rng(flags.seed).permutation(len(train))[: flags.images]).tolist()
+            train, np.sort(np.random.default_rng(seed).permutation(len(train))[: flags.images]).tolist()
         )
     commands.say(f"vocabulary of {flags.words} words, from {len(train):,} training images")
-    words = learn_words(image_batches(config, train), describe, len(train), flags.words, flags.sample, flags.seed)
+    words = learn_words(image_batches(config, train), describe, len(train), flags.words, flags.sample, seed)
     commands.say(f"histograms of {len(train):,} training and {len(test):,} test images")
     known, labels = pyramids(image_batches(config, train), describe, words, flags.levels)
     asked, truth = pyramids(image_batches(config, test), describe, words, flags.levels)
     commands.say(f"support vector machines of {len(np.unique(labels))} classes")
-    machines = fit(intersections(known, known), labels, flags.C, flags.seed)
+    machines = fit(intersections(known, known), labels, flags.C, seed)
     right = int((machines.predict(intersections(asked, known)) == truth).sum())
     return {
         "top1": 100 * right / len(truth),
@@ -217,7 +218,7 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
         "C": cost_of(machines),
         "train_images": len(labels),
         "test_images": len(truth),
-        "seed": flags.seed,
+        "seed": seed,
         "seconds": round(time.perf_counter() - begun, 2),
     }
 
@@ -239,7 +240,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--images", type=int, default=5000, help="at most so many for training, 0 for all; default 5000"
     )
     parser.add_argument("--sample", type=int, default=20000, help="descriptors for the vocabulary; default 20000")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawn images, of k-means, and of the folds")
+    parser.add_argument(
+        "--seed", type=int, help="of the drawn images, of k-means, and of the folds; default: that of the run or config"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     flags = commands.parse_with_overrides(parser, arguments)
     for name in ("words", "sample", "patch", "step"):
