@@ -93,9 +93,11 @@ class LayerNorm(nn.LayerNorm):
             return super().__call__(x, mask=mask)
         from pvt_jax.ops.kernels.layer_norm import layer_norm  # imports Pallas
 
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        scale = self.param("scale", self.scale_init, x.shape[-1:], self.param_dtype)
+        bias = self.param("bias", self.bias_init, x.shape[-1:], self.param_dtype)
         return layer_norm(x, scale, bias, self.epsilon)
 
     def _has_kernel(self, x: Array) -> bool:
-        return x.ndim > 2 and x.shape[-1] % 32 == 0 and x.dtype == self.dtype and target.has_kernels(x.dtype)
+        of_rows = self.use_scale and self.use_bias and (self.reduction_axes, self.feature_axes) == (-1, -1)
+        fits = x.ndim > 2 and x.shape[-1] % 32 == 0 and x.dtype == self.dtype
+        return of_rows and fits and target.has_kernels(x.dtype)

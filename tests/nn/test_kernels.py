@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from pvt_jax.nn.blocks import Block, run_blocks
+from pvt_jax.nn.normalization import LayerNorm
 from pvt_jax.ops import target
 
 GRID = (3, 4)
@@ -64,3 +65,16 @@ def test_parameters_do_not_depend_on_the_form():
     with target.compiled_for(MESH, interpret=True):
         found = Stack(V2).init(jax.random.key(0), x, None)
     jax.tree.map(np.testing.assert_array_equal, found, Stack(V2).init(jax.random.key(0), x, None))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_bias": False}, {"use_scale": False}, {"scale_init": nn.initializers.zeros}]
+)
+def test_settings_of_a_layer_norm_hold_in_either_form(settings):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 32)), jnp.float32)
+    norm = LayerNorm(1e-5, jnp.float32, **settings)
+    with target.compiled_for(MESH, interpret=True):
+        found, variables = norm.init_with_output(jax.random.key(0), x)
+    expected, plain = norm.init_with_output(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, variables, plain)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
