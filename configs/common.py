@@ -123,7 +123,7 @@ def ade20k(model: str, head: str, side: int = 512) -> ConfigDict:
         {
             "task": "segmentation",
             "log_every_steps": 50,
-            # The backbone is the classifier's; its position tables stay those of 224².
+            # The backbone is the classifier's; its position embeddings stay those of 224².
             "init": {"checkpoint": known_weights(model)},
             "model": {
                 "name": model,
@@ -181,7 +181,7 @@ def coco(path: str, arg: str, head: str, example: str, *, learning_rate: float) 
             "batch_size": 16,
             "epochs": epochs,
             "log_every_steps": 50,
-            # The backbone is the classifier's; its position tables stay those of 224².
+            # The backbone is the classifier's; its position embeddings stay those of 224².
             "init": {"checkpoint": known_weights(model)},
             "model": {
                 "name": model,
