@@ -38,6 +38,11 @@ _UNTIMED = 2
 _PASSES = {"infer": 1, "train": 3}
 
 
+# Keys that have a flag of their own.
+_OWN = {"name": "--model", "task": "--head", "head.name": "--head"}
+_OWN |= {key: f"--{key}" for key in ("head", "num_classes", "batch_size", "dtype", "remat", "steps")}
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Flags; ``image_size`` becomes (height, width), or None."""
     parser = commands.Parser(prog="python -m pvt_jax.benchmark", description=__doc__)
@@ -68,7 +73,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, metavar="N", help="timed calls; default: 3 or more, for about 10 seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON object: exact numbers, bytes")
     flags = parser.parse_args(arguments)
-    commands.check_model_flags(flags, own=("name", "head", "num_classes", "batch_size", "dtype", "remat"))
+    commands.check_model_flags(flags, own=_OWN)
     for name in ("batch_size", "steps"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise UserError(f"--{name} must be above 0, but is {getattr(flags, name)}")

@@ -7,8 +7,9 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from pvt_jax import paths
@@ -76,17 +77,18 @@ def add_set_flag(parser: Parser, more: str = "") -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
-def check_model_flags(flags: argparse.Namespace, own: Sequence[str] = ("num_classes", "head")) -> None:
-    """Put what ``--set`` gave into ``flags.settings``; what is in ``own`` has a flag of its own.
+_OWN = MappingProxyType({"num_classes": "--num_classes", "head": "--head"})
+
+
+def check_model_flags(flags: argparse.Namespace, own: Mapping[str, str] = _OWN) -> None:
+    """Put what ``--set`` gave into ``flags.settings``; ``own`` has the keys that are given by another argument.
 
     Raises UserError: a flag has no meaning.
     """
-    flags.settings = {key.removeprefix("model."): value for key, value in map(_setting, flags.set)}
-    for name in own:
-        if name in flags.settings:
-            raise UserError(f"use --{'model' if name == 'name' else name} instead of --set {name}=…")
-    if lost := {"task", "head.name"} & flags.settings.keys():
-        raise UserError(f"--set {min(lost)}=… would choose another model: use --head")
+    flags.settings = dict(_setting(text) for text in flags.set)
+    for key in flags.settings:
+        if flag := own.get(key.removeprefix("model.")):
+            raise UserError(f"use {flag} instead of --set {key}=…")
     if flags.num_classes is not None and flags.num_classes < 1:
         raise UserError(f"--num_classes must be above 0, but is {flags.num_classes}")
 

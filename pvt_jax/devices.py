@@ -47,10 +47,10 @@ class Device:
 # Google: cloud.google.com/tpu/docs/v4, v5e, v5p and v6e, per chip, which is one device of jax. Links: half of the
 # "bidirectional inter-chip interconnect bandwidth"; of v4 six links of 50 GB/s (arXiv 2304.01433).
 # What programs may take of a TPU is what XLA's compiler for it says when a program is too large.
-# The memory of the H200, H100 and A100 of SXM is what their driver reports, more than the 80 GB of two of the sheets.
+# The memory of the H200, H100 and A100 of SXM is about what programs see of it, more than the 80 GB of two sheets.
 # Measured, as a check: a copy on an H200 moves 4.3e12 bytes a second, 0.9 of the sheet.
 DEVICES = (
-    Device(r"NVIDIA H200", 989.4e12, 494.7e12, 141 * _GIB, 4.8e12, 450e9, 50e9),
+    Device(r"NVIDIA H200", 989.4e12, 494.7e12, 139 * _GIB, 4.8e12, 450e9, 50e9),
     Device(r"NVIDIA H100 PCIe", 756e12, 378e12, 80e9, 2.0e12, 64e9),
     Device(r"NVIDIA H100 NVL", 835e12, 417.5e12, 94e9, 3.9e12, 64e9),
     Device(r"NVIDIA H100", 989.4e12, 494.7e12, 84.943e9, 3.35e12, 450e9, 50e9),

@@ -35,7 +35,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile the training step and ask XLA for its memory")
     parser.add_argument("--json", action="store_true", help="print one JSON object: exact numbers, bytes")
     flags = parser.parse_args(arguments)
-    commands.check_model_flags(flags, own=("name", "num_classes", "dtype", "remat"))
+    commands.check_model_flags(
+        flags, own={"name": "NAME", **{key: f"--{key}" for key in ("num_classes", "dtype", "remat")}}
+    )
     sides = flags.image_size
     if len(sides) > 2 or min(sides) < 1:
         raise UserError(f"--image_size takes one or two sides above 0, but got {' '.join(map(str, sides))}")

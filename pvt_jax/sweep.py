@@ -102,7 +102,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _report(runner: Runner, output: Path) -> int:
     for name in runner.outdated():
-        commands.say(f"note: the record of {name} is of an earlier form of its command: run the sweep again")
+        commands.say(
+            f"note: the record of {name} is of an earlier form of its command, or of what it reads: run the sweep again"
+        )
     for file in report.write(output, runner.sweep, runner.records()):
         commands.say(f"written: {file}")
     return 0

@@ -34,7 +34,7 @@ def test_unknown(kind):
 @pytest.mark.parametrize(
     ("kind", "memory", "bandwidth", "link"),
     [
-        ("NVIDIA H200", 141 * 2**30, 4.8e12, 450e9),
+        ("NVIDIA H200", 139 * 2**30, 4.8e12, 450e9),
         ("NVIDIA H100 80GB HBM3", 84.943e9, 3.35e12, 450e9),
         ("NVIDIA H100 PCIe", 80e9, 2.0e12, 64e9),
         ("NVIDIA A100-SXM4-40GB", 40e9, 1.555e12, 300e9),

@@ -102,7 +102,7 @@ def looks(sweep: Sweep, arm: Train, number: int, values: Sequence[float], overri
     for value in values:
         keys = {**arm.overrides, **tuning.overrides, tuning.key: value, "steps": tuning.steps[number]}
         # A start's weights are of a seed that is compared.
-        job = _training(sweep, arm, tuning.seed, keys, overrides, sweep.seeds[0], f"look{number + 1}_{value:g}")
+        job = _training(sweep, arm, tuning.seed, keys, overrides, sweep.start_seed, f"look{number + 1}_{value:g}")
         found.append(Job(arm, tuning.seed, Look(number, value), *job))
     return found
 

@@ -9,9 +9,9 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from pvt_jax import machine, paths
 from pvt_jax.errors import UserError
@@ -19,7 +19,7 @@ from pvt_jax.messages import plural
 from pvt_jax.sweeps import jobs as jobs_lib
 from pvt_jax.sweeps import results
 from pvt_jax.sweeps.jobs import REPORT, Job
-from pvt_jax.sweeps.spec import Arm, Evaluate, Sweep, Train, needs
+from pvt_jax.sweeps.spec import Arm, Evaluate, Sweep, Train, needs, with_seeds
 from pvt_jax.training import history, lock
 
 # What a job leaves in its folder: its command and, below it, those of the runs that it reads; what it said; what it
@@ -29,6 +29,15 @@ COMMAND, LOG, OUTPUT, ORIGIN = "command.txt", "log.txt", "output.json", "origin.
 _EVERY = 60.0
 # Exit codes of a command that a signal has stopped, and which has saved.
 _STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGINT}
+
+
+class _State(NamedTuple):
+    """Records, by identity as well; jobs; and these by arm and seed, with those of the seed that looks start from."""
+
+    records: list[dict[str, Any]]
+    known: Mapping[tuple[Any, ...], results.Record]
+    jobs: list[Job]
+    by_seed: Mapping[tuple[str, int | None], Job]
 
 
 class StopError(Exception):
@@ -60,6 +69,8 @@ class Runner:
     overrides: Sequence[str] = ()
     say: Callable[[str], None] = print
     execute: Callable[[Sequence[str], Path, Path, Callable[[], None]], int] | None = None
+    # What was read of results.jsonl, and of which state of that file.
+    _read: tuple[Any, "_State"] | None = field(default=None, init=False, repr=False)
 
     def __call__(self, chosen: Callable[[Job], bool] = lambda job: True) -> int:
         """Run the ``chosen`` jobs in order; one that fails is told, and the others go on. How many failed.
@@ -86,43 +97,53 @@ class Runner:
 
     def jobs(self) -> list[Job]:
         """All jobs that count, with the learning rates that are known, and 0 where none is."""
-        rates = {arm.name: 0.0 for arm in self.sweep.arms} | self._known_rates()
-        return jobs_lib.jobs(self.sweep, rates, self.overrides)
+        return self._state().jobs
 
     def records(self) -> list[dict[str, Any]]:
         """What is recorded, of all scales."""
-        return results.read(self.output / results.FILE)
+        return self._state().records
 
     def outdated(self) -> list[str]:
-        """Names of jobs whose record is of another command than they have now."""
-        known = {results.identity(record): record for record in self.records()}
-        every = self.jobs()
-        records = [(job, known.get((self.sweep.scale, *job.identity))) for job in every]
-        return [job.name for job, record in records if record is not None and not self._is_of(record, job, every)]
+        """Names of jobs whose record is of another command than they have now, or of other runs than they read."""
+        return [job.name for job in self.jobs() if self.recorded(job) is None]
 
     def recorded(self, job: Job) -> bool | None:
-        """Whether a job is recorded; None: its record is of another command, or of what it reads."""
-        wanted = (self.sweep.scale, *job.identity)
-        record = next((record for record in self.records() if results.identity(record) == wanted), None)
-        return record is not None and (self._is_of(record, job, self.jobs()) or None)
+        """Whether a job is recorded; None: its record is of another command, or of other runs than it reads."""
+        record = self._state().known.get((self.sweep.scale, *job.identity))
+        if record is None:
+            return False
+        is_same = record["command"] == job.command(self.file) and record.get("reads", []) == self._reads(job)
+        return is_same or None
 
-    def _is_of(self, record: results.Record, job: Job, every: Sequence[Job]) -> bool:
-        """Whether a record is of a job as it is now. Records of earlier versions do not tell what they have read."""
-        reads = self._reads(job, every)
-        return record["command"] == job.command(self.file) and record.get("reads", reads) == reads
-
-    def _reads(self, job: Job, every: Sequence[Job]) -> list[str]:
+    def _reads(self, job: Job) -> list[str]:
         """The commands of the runs that a job reads, and of those that these start from."""
-        seed = self.sweep.seeds[0] if job.look is not None else job.seed
-        found = [one for one in every if one.arm.name in needs(job.arm) and one.seed == seed]
-        return [text for one in found for text in (one.command(self.file), *self._reads(one, every))]
+        seed = self.sweep.start_seed if job.look is not None else job.seed
+        found = [self._state().by_seed[name, seed] for name in dict.fromkeys(needs(job.arm))]
+        return [text for one in found for text in (one.command(self.file), *self._reads(one))]
+
+    def _state(self) -> "_State":
+        """Records and jobs, read again when the file has changed, as another process may have done."""
+        file = self.output / results.FILE
+        try:
+            found = file.stat()
+            version = found.st_mtime_ns, found.st_size, found.st_ino
+        except FileNotFoundError:
+            version = None
+        if self._read is None or self._read[0] != version:
+            records = results.read(file)
+            known = {results.identity(record): record for record in records}
+            rates = {arm.name: 0.0 for arm in self.sweep.arms} | self._known_rates(known)
+            seeds = {*self.sweep.seeds, self.sweep.start_seed}
+            more = jobs_lib.jobs(with_seeds(self.sweep, sorted(seeds)), rates, self.overrides)
+            by_seed = {(job.arm.name, job.seed): job for job in more}
+            self._read = version, _State(records, known, jobs_lib.jobs(self.sweep, rates, self.overrides), by_seed)
+        return self._read[1]
 
     def _is_tuned(self, arm: Arm) -> TypeGuard[Train]:
         return self.sweep.tuning is not None and isinstance(arm, Train) and arm.tuned
 
-    def _known_rates(self) -> dict[str, float]:
-        """The learning rates that records tell, of arms whose looks are complete and as they would be run now."""
-        known = {results.identity(record): record for record in self.records()}
+    def _known_rates(self, known: Mapping[tuple[Any, ...], results.Record]) -> dict[str, float]:
+        """The learning rates that records tell, of arms whose looks are complete and have the commands of now."""
 
         def recorded(found: Sequence[Job]) -> dict[float, float]:
             looked = [known.get((self.sweep.scale, *job.identity), {}) for job in found]
@@ -139,7 +160,15 @@ class Runner:
         """
         tuning = self.sweep.tuning
         assert tuning is not None
+        for name in needs(arm):
+            # Which is not among the seeds where others are chosen.
+            start = self._state().by_seed[name, self.sweep.start_seed]
+            if self._run(start, start.name) is not None:
+                return None
         best = self._halved(arm, self._look)
+        looked = [record for record in self.records() if record["arm"] == arm.name and "look" in record]
+        if best is None and looked and all(record.get("diverged") for record in looked):
+            self.say(f"{arm.name}: every {tuning.key} diverged: give the sweep's tuning lower values")
         if best is not None:
             self.say(f"{arm.name}: {tuning.key}={best:g} is best of {plural(len(tuning.values), 'value')}")
         return best
@@ -174,13 +203,13 @@ class Runner:
             return None
         if recorded is None:
             self.say(f"{where}: its command, or what it reads, has changed since it was recorded: it runs again")
-        command, reads = job.command(self.file), self._reads(job, self.jobs())
+        command, reads = job.command(self.file), self._reads(job)
         folder = self.runs / job.folder
         self._make_room(folder, [command, *reads])
         if not isinstance(job.arm, Train):
             # It does all of it again.
             (folder / ORIGIN).unlink(missing_ok=True)
-        self._reuse(job, folder, command)
+        self._reuse(job, folder, [command, *reads])
         self.say(f"{where}: {command}")
         start = time.monotonic()
         problem, values = self._executed(job, folder, where)
@@ -197,7 +226,8 @@ class Runner:
             # That it diverges is what this look has found.
             values = {"values": {}, "diverged": True, **_here()}
         origin = {"date": datetime.date.today().isoformat(), **_origin(folder)}
-        _keep_origin(folder, origin)
+        if problem is None:
+            _keep_origin(folder, origin)
         look = {} if job.look is None else {"look": job.look.number, "rate": job.look.value}
         record = {
             "scale": self.sweep.scale,
@@ -217,19 +247,32 @@ class Runner:
         self.say(f"{where}: done in {seconds:.0f} s{f', {self.sweep.metric} {shown:.4g}' if shown is not None else ''}")
         return None
 
-    def _reuse(self, job: Job, folder: Path, command: str) -> None:
-        """Copy what another sweep has trained with this very command: it then finds nothing left to do."""
+    def _reuse(self, job: Job, folder: Path, commands: Sequence[str]) -> None:
+        """Copy what another sweep has trained with this very command: it then finds nothing left to do.
+
+        ``commands`` are that of the job, and those of the runs that it reads.
+        """
         if not isinstance(job.arm, Train) or any(file.name != COMMAND for file in folder.iterdir()):
             return
-        wanted = _elsewhere(command)
+        wanted = [_elsewhere(command) for command in commands]
         for written in sorted(self.runs.parent.glob(f"*/*/*/*/{COMMAND}")):
             other = written.parent
-            first = written.read_text("utf-8").partition("\n")[0]
-            if other != folder and _elsewhere(first) == wanted and _is_done(other, job.local):
+            if other == folder:
+                continue
+            try:
+                found = [_elsewhere(command) for command in written.read_text("utf-8").splitlines()]
+                if found != wanted or not _is_done(other, job.local):
+                    continue
                 left = shutil.ignore_patterns(COMMAND, LOG, OUTPUT, lock.NAME)
                 shutil.copytree(other, folder, dirs_exist_ok=True, ignore=left)
-                self.say(f"the same run is in {other}: copied")
-                return
+            except OSError:
+                # It is being moved or removed: it is trained here then.
+                for file in folder.iterdir():
+                    if file.name != COMMAND:
+                        shutil.rmtree(file) if file.is_dir() else file.unlink()
+                continue
+            self.say(f"the same run is in {other}: copied")
+            return
 
     def _executed(self, job: Job, folder: Path, where: str) -> tuple[str | None, dict[str, Any]]:
         told = time.monotonic()
@@ -267,10 +310,10 @@ class Runner:
     def _make_room(self, folder: Path, commands: Sequence[str]) -> None:
         """What another command has left is put aside, and what an evaluation has left is removed.
 
-        ``commands`` are that of the job, and those of the runs that it reads, which earlier versions did not write.
+        ``commands`` are that of the job, and those of the runs that it reads.
         """
         written = folder / COMMAND
-        if written.exists() and written.read_text("utf-8").splitlines() not in ([*commands], [*commands[:1]]):
+        if written.exists() and written.read_text("utf-8").splitlines() != [*commands]:
             number = 1
             while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
                 number += 1
@@ -329,7 +372,8 @@ def _is_done(run: Path, local: Sequence[str]) -> bool:
         return False
     places = dict(word.removeprefix("--config.").split("=", 1) for word in local)
     here = all(results.at(settings, key) == value for key, value in places.items())
-    return here and found.step == found.total_steps
+    evaluated = any(line["split"] == "eval" and line["step"] == found.total_steps for line in found.lines)
+    return here and found.step == found.total_steps and evaluated and not (run / lock.NAME).exists()
 
 
 def in_a_process(words: Sequence[str], stdout: Path, stderr: Path, beat: Callable[[], None]) -> int:

@@ -151,6 +151,8 @@ class Sweep:
       columns: of the table, besides the arm and what ``metric`` adds.
       figures: pictures.
       tuning: how arms find their learning rate; None takes that of their configs.
+      tuned_from: of which seed are the weights that looks start from; None for the first one. It stays what it was
+        when other ``seeds`` are chosen, so that their learning rate does as well.
     """
 
     title: str
@@ -162,6 +164,12 @@ class Sweep:
     columns: Sequence[Column] = ()
     figures: Sequence[Figure] = ()
     tuning: Tuning | None = None
+    tuned_from: int | None = None
+
+    @property
+    def start_seed(self) -> int:
+        """Of the weights that looks start from."""
+        return self.seeds[0] if self.tuned_from is None else self.tuned_from
 
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
@@ -204,4 +212,4 @@ def is_seeded(arm: Arm) -> bool:
 
 def with_seeds(sweep: Sweep, seeds: Sequence[int]) -> Sweep:
     """The sweep with other seeds."""
-    return dataclasses.replace(sweep, seeds=tuple(seeds))
+    return dataclasses.replace(sweep, seeds=tuple(seeds), tuned_from=sweep.start_seed)

@@ -13,6 +13,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.sweeps import Measure, report, results
 from pvt_jax.sweeps.file import load
 from pvt_jax.sweeps.jobs import jobs
+from pvt_jax.sweeps.runner import Runner
 from pvt_jax.visualization import plots
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,6 +126,14 @@ def test_tables_are_those_of_the_records(name, undrawn):
         assert part == report.text(sweep, found, drawn), f"{name}:{scale}: run --report"
         for figure in drawn:
             assert (FOLDER / name / figure.file).exists()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_records_are_of_the_commands_of_their_sweeps(name):
+    """A sweep that has changed since has other numbers."""
+    for scale in {record["scale"] for record in records(name)}:
+        file, sweep = load(f"{FOLDER / name / 'sweep.py'}:{scale}")
+        assert Runner(file, sweep, Path("runs"), FOLDER / name).outdated() == []
 
 
 @pytest.mark.parametrize("name", SWEEPS)

@@ -11,6 +11,7 @@ from pvt_jax.errors import UserError
 from pvt_jax.sweeps import Evaluate, Measure, Sweep, Train, Tuning, results
 from pvt_jax.sweeps import runner as runner_lib
 from pvt_jax.sweeps.runner import LOG, Runner, StopError, in_a_process
+from pvt_jax.sweeps.spec import with_seeds
 from tests.helpers.workdirs import make_run
 
 SUMMARY = {"parameters": 7, "trained_parameters": 7, "backbone_macs": 9, "machine": "m", "versions": {"jax": "1"}}
@@ -36,9 +37,12 @@ class Commands:
             (report / "metrics.json").write_text(json.dumps({"step": 4, "top1": self.of(words), "top1/cat": 1.0}))
         elif "--workdir" in words:
             folder = Path(words[words.index("--workdir") + 1])
+            if (folder / "metrics.jsonl").exists():
+                # Nothing is left to do.
+                return 0
             lines = [{"step": 2, "split": "train", "loss": 1.5}]
             lines += [{"step": step, "split": "eval", "top1": top1} for step, top1 in ((1, 99.0), (2, self.of(words)))]
-            make_run(folder, lines, model={"name": "pvt_tiny"})
+            make_run(folder, lines, steps=2, model={"name": "pvt_tiny"})
             (folder / "summary.json").write_text(json.dumps(SUMMARY))
         else:
             stdout.write_text(json.dumps({"macs": 3, "memory": {"total": 5}, "device": "H200", "device_count": 8}))
@@ -163,7 +167,7 @@ def test_learning_rates_are_found_by_halving(make):
         return 100 - abs(rate - best)
 
     tuning = Tuning((1.0, 2.0, 4.0, 8.0), (10, 20))
-    arms = [Train("near", "digits"), Train("far", "digits"), Train("own", "digits", tuned=False)]
+    arms = [Train("near", "digits"), Train("far", "digits", {"batch_size": 8}), Train("own", "digits", tuned=False)]
     sweep = Sweep("t", "small", arms, seeds=(0,), metric="top1", tuning=tuning)
     runner = make(sweep, Commands(of=top1))
     assert runner() == 0
@@ -234,13 +238,42 @@ def test_what_reads_a_run_runs_again_with_it(make, tmp_path):
     assert make(changed, Commands(fails=("",)))() == 0
 
 
-def test_records_that_do_not_tell_what_they_read_count(make, tmp_path):
-    runner = make(SWEEP, Commands())
-    runner()
-    file = tmp_path / "out" / results.FILE
-    old = [{name: value for name, value in r.items() if name != "reads"} for r in runner.records()]
-    file.write_text("".join(json.dumps(record) + "\n" for record in old))
-    assert make(SWEEP, Commands()).outdated() == []
+def test_other_seeds_have_the_learning_rate_of_the_first(make):
+    """And leave the records of the first ones as they are."""
+    arms = [Train("first", "digits", tuned=False), Train("then", "digits", start="first")]
+    sweep = Sweep("t", "s", arms, seeds=(0, 1), metric="top1", tuning=Tuning((1.0, 2.0), (10,)))
+    assert make(sweep, Commands(of=rate_of))() == 0
+    more = make(with_seeds(sweep, (5,)), Commands(of=lambda words: -rate_of(words)))
+    assert more() == 0 and more.outdated() == []
+    trained = [" ".join(words) for words in more.execute.called]
+    assert len(trained) == 2 and "then/seed5" in trained[1] and "learning_rate=2.0" in trained[1]
+    assert make(sweep, Commands()).outdated() == []
+
+
+def test_looks_of_other_seeds_alone_start_from_the_first(make):
+    arms = [Train("first", "digits", tuned=False), Train("then", "digits", start="first")]
+    sweep = Sweep("t", "s", arms, seeds=(0, 1), metric="top1", tuning=Tuning((1.0, 2.0), (10,)))
+    runner = make(with_seeds(sweep, (5,)), Commands())
+    assert runner() == 0
+    order = [words[words.index("--workdir") + 1].rpartition("/s/")[2] for words in runner.execute.called]
+    assert order == ["first/seed5", "first/seed0", "then/look1_1", "then/look1_2", "then/seed5"]
+
+
+def test_where_every_learning_rate_diverges_the_way_out_is_said(make):
+    sweep = Sweep("t", "s", [Train("one", "digits")], seeds=(0,), metric="top1", tuning=Tuning((1.0, 2.0), (10,)))
+    runner = make(sweep, Commands(fails=("",), error=DIVERGED))
+    assert runner() == 1
+    assert "one: every optimizer.learning_rate diverged: give the sweep's tuning lower values" in runner.said
+
+
+def test_much_that_is_recorded_is_looked_up_at_once(make, monkeypatch):
+    arms = [Train(f"arm{number}", "digits") for number in range(40)]
+    sweep = Sweep("t", "s", arms, seeds=(0, 1, 2), metric="top1", tuning=Tuning((1.0, 2.0), (10,)))
+    assert make(sweep, Commands())() == 0
+    read = []
+    monkeypatch.setattr(results, "read", lambda file, read_=results.read: read.append(file) or read_(file))
+    runner = make(sweep, Commands(fails=("",)))
+    assert runner() == 0 and runner.outdated() == [] and len(read) == 1
 
 
 def test_a_record_tells_the_revision_of_its_start_and_the_time_of_all_its_starts(make, monkeypatch):
