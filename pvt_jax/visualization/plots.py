@@ -5,6 +5,7 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from pvt_jax.visualization.curves import plain
@@ -13,6 +14,8 @@ _MARKERS = "os^Dv<>PX*"
 _DASHES = ("-", "--", "-.", ":")
 # Characters that a line of the title has room for.
 _TITLE = 78
+# Characters that all names below an axis have room for.
+_NAMES = 68
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ def dots(values: Mapping[str, Sequence[float]], title: str, label: str) -> bytes
         mean = sum(found) / len(found)
         axes.plot((number - 0.25, number + 0.25), (mean, mean), "-", color="black", linewidth=1.5)
     axes.set_xlim(-0.6, len(values) - 0.4)
-    crowded = sum(map(len, values)) > 60
+    lengths = [len(name) for name in values]
+    # Names beside each other have the room of one each.
+    crowded = any(one + other > 2 * _NAMES / len(values) for one, other in pairwise(lengths))
     axes.set_xticks(range(len(values)), plain([*values]), rotation=30 * crowded, ha="right" if crowded else "center")
     return _finished(figure, axes, 0)
 
