@@ -198,9 +198,7 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
     task: Any = TASKS[config.task].make(config)
     train, test = task.train_source, task.eval_source
     if 0 < flags.images < len(train):
-        train = Chosen(
-            train, np.sort(np.random.default_rng(seed).permutation(len(train))[: flags.images]).tolist()
-        )
+        train = Chosen(train, np.sort(np.random.default_rng(seed).permutation(len(train))[: flags.images]).tolist())
     commands.say(f"vocabulary of {flags.words} words, from {len(train):,} training images")
     words = learn_words(image_batches(config, train), describe, len(train), flags.words, flags.sample, seed)
     commands.say(f"histograms of {len(train):,} training and {len(test):,} test images")
