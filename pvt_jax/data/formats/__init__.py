@@ -26,8 +26,8 @@ class Format:
         divided: whether ``data.holdout`` can divide it.
         in_bucket: whether its data may be in a bucket of Google Cloud Storage.
         class_names: the function from a Request to the names of the classes, of a format whose configs count them.
-        title, extension: of a format that is recognised in a folder: what its annotations are called, and how their
-            files end.
+        title: what the annotations of a format that is recognised in a folder are called.
+        extension: how their files end.
         is_in: the function from a folder to whether it looks like the format, where the ending of files does not tell.
     """
 
