@@ -2,29 +2,24 @@
 
 import datetime
 import json
-import shlex
-import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from pvt_jax import machine, paths
+from pvt_jax import machine
 from pvt_jax.errors import UserError
 from pvt_jax.messages import plural
 from pvt_jax.sweeps import jobs as jobs_lib
-from pvt_jax.sweeps import results
+from pvt_jax.sweeps import results, run_folder
 from pvt_jax.sweeps.jobs import REPORT, Job
+from pvt_jax.sweeps.process import in_a_process
+from pvt_jax.sweeps.run_folder import LOG, ORIGIN, OUTPUT
 from pvt_jax.sweeps.spec import Arm, Evaluate, Sweep, Train, needs, with_seeds
-from pvt_jax.training import history, lock
+from pvt_jax.training import history
 
-# What a job leaves in its folder: its command and, below it, those of the runs that it reads; what it said; what it
-# printed; where its results come from.
-COMMAND, LOG, OUTPUT, ORIGIN = "command.txt", "log.txt", "output.json", "origin.json"
 # Seconds between two lines about a job that is running.
 _EVERY = 60.0
 # Exit codes of a command that a signal has stopped, and which has saved.
@@ -205,11 +200,12 @@ class Runner:
             self.say(f"{where}: its command, or what it reads, has changed since it was recorded: it runs again")
         command, reads = job.command(self.file), self._reads(job)
         folder = self.runs / job.folder
-        self._make_room(folder, [command, *reads])
-        if not isinstance(job.arm, Train):
+        run_folder.make_room(folder, [command, *reads], self.say)
+        if isinstance(job.arm, Train):
+            run_folder.reuse(folder, [command, *reads], job.local, self.runs.parent, self.say)
+        else:
             # It does all of it again.
             (folder / ORIGIN).unlink(missing_ok=True)
-        self._reuse(job, folder, [command, *reads])
         self.say(f"{where}: {command}")
         start = time.monotonic()
         problem, values = self._executed(job, folder, where)
@@ -225,9 +221,9 @@ class Runner:
                 return problem
             # That it diverges is what this look has found.
             values = {"values": {}, "diverged": True, **_here()}
-        origin = {"date": datetime.date.today().isoformat(), **_origin(folder)}
+        origin = {"date": datetime.date.today().isoformat(), **run_folder.origin(folder)}
         if problem is None:
-            _keep_origin(folder, origin)
+            run_folder.keep_origin(folder, origin)
         look = {} if job.look is None else {"look": job.look.number, "rate": job.look.value}
         record = {
             "scale": self.sweep.scale,
@@ -247,33 +243,6 @@ class Runner:
         self.say(f"{where}: done in {seconds:.0f} s{f', {self.sweep.metric} {shown:.4g}' if shown is not None else ''}")
         return None
 
-    def _reuse(self, job: Job, folder: Path, commands: Sequence[str]) -> None:
-        """Copy what another sweep has trained with this very command: it then finds nothing left to do.
-
-        ``commands`` are that of the job, and those of the runs that it reads.
-        """
-        if not isinstance(job.arm, Train) or any(file.name != COMMAND for file in folder.iterdir()):
-            return
-        wanted = [_elsewhere(command) for command in commands]
-        for written in sorted(self.runs.parent.glob(f"*/*/*/*/{COMMAND}")):
-            other = written.parent
-            if other == folder:
-                continue
-            try:
-                found = [_elsewhere(command) for command in written.read_text("utf-8").splitlines()]
-                if found != wanted or not _is_done(other, job.local):
-                    continue
-                left = shutil.ignore_patterns(COMMAND, LOG, OUTPUT, lock.NAME)
-                shutil.copytree(other, folder, dirs_exist_ok=True, ignore=left)
-            except OSError:
-                # It is being moved or removed: it is trained here then.
-                for file in folder.iterdir():
-                    if file.name != COMMAND:
-                        shutil.rmtree(file) if file.is_dir() else file.unlink()
-                continue
-            self.say(f"the same run is in {other}: copied")
-            return
-
     def _executed(self, job: Job, folder: Path, where: str) -> tuple[str | None, dict[str, Any]]:
         told = time.monotonic()
 
@@ -281,15 +250,15 @@ class Runner:
             nonlocal told
             if time.monotonic() - told >= _EVERY:
                 told = time.monotonic()
-                self.say(f"{where}: {_progress(folder)}")
+                self.say(f"{where}: {run_folder.progress(folder)}")
 
         execute, log = self.execute or in_a_process, folder / LOG
         said = log.stat().st_size if log.exists() else 0
-        with _timed(folder, self.file.parent):
+        with run_folder.timed(folder, self.file.parent):
             code = execute(job.words(self.file, self.runs), folder / OUTPUT, log, beat)
         if code in _STOPPED:
             raise StopError(code)
-        return (f"exit code {code}: {_last_line(log, said)}" if code else None), {}
+        return (f"exit code {code}: {run_folder.last_line(log, said)}" if code else None), {}
 
     def _found(self, job: Job, folder: Path) -> dict[str, Any]:
         """Values, curves, machine and versions of a job that is done."""
@@ -307,129 +276,6 @@ class Runner:
             here["machine"] = f"{printed.get('device_count', 1)} × {device}"
         return {"values": results.flat(printed), **here}
 
-    def _make_room(self, folder: Path, commands: Sequence[str]) -> None:
-        """What another command has left is put aside, and what an evaluation has left is removed.
-
-        ``commands`` are that of the job, and those of the runs that it reads.
-        """
-        written = folder / COMMAND
-        if written.exists() and written.read_text("utf-8").splitlines() != [*commands]:
-            number = 1
-            while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
-                number += 1
-            folder.rename(aside)
-            self.say(f"what an earlier command left is in {aside}")
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder / REPORT, ignore_errors=True)
-        paths.write_whole(written, "".join(f"{command}\n" for command in commands).encode())
-
 
 def _here() -> dict[str, Any]:
     return {"machine": machine.processor(), "versions": machine.versions()}
-
-
-@contextmanager
-def _timed(folder: Path, code: Path) -> Iterator[None]:
-    """Keep in ``folder`` the revision of the code that a run began with, and its seconds, however often it stops.
-
-    A run that has come to its end keeps what is written: nothing is left to do for it.
-    """
-    found, began, start = _origin(folder), revision(code), time.monotonic()
-    try:
-        yield
-    finally:
-        if "date" not in found:
-            seconds = found.get("seconds", 0.0) + time.monotonic() - start
-            _keep_origin(folder, {"seconds": round(seconds, 1), "revision": found.get("revision", began)})
-
-
-def _origin(folder: Path) -> dict[str, Any]:
-    """``seconds``, ``revision`` and, of what is done, ``date``; empty if nothing has been run."""
-    try:
-        return json.loads((folder / ORIGIN).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _keep_origin(folder: Path, origin: Mapping[str, Any]) -> None:
-    paths.write_whole(folder / ORIGIN, json.dumps(origin).encode())
-
-
-def _elsewhere(command: str) -> list[str]:
-    """The words of a training run's command without its workdir."""
-    words = shlex.split(command)
-    if "--workdir" in words:
-        place = words.index("--workdir")
-        del words[place : place + 2]
-    return words
-
-
-def _is_done(run: Path, local: Sequence[str]) -> bool:
-    """Whether the run in a folder has come to its end, and read its data where the ``local`` arguments say."""
-    try:
-        found, settings = history.read(run), history.read_config(run)
-    except UserError:
-        return False
-    places = dict(word.removeprefix("--config.").split("=", 1) for word in local)
-    here = all(results.at(settings, key) == value for key, value in places.items())
-    evaluated = any(line["split"] == "eval" and line["step"] == found.total_steps for line in found.lines)
-    return here and found.step == found.total_steps and evaluated and not (run / lock.NAME).exists()
-
-
-def in_a_process(words: Sequence[str], stdout: Path, stderr: Path, beat: Callable[[], None]) -> int:
-    """Run a command. A SIGTERM to this process goes on to it, and it may save; SIGINT reaches it by itself."""
-    with (
-        stdout.open("wb") as out,
-        stderr.open("ab") as log,
-        subprocess.Popen(words, stdout=out, stderr=log) as process,
-        _passing_on(process),
-    ):
-        while True:
-            try:
-                code = process.wait(1.0)
-                return 128 - code if code < 0 else code
-            except subprocess.TimeoutExpired:
-                beat()
-            except KeyboardInterrupt:
-                continue
-
-
-@contextmanager
-def _passing_on(process: subprocess.Popen) -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def revision(folder: Path) -> str:
-    """Of the code in git, with a + where files have changed since; empty outside of git."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        code = (":/pvt_jax", ":/configs", ":(top,glob)experiments/**/*.py")
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
-        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _progress(folder: Path) -> str:
-    try:
-        run = history.read(folder)
-    except (UserError, OSError):
-        return "running"
-    return f"step {run.step:,}{f' of {run.total_steps:,}' if run.total_steps else ''}"
-
-
-def _last_line(log: Path, start: int) -> str:
-    """What a command said last of errors, or at all; ``start`` is how much the log had before it."""
-    try:
-        lines = log.read_bytes()[start:].decode("utf-8", "replace").splitlines()
-    except OSError:
-        return "no output"
-    errors = [line for line in lines if line.startswith("error:")]
-    return (errors or [line for line in lines if line.strip()] or ["no output"])[-1]

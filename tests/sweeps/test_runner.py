@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pvt_jax.errors import UserError
-from pvt_jax.sweeps import Evaluate, Measure, Sweep, Train, Tuning, results
-from pvt_jax.sweeps import runner as runner_lib
-from pvt_jax.sweeps.runner import LOG, Runner, StopError, in_a_process
+from pvt_jax.sweeps import Evaluate, Measure, Sweep, Train, Tuning, results, run_folder
+from pvt_jax.sweeps.process import in_a_process
+from pvt_jax.sweeps.run_folder import LOG
+from pvt_jax.sweeps.runner import Runner, StopError
 from pvt_jax.sweeps.spec import with_seeds
 from tests.helpers.workdirs import make_run
 
@@ -279,12 +280,12 @@ def test_much_that_is_recorded_is_looked_up_at_once(make, monkeypatch):
 def test_a_record_tells_the_revision_of_its_start_and_the_time_of_all_its_starts(make, monkeypatch):
     sweep = Sweep("t", "s", [Train("one", "digits")], seeds=(0,), metric="top1")
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(runner_lib.time, "monotonic", lambda: float(next(clock)))
-    monkeypatch.setattr(runner_lib, "revision", lambda folder: "old")
+    monkeypatch.setattr(run_folder.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(run_folder, "revision", lambda folder: "old")
     with pytest.raises(StopError):
         make(sweep, Commands(stops="one"))()
     stopped = make(sweep, Commands(stops="one"))
-    monkeypatch.setattr(runner_lib, "revision", lambda folder: "new")
+    monkeypatch.setattr(run_folder, "revision", lambda folder: "new")
     with pytest.raises(StopError):
         stopped()
     runner = make(sweep, Commands())
