@@ -72,6 +72,7 @@ def _time(title: str) -> Sweep:
         ],
         figures=[
             _drawn("time", "Time", "values.seconds_per_step", "milliseconds", 1e3, 0),
+            _drawn("macs_timed", "MACs at the sizes that are timed", "values.macs_per_image", "GMACs", 1e-9, 0),
             _drawn("temporary", "Temporary memory of the compiled program", memory, "MiB", 2**-20, 0),
         ],
     )

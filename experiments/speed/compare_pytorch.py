@@ -39,6 +39,12 @@ from experiments.speed.cases import (  # noqa: E402
 from experiments.speed.turns import Turns, compare, end_by_signal  # noqa: E402
 
 
+HEADER = [
+    "| model | mode | baseline | images/s | baseline | ratio | ratio of best | compile, s | baseline | peak GiB | baseline |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
+]
+
+
 def rows(record: dict[str, Any]) -> list[str]:
     """Lines of the table: ours, the first side, against each other one."""
     (_, ours), *others = record["sides"].items()
@@ -53,6 +59,12 @@ def rows(record: dict[str, Any]) -> list[str]:
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def table(file: Path) -> list[str]:
+    """The lines of what ``--json`` has written."""
+    records = map(json.loads, file.read_text("utf-8").splitlines())
+    return [*HEADER, *(row for record in records for row in rows(record))]
 
 
 def main() -> None:
@@ -78,8 +90,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="timed steps per turn, after an untimed one")
     parser.add_argument("--calls", type=int, default=1, help="of a step between two looks at the clock; default: 1")
     parser.add_argument("--warmup", type=int, default=3, help="steps before the first turn")
-    parser.add_argument("--json", type=Path, help="also write all times to this file")
+    parser.add_argument("--json", type=Path, help="also add all times to this file, a line for each row")
+    parser.add_argument("--report", type=Path, metavar="JSON", help="print the table of such a file, and run nothing")
     arguments = parser.parse_args()
+    if arguments.report:
+        print("\n".join(table(arguments.report)))
+        return
     if len(arguments.sides) < 2 or SIDES[arguments.sides[0]].framework != "jax":
         parser.error("--sides begins with jax or jax-plain, which is compared with the sides after it")
     if len(set(arguments.sides)) < len(arguments.sides):
@@ -92,23 +108,18 @@ def main() -> None:
     end_by_signal()
     turns = Turns(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Turns)})
 
-    print(
-        "| model | mode | baseline | images/s | baseline | ratio | ratio of best | compile, s | baseline | peak GiB ",
-        end="",
-    )
-    print("| baseline |\n|---|---|---|---|---|---|---|---|---|---|---|")
+    print("\n".join(HEADER))
     pythons = {"jax": arguments.jax_python, "torch": arguments.torch_python}
-    records = []
     for case in chosen:
         record = compare(case, arguments.sides, turns, pythons=pythons)
         for name, side in record["sides"].items():
             if "error" in side:
                 raise SystemExit(f"{case.model}, {case.mode}, {name}: {side['error']}")
-        records.append(record)
+        if arguments.json:
+            with arguments.json.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
         print("\n".join(rows(record)), flush=True)
-    print(f"\n{platform.platform()}; " + "; ".join(side["versions"] for side in records[-1]["sides"].values()))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(records, indent=1))
+    print(f"\n{platform.platform()}; " + "; ".join(side["versions"] for side in record["sides"].values()))
 
 
 if __name__ == "__main__":
