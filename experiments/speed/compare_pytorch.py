@@ -38,9 +38,9 @@ from experiments.speed.cases import (  # noqa: E402
 )
 from experiments.speed.turns import Turns, compare, end_by_signal  # noqa: E402
 
-
 HEADER = [
-    "| model | mode | baseline | images/s | baseline | ratio | ratio of best | compile, s | baseline | peak GiB | baseline |",
+    "| model | mode | baseline | images/s | baseline | ratio | ratio of best | compile, s | baseline "
+    "| peak GiB | baseline |",
     "|---|---|---|---|---|---|---|---|---|---|---|",
 ]
 
@@ -109,7 +109,7 @@ def main() -> None:
     turns = Turns(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Turns)})
 
     print("\n".join(HEADER))
-    pythons = {"jax": arguments.jax_python, "torch": arguments.torch_python}
+    versions, pythons = "", {"jax": arguments.jax_python, "torch": arguments.torch_python}
     for case in chosen:
         record = compare(case, arguments.sides, turns, pythons=pythons)
         for name, side in record["sides"].items():
@@ -118,8 +118,9 @@ def main() -> None:
         if arguments.json:
             with arguments.json.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+        versions = "; ".join(side["versions"] for side in record["sides"].values())
         print("\n".join(rows(record)), flush=True)
-    print(f"\n{platform.platform()}; " + "; ".join(side["versions"] for side in record["sides"].values()))
+    print(f"\n{platform.platform()}; {versions}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import io
 import itertools
 import json
+import statistics
 import sys
 import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -14,6 +16,7 @@ from experiments.speed.cases import SIDES, Case, problem
 from pvt_jax import programs
 from pvt_jax.errors import UserError
 
+FOLDER = Path(compare_pytorch.__file__).parent
 CASE = Case("pvt_v2_b0", "train", "bfloat16", batch_size=8, image_size=(32, 32))
 FACTS = {"parameters": 5, "versions": "x 1", "compile_seconds": 2.0}
 TURNS = turns.Turns(rounds=3, steps=2, calls=4, warmup=1)
@@ -81,6 +84,17 @@ def test_sides_take_turns(compared):
     assert fakes["jax"].environment["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     row = compare_pytorch.rows(record)
     assert row == ["| pvt_v2_b0 | train | torch | 4 | 2 | 2.00 | 2.00 | 2 | 2 | 1.0 | 1.0 |"]
+
+
+@pytest.mark.parametrize("name", ["classification", "segmentation"])
+def test_the_tables_of_the_readme_are_those_of_the_times(name, monkeypatch, capsys):
+    file = FOLDER / f"{name}.jsonl"
+    monkeypatch.setattr(sys, "argv", ["compare_pytorch.py", "--report", str(file)])
+    compare_pytorch.main()
+    assert capsys.readouterr().out in (FOLDER / "README.md").read_text("utf-8")
+    for record in map(json.loads, file.read_text("utf-8").splitlines()):
+        for side in record["sides"].values():
+            assert side["images_per_second"] == record["batch_size"] / statistics.median(side["seconds"])
 
 
 def test_a_side_that_fails_costs_no_other(compared):
