@@ -62,7 +62,10 @@ def rows(record: dict[str, Any]) -> list[str]:
 
 
 def table(file: Path) -> list[str]:
-    """The lines of what ``--json`` has written."""
+    """The lines of the table of what ``--json`` has written to ``file``.
+
+    Raises OSError, ValueError, KeyError, TypeError or AttributeError: it holds something else.
+    """
     records = map(json.loads, file.read_text("utf-8").splitlines())
     return [*HEADER, *(row for record in records for row in rows(record))]
 
@@ -94,7 +97,10 @@ def main() -> None:
     parser.add_argument("--report", type=Path, metavar="JSON", help="print the table of such a file, and run nothing")
     arguments = parser.parse_args()
     if arguments.report:
-        print("\n".join(table(arguments.report)))
+        try:
+            print("\n".join(table(arguments.report)))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            parser.error(f"--report reads what --json has written, but not {arguments.report}: {error!r}")
         return
     if len(arguments.sides) < 2 or SIDES[arguments.sides[0]].framework != "jax":
         parser.error("--sides begins with jax or jax-plain, which is compared with the sides after it")
@@ -105,6 +111,12 @@ def main() -> None:
     for case in chosen:
         if text := problem(case, arguments.sides):
             parser.error(text)
+    if arguments.json:
+        # Minutes later it would be too late to find out.
+        try:
+            arguments.json.open("a", encoding="utf-8").close()
+        except OSError as error:
+            parser.error(f"--json cannot be written: {error}")
     end_by_signal()
     turns = Turns(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Turns)})
 

@@ -173,6 +173,9 @@ def test_mistakes_are_one_line(monkeypatch, capsys, tmp_path):
         ("--sides", "torch", "jax"): "--sides begins with jax or jax-plain",
         ("--sides", "jax", "torch", "jax"): "--sides names a side twice",
         ("--models", "pvt_tiny", "--image_size", "32x64"): "takes only square images",
+        ("--report", str(tmp_path / "none.jsonl")): "--report reads what --json has written, but not",
+        ("--report", __file__): "--report reads what --json has written, but not",
+        ("--json", str(tmp_path / "none" / "times.jsonl")): "--json cannot be written",
     }.items():
         monkeypatch.setattr(sys, "argv", ["compare_pytorch.py", *words])
         with pytest.raises(SystemExit, match="2"):
