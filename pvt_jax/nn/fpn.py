@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from pvt_jax.errors import UserError
+from pvt_jax.nn.convolution import Convolution
 from pvt_jax.ops.padding import Maps, zero_outside
 
 xavier_uniform = nn.initializers.xavier_uniform()
@@ -32,10 +33,10 @@ class _Neck(nn.Module):
     def _output(
         self, x: Float[Array, "b h w c"], level: int, sizes: Int[Array, "b 2"] | None, stride: int = 1
     ) -> Float[Array, "b h2 w2 d"]:
-        settings = {"padding": 1, "dtype": self.dtype, "kernel_init": xavier_uniform, "name": f"output_p{level}"}
+        conv = Convolution(self.channels, xavier_uniform, stride, dtype=self.dtype, name=f"output_p{level}")
         # The convolution must see zero padding at the image's border, where biases have left other values.
         x = zero_outside(x, _at(level - 1 if stride == 2 else level, sizes))
-        return zero_outside(nn.Conv(self.channels, (3, 3), stride, **settings)(x), _at(level, sizes))
+        return zero_outside(conv(x), _at(level, sizes))
 
 
 class FeaturePyramid(_Neck):

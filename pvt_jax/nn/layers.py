@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from pvt_jax.nn.normalization import LayerNorm
 from pvt_jax.ops import target
+from pvt_jax.ops.convolution import convolve
 from pvt_jax.ops.depthwise import depthwise_conv3x3
 from pvt_jax.ops.gelu import gelu
 from pvt_jax.ops.linear import matmul
@@ -159,13 +160,11 @@ class OverlappingPatchProjection(nn.Module):
         self, x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h2 w2 dim"]:
         x = zero_outside(x, sizes)
-        side, half = self.kernel_side, self.kernel_side // 2
+        side = self.kernel_side
         kernel = self.param("kernel", normal_fan_out(side * side * self.dim), (side, side, x.shape[-1], self.dim))
         bias = self.param("bias", nn.initializers.zeros, (self.dim,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        padding = ((half, half), (half, half))
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (self.stride,) * 2, padding, dimension_numbers=dimensions) + bias
+        return convolve(x, kernel, self.stride) + bias
 
 
 class DepthwiseConvolution(nn.Module):

@@ -21,6 +21,7 @@ from pvt_jax.nn.classifier import ClassificationHead
 from pvt_jax.nn.layers import normal_fan_out
 from pvt_jax.nn.normalization import BatchNorm
 from pvt_jax.nn.settings import check, check_stages
+from pvt_jax.ops.convolution import convolve
 from pvt_jax.ops.linear import matmul
 from pvt_jax.ops.padding import shrunk, zero_outside
 
@@ -56,9 +57,7 @@ class Convolution(nn.Module):
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         if side == 1:
             return matmul(x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        x = zero_outside(x, sizes)
-        pad, dimensions = (side // 2, side // 2), ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (self.stride,) * 2, (pad, pad), dimension_numbers=dimensions)
+        return convolve(zero_outside(x, sizes), kernel, self.stride)
 
 
 class Stem(nn.Module):

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.heads.mask_rcnn.rpn import Predictor, stride_of
+from pvt_jax.nn.convolution import Convolution
 from pvt_jax.nn.layers import Parameters, normal_fan_out
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
 from pvt_jax.ops.padding import Maps
@@ -86,8 +87,7 @@ class MaskHead(nn.Module):
         x = features.reshape(b * r, side, side, dim)
         init = normal_fan_out(9 * self.channels)
         for j in range(4):
-            conv = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, kernel_init=init, name=f"conv{j}")
-            x = nn.relu(conv(x))
+            x = nn.relu(Convolution(self.channels, init, dtype=self.dtype, name=f"conv{j}")(x))
         # PyTorch takes the fan of a transposed convolution from its input channels; here both are the same.
         shape = (2, 2, self.channels, self.channels)
         init = normal_fan_out(4 * self.channels)

@@ -11,6 +11,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from pvt_jax.nn.convolution import Convolution
 from pvt_jax.nn.pixels import grid_of
 from pvt_jax.ops.anchors import base_anchors, grid_anchors, inside_region
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
@@ -71,7 +72,7 @@ class RegionProposalNetwork(nn.Module):
         """Predictions from the finest to the coarsest level; discard those of anchors that are not ``inside``."""
         number = len(self.scales) * len(self.ratios)
         init = nn.initializers.normal(0.01)
-        conv = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, kernel_init=init, name="conv")
+        conv = Convolution(self.channels, init, dtype=self.dtype, name="conv")
         classifier = Predictor(number, 0.01, self.dtype, name="classifier")
         regressor = Predictor(4 * number, 0.01, self.dtype, name="regressor")
         levels = []

@@ -22,6 +22,7 @@ from pvt_jax.nn.pixels import grid_of
 from pvt_jax.nn.settings import check, check_counts, check_num_classes
 from pvt_jax.ops.anchors import base_anchors, grid_anchors, inside_region, octave_scales
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
+from pvt_jax.ops.convolution import convolve
 from pvt_jax.ops.padding import Maps, zero_outside
 
 # Initial score of every class: at 0.5 the loss of all background anchors would drown that of the objects.
@@ -43,7 +44,7 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", normal_001, (3, 3, x.shape[-1], self.dim))
         bias = self.param("bias", self.bias_init, (self.dim,))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        x = _convolve(x, kernel, x.dtype) if x.dtype == self.out_dtype else _convolve_widening(x, kernel)
+        x = convolve(x, kernel) if x.dtype == self.out_dtype else _convolve_widening(x, kernel)
         return x + bias.astype(self.out_dtype)
 
 

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from pvt_jax.nn.convolution import Convolution
 from pvt_jax.nn.layers import normal_fan_out
 from pvt_jax.nn.normalization import BatchNorm
 from pvt_jax.nn.pixels import PixelClassifier, grid_of, resampled
@@ -34,9 +35,7 @@ class ScaleBranch(nn.Module):
                 # The result is 0 in the padding, as the convolution needs.
                 x = resampled(x, (2 * x.shape[1], 2 * x.shape[2]), sizes, self.level - j + 1, self.level - j)
             init = normal_fan_out(9 * self.channels)
-            x = nn.Conv(
-                self.channels, (3, 3), padding=1, use_bias=False, dtype=self.dtype, kernel_init=init, name=f"conv{j}"
-            )(x)
+            x = Convolution(self.channels, init, use_bias=False, dtype=self.dtype, name=f"conv{j}")(x)
             x = nn.relu(BatchNorm(self.dtype, name=f"norm{j}")(x, not train))
         return x
 
