@@ -5,6 +5,7 @@ The PVT papers use mmdetection's.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,21 @@ from jaxtyping import Array, Float, Int
 
 from pvt_jax.errors import UserError
 from pvt_jax.heads.base import best_detections
-from pvt_jax.heads.mask_rcnn.loss import Sampling, box_losses, draw_anchors, draw_proposals, mask_loss, rpn_losses
+from pvt_jax.heads.mask_rcnn.loss import (
+    Drawn,
+    Sampling,
+    box_losses,
+    draw_anchors,
+    draw_proposals,
+    mask_loss,
+    rpn_losses,
+)
 from pvt_jax.heads.mask_rcnn.mask_targets import mask_targets
 from pvt_jax.heads.mask_rcnn.regions import BoxHead, MaskHead, border_repeated, candidates, region_features
 from pvt_jax.heads.mask_rcnn.rpn import Level, RegionProposalNetwork, joined, propose
 from pvt_jax.nn.settings import check, check_counts, check_num_classes
 from pvt_jax.ops.padding import Maps
+from pvt_jax.ops.used_slots import loss_of_used_slots
 
 # Sides of the RoIAlign features of the box and mask heads; a mask has twice the side.
 _BOX_SIDE, _MASK_SIDE = 7, 14
@@ -133,11 +143,19 @@ class MaskRCNNHead(nn.Module):
         if self.masks:
             drawn = jax.tree.map(lambda x: x[:, : self._region_sampling.positives], drawn)
             features = self._features(maps, drawn.boxes, drawn.positive, _MASK_SIDE)
-            logits = self.mask(features, jnp.take_along_axis(labels, drawn.matched, axis=1))
-            shapes = jax.vmap(partial(mask_targets, output=2 * _MASK_SIDE))(
-                targets["masks"], objects, drawn.boxes, drawn.matched
-            )
-            losses["mask_loss"] = mask_loss(logits, shapes, drawn.positive)
+            head, weights = self.mask.unbind()
+            of_objects = targets["masks"], objects, labels
+
+            def of_slots(weights: Any, features: Array, drawn: Drawn, of_objects: tuple[Array, ...]) -> Array:
+                masks, objects, labels = of_objects
+                logits: Any = head.apply(weights, features, jnp.take_along_axis(labels, drawn.matched, axis=1))
+                shapes = jax.vmap(partial(mask_targets, output=2 * _MASK_SIDE))(
+                    masks, objects, drawn.boxes, drawn.matched
+                )
+                return mask_loss(logits, shapes, drawn.positive)
+
+            used = drawn.positive.sum(1, dtype=jnp.int32).max()
+            losses["mask_loss"] = loss_of_used_slots(of_slots, used, weights, features, drawn, of_objects)
         return losses
 
     def detect(self, maps: Maps, sizes: Int[Array, "b 2"], region: Int[Array, "b 2"] | None = None) -> dict[str, Array]:
