@@ -86,7 +86,7 @@ def test_sides_take_turns(compared):
     assert row == ["| pvt_v2_b0 | train | torch | 4 | 2 | 2.00 | 2.00 | 2 | 2 | 1.0 | 1.0 |"]
 
 
-@pytest.mark.parametrize("name", ["classification", "segmentation"])
+@pytest.mark.parametrize("name", ["classification", "segmentation", "detection"])
 def test_the_tables_of_the_readme_are_those_of_the_times(name, monkeypatch, capsys):
     file = FOLDER / f"{name}.jsonl"
     monkeypatch.setattr(sys, "argv", ["compare_pytorch.py", "--report", str(file)])
