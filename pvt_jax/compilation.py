@@ -7,8 +7,9 @@ import jax
 
 # infer: XLA's library fusion ("YNN") writes out the scalars and biases next to a matmul or a sum as whole arrays;
 #   native kernels run a forward pass faster.
-# train: with it a step of pvt_v2_b0 is a fifth faster, but not with its convolutions: beyond some 16,000 positions the
-#   gradient of a kernel takes it up to five times as long as XLA's own.
+# train: library fusion of matmuls and sums makes a step of pvt_v2_b0 a fifth faster. That of convolutions is left out:
+#   on maps of more than some 16,000 positions it takes up to five times as long for the gradient of a kernel as XLA's
+#   own convolution.
 # init: code that runs once need not be fast; compiling the draws of all parameters takes a third of the time.
 _CPU_OPTIONS: dict[str, dict[str, Any]] = {
     "infer": {"xla_cpu_experimental_ynn_fusion_type": ""},
@@ -19,7 +20,7 @@ _CPU_OPTIONS: dict[str, dict[str, Any]] = {
 
 @cache
 def compiler_options(use: Literal["infer", "train", "init"], platform: str = "") -> dict[str, Any]:
-    """For ``jax.jit(..., compiler_options=)``: empty on other backends than CPU, and where jaxlib knows no such option.
+    """For ``jax.jit(..., compiler_options=)``: empty on other backends than CPU, and where jaxlib does not know it.
 
     ``platform`` is that of the devices compiled for, by default that of the default ones.
 

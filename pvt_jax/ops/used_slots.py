@@ -1,4 +1,4 @@
-"""A loss of arrays that have a slot for the most there may be, computed for as few slots as are used."""
+"""A loss over a fixed number of slots, computed for no more of them than are used."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,28 +13,28 @@ from pvt_jax.ops import target
 Tree = Any
 Loss = Callable[[Tree, Array, Tree, Tree], Array]
 
-# Slots are halved so often, as long as more than one is left: 128 become 64, 32 or 16.
-_HALVED = 3
+# Of 128 slots 128, 64, 32 or 16 are computed.
+_HALVINGS = 3
 
 
 def loss_of_used_slots(
     loss: Loss, used: Int[Array, ""], weights: Tree, features: Float[Array, "b r *d"], slots: Tree, others: Tree
 ) -> Float[Array, ""]:
-    """``loss(weights, features, slots, others)``, to which slots after the first ``used`` ones add nothing.
+    """``loss(weights, features, slots, others)``, to which only the first ``used`` slots contribute.
 
-    On one CPU it is computed for all r slots, half, a quarter or an eighth of them, the fewest that hold ``used``. An
-    accelerator computes all: a choice that depends on data would keep its host from running ahead. Reverse mode only.
+    On one CPU it is computed for the fewest of r, r / 2, r / 4 and r / 8 slots (rounded up) that hold ``used``. Other
+    devices compute all: there a branch that depends on data would make the host wait. Reverse mode only.
 
     Args:
-      loss: a function of its arguments alone. Its gradient flows to weights and features.
-      used: of each image, at most.
+      loss: must not close over traced arrays. Only weights and features have a gradient.
+      used: the largest number of used slots of an image, at most r.
       weights: a tree of parameters.
       features: with an axis of slots after that of images.
       slots: a tree of arrays with the same two leading axes.
       others: a tree of arrays that all slots read.
     """
     if not target.is_one_cpu():
-        return loss(weights, features, slots, others)
+        return loss(weights, features, *jax.lax.stop_gradient((slots, others)))
     return _of_used(loss, used, weights, features, slots, others)
 
 
@@ -46,7 +46,7 @@ def _of_used(loss: Loss, used: Array, weights: Tree, features: Array, slots: Tre
 def _forward(
     loss: Loss, used: Array, weights: Tree, features: Array, slots: Tree, others: Tree
 ) -> tuple[Array, tuple[Tree, Array]]:
-    """With the gradient: what a choice saves for a backward pass has room for all branches, not for the one taken."""
+    """Loss and gradient together: a ``switch`` would keep residuals of all branches, not only of the one taken."""
     count = features.shape[1]
 
     def with_gradient(weights: Tree, features: Array, slots: Tree, others: Tree) -> tuple[Array, tuple[Tree, Array]]:
@@ -69,7 +69,7 @@ def _chosen(
     function: Callable[..., Tree], used: Array, weights: Tree, features: Array, slots: Tree, others: Tree
 ) -> Tree:
     count = features.shape[1]
-    counts = sorted({-(-count // 2**times) for times in range(_HALVED + 1)})
+    counts = sorted({-(-count // 2**times) for times in range(_HALVINGS + 1)})
 
     def of_first(number: int) -> Callable[..., Tree]:
         def branch(weights: Tree, features: Array, slots: Tree, others: Tree) -> Tree:

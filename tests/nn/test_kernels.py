@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.sharding import Mesh
 
 from pvt_jax.nn.blocks import Block, run_blocks
 from pvt_jax.nn.normalization import LayerNorm
 from pvt_jax.ops import target
+from tests.helpers.devices import ONE_DEVICE
 
 GRID = (3, 4)
-MESH = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
 V2 = {"depthwise": True, "fan_out_init": True}
 
 
@@ -48,7 +47,7 @@ def test_blocks_and_their_gradients(settings, how, masked):
     variables = jax.tree.map(lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), variables)
 
     def both(variables, x, by_kernels):
-        with target.compiled_for(MESH if by_kernels else None, interpret=True):
+        with target.compiled_for(ONE_DEVICE if by_kernels else None, interpret=True):
             result, back = jax.vjp(lambda *inputs: Stack(settings, **how).apply(*inputs, sizes), variables, x)
             return result, back(jnp.cos(result))
 
@@ -62,7 +61,7 @@ def test_blocks_and_their_gradients(settings, how, masked):
 
 def test_parameters_do_not_depend_on_the_form():
     x = jnp.zeros((2, 12, 32))
-    with target.compiled_for(MESH, interpret=True):
+    with target.compiled_for(ONE_DEVICE, interpret=True):
         found = Stack(V2).init(jax.random.key(0), x, None)
     jax.tree.map(np.testing.assert_array_equal, found, Stack(V2).init(jax.random.key(0), x, None))
 
@@ -73,7 +72,7 @@ def test_parameters_do_not_depend_on_the_form():
 def test_settings_of_a_layer_norm_hold_in_either_form(settings):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 32)), jnp.float32)
     norm = LayerNorm(1e-5, jnp.float32, **settings)
-    with target.compiled_for(MESH, interpret=True):
+    with target.compiled_for(ONE_DEVICE, interpret=True):
         found, variables = norm.init_with_output(jax.random.key(0), x)
     expected, plain = norm.init_with_output(jax.random.key(0), x)
     jax.tree.map(np.testing.assert_array_equal, variables, plain)

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from pvt_jax.nn.blocks import Block, run_blocks
 from pvt_jax.nn.layers import FeedForward
 from pvt_jax.ops import feed_forward, target
+from tests.helpers.devices import ONE_DEVICE
 
-MESH = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
 GRID = (5, 3)
 SIZES = jnp.array([[5, 3], [4, 2], [1, 3], [5, 1], [2, 2], [3, 3]])
 V1, V2, LINEAR = {}, {"depthwise": True}, {"depthwise": True, "rectified": True}
@@ -47,7 +47,9 @@ def test_result_and_gradients(settings, masked, cached, monkeypatch):
     monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
     layer, x, variables = layer_and_inputs(settings)
     sizes = SIZES if masked else None
-    found, expected = (jax.jit(partial(with_gradients, layer, mesh, sizes))(variables, x) for mesh in (MESH, None))
+    found, expected = (
+        jax.jit(partial(with_gradients, layer, mesh, sizes))(variables, x) for mesh in (ONE_DEVICE, None)
+    )
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max()))
 
@@ -59,7 +61,7 @@ def test_any_batch(settings, batch, monkeypatch):
     monkeypatch.setattr(feed_forward, "_CACHED_VALUES", 2 * 480)
     monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
     layer, x, variables = layer_and_inputs(settings, batch=batch)
-    found, expected = (jax.jit(partial(with_gradients, layer, mesh, None))(variables, x) for mesh in (MESH, None))
+    found, expected = (jax.jit(partial(with_gradients, layer, mesh, None))(variables, x) for mesh in (ONE_DEVICE, None))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max(initial=0.0)))
 
@@ -81,7 +83,7 @@ def test_blocks_that_are_scanned_and_computed_again(how, monkeypatch):
     variables = Stack({}).init(jax.random.key(0), x, GRID, SIZES)
     found, expected = (
         jax.jit(partial(with_gradients, Stack(settings), mesh, SIZES))(variables, x)
-        for mesh, settings in ((MESH, how), (None, {}))
+        for mesh, settings in ((ONE_DEVICE, how), (None, {}))
     )
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max()))
@@ -90,7 +92,7 @@ def test_blocks_that_are_scanned_and_computed_again(how, monkeypatch):
 def test_several_devices_take_the_plain_form():
     """A loop over images would run on one of them, with all the images."""
     several = Mesh(np.array(jax.devices()[:1] * 2).reshape(2, 1), ("data", "fsdp"))
-    for mesh, expected in ((MESH, True), (several, False), (None, False)):
+    for mesh, expected in ((ONE_DEVICE, True), (several, False), (None, False)):
         with target.compiled_for(mesh):
             assert target.is_one_cpu() is expected
 
@@ -108,7 +110,7 @@ def test_no_hidden_map_of_the_batch_is_in_memory(settings, monkeypatch):
 
     hidden = 120 * 15 * 32 * 4
     assert bytes_of(None) > hidden
-    assert bytes_of(MESH) < hidden / 2
+    assert bytes_of(ONE_DEVICE) < hidden / 2
 
 
 def test_what_is_small_is_kept_and_not_computed_again(monkeypatch):
@@ -116,7 +118,7 @@ def test_what_is_small_is_kept_and_not_computed_again(monkeypatch):
 
     def products():
         # A function of its own, or jax would show the trace that it has.
-        run = partial(with_gradients, layer, MESH, None)
+        run = partial(with_gradients, layer, ONE_DEVICE, None)
         return str(jax.make_jaxpr(lambda *inputs: run(*inputs))(variables, x)).count("dot_general[")
 
     kept = products()
@@ -128,7 +130,7 @@ def test_what_is_small_is_kept_and_not_computed_again(monkeypatch):
 def test_less_precision_is_summed_once():
     """Sums of bfloat16 over many parts would be rounded as often."""
     layer, x, variables = layer_and_inputs(V2, jnp.bfloat16)
-    found, expected = (jax.jit(partial(with_gradients, layer, mesh, None))(variables, x) for mesh in (MESH, None))
+    found, expected = (jax.jit(partial(with_gradients, layer, mesh, None))(variables, x) for mesh in (ONE_DEVICE, None))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 

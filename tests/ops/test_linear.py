@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from pvt_jax.ops import target
 from pvt_jax.ops.linear import matmul
 from pvt_jax.planning.flops import count_flops
-
-MESH = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
+from tests.helpers.devices import ONE_DEVICE
 
 
 def with_gradients(x, kernel, mesh):
@@ -32,7 +30,7 @@ def test_result_and_gradients(shape):
     kernel = jnp.asarray(rng.standard_normal((height, width)), jnp.float32)
     upstream = np.cos(np.asarray(x, np.float64) @ np.asarray(kernel, np.float64))
     expected = x @ kernel, upstream @ np.asarray(kernel).T, np.einsum("abh,abw->hw", x, upstream)
-    for mesh in (MESH, None):
+    for mesh in (ONE_DEVICE, None):
         for one, other in zip(run(x, kernel, mesh), expected, strict=True):
             assert one.shape == other.shape and one.dtype == jnp.float32
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
@@ -49,18 +47,18 @@ def test_the_gradient_of_a_high_kernel_is_computed_wide():
     in_rows = "[64,8]{1,0}"
     assert in_rows in products(None)
     # A transpose may have become a layout.
-    assert in_rows not in products(MESH) and products(MESH) & {"[8,64]{1,0}", "[64,8]{0,1}"}
+    assert in_rows not in products(ONE_DEVICE) and products(ONE_DEVICE) & {"[8,64]{1,0}", "[64,8]{0,1}"}
 
 
 def test_what_has_no_gradient_costs_none():
     x, kernel = jnp.ones((256, 64)), jnp.ones((64, 8))
 
     def of_kernel(x, kernel):
-        with target.compiled_for(MESH):
+        with target.compiled_for(ONE_DEVICE):
             return jax.grad(lambda kernel: matmul(x, kernel).sum())(kernel)
 
     def of_x(x, kernel):
-        with target.compiled_for(MESH):
+        with target.compiled_for(ONE_DEVICE):
             return jax.grad(lambda x: matmul(x, kernel).sum())(x)
 
     assert count_flops(of_kernel, x, kernel) == count_flops(of_x, x, kernel) == 2 * 2 * 256 * 64 * 8

@@ -1,4 +1,4 @@
-"""The loss of used slots is that of all, and computes the fewest of its sizes that hold them."""
+"""The loss over the used slots equals that over all, and is computed at the smallest size that holds them."""
 
 from functools import cache, partial
 
@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import Mesh
 
 from pvt_jax.ops import target
 from pvt_jax.ops.used_slots import loss_of_used_slots
+from tests.helpers.devices import ONE_DEVICE
 
-ONE = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
 COUNT, IMAGES = 13, 2
 # All 13 slots, and half, a quarter and an eighth of them, rounded up.
 SIZES = (2, 4, 7, 13)
@@ -45,11 +44,13 @@ def test_value_and_gradients_are_those_of_all(counts, seed):
         "which": rng.integers(0, 5, (IMAGES, COUNT), dtype=np.int32),
     }
     inputs = np.int32(max(counts)), weights, features, slots, rng.standard_normal((5, 3)).astype(np.float32)
-    for found, expected in zip(jax.tree.leaves(step(ONE)(*inputs)), jax.tree.leaves(step(None)(*inputs)), strict=True):
+    for found, expected in zip(
+        jax.tree.leaves(step(ONE_DEVICE)(*inputs)), jax.tree.leaves(step(None)(*inputs)), strict=True
+    ):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("mesh", [ONE, None], ids=["one CPU", "elsewhere"])
+@pytest.mark.parametrize("mesh", [ONE_DEVICE, None], ids=["one CPU", "elsewhere"])
 def test_as_few_as_hold_them_are_computed(mesh):
     def number(weights, features, slots, others):
         return weights * features.shape[1] + 0.0 * features.sum()
@@ -61,7 +62,7 @@ def test_as_few_as_hold_them_are_computed(mesh):
 
     for used in range(COUNT + 1):
         fewest = next(size for size in SIZES if size >= used)
-        assert run(np.int32(used)) == (fewest if mesh is ONE else COUNT)
+        assert run(np.int32(used)) == (fewest if mesh is ONE_DEVICE else COUNT)
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 1), (128, 16)])
@@ -69,6 +70,6 @@ def test_any_number_of_slots(count, size):
     def number(weights, features, slots, others):
         return weights * features.shape[1]
 
-    with target.compiled_for(ONE):
+    with target.compiled_for(ONE_DEVICE):
         value = loss_of_used_slots(number, jnp.int32(0), jnp.float32(1), jnp.zeros((1, count)), (), ())
     assert value == size

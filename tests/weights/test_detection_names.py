@@ -15,8 +15,8 @@ import pvt_jax
 from pvt_jax.errors import UserError
 from pvt_jax.heads import HEADS
 from pvt_jax.heads.mask_rcnn.regions import BoxHead, MaskHead
-from pvt_jax.heads.retinanet.head import Convolution
 from pvt_jax.nn.attention import MultiHeadAttention
+from pvt_jax.nn.convolution import Convolution
 from pvt_jax.training.store import CheckpointStore
 from pvt_jax.weights import load, names, readings, signatures
 from pvt_jax.weights.merge import merge
@@ -351,7 +351,7 @@ def test_the_last_convolution_of_retinanet_is_anchors_by_classes():
     tensors = dense_toys.weights("pvt", "retinanet")
     leaves, _ = merged(tensors, toy("pvt", "retinanet"))
     ours, theirs = channels_first(np.random.default_rng(2), 1, 3, 5, 12)
-    found = applied(Convolution(63, jnp.float32, jnp.float32), subtree(leaves, "classifier"), ours)
+    found = applied(Convolution(63, jax.nn.initializers.zeros), subtree(leaves, "classifier"), ours)
     expected = padded_convolution(theirs, tensors["bbox_head.retina_cls.weight"], tensors["bbox_head.retina_cls.bias"])
     # mmdetection's order: [n, anchors · classes, rows, columns] → [n, rows · columns · anchors, classes].
     expected = expected.transpose(0, 2, 3, 1).reshape(1, -1, 7)

@@ -143,12 +143,13 @@ class MaskRCNNHead(nn.Module):
         if self.masks:
             drawn = jax.tree.map(lambda x: x[:, : self._region_sampling.positives], drawn)
             features = self._features(maps, drawn.boxes, drawn.positive, _MASK_SIDE)
-            head, weights = self.mask.unbind()
+            # Branches cannot call a bound module.
+            mask_head, weights = self.mask.unbind()
             of_objects = targets["masks"], objects, labels
 
             def of_slots(weights: Any, features: Array, drawn: Drawn, of_objects: tuple[Array, ...]) -> Array:
                 masks, objects, labels = of_objects
-                logits: Any = head.apply(weights, features, jnp.take_along_axis(labels, drawn.matched, axis=1))
+                logits: Any = mask_head.apply(weights, features, jnp.take_along_axis(labels, drawn.matched, axis=1))
                 shapes = jax.vmap(partial(mask_targets, output=2 * _MASK_SIDE))(
                     masks, objects, drawn.boxes, drawn.matched
                 )

@@ -4,74 +4,30 @@ It follows mmdetection's ``RetinaHead``, which the PVT papers use.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.errors import UserError
 from pvt_jax.heads.base import best_detections
 from pvt_jax.heads.retinanet.loss import retinanet_losses
+from pvt_jax.nn.convolution import Convolution
 from pvt_jax.nn.pixels import grid_of
 from pvt_jax.nn.settings import check, check_counts, check_num_classes
 from pvt_jax.ops.anchors import base_anchors, grid_anchors, inside_region, octave_scales
 from pvt_jax.ops.boxes import clip_boxes, decode_deltas
-from pvt_jax.ops.convolution import convolve
 from pvt_jax.ops.padding import Maps, zero_outside
 
 # Initial score of every class: at 0.5 the loss of all background anchors would drown that of the objects.
 _PRIOR = 0.01
 
 normal_001 = nn.initializers.normal(0.01)
-
-
-class Convolution(nn.Module):
-    """3×3 convolution with padding 1 and bias, of inputs in ``dtype``; accumulates and returns ``out_dtype``."""
-
-    dim: int
-    dtype: DTypeLike
-    out_dtype: DTypeLike
-    bias_init: Callable = nn.initializers.zeros
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w dim"]:
-        kernel = self.param("kernel", normal_001, (3, 3, x.shape[-1], self.dim))
-        bias = self.param("bias", self.bias_init, (self.dim,))
-        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        x = convolve(x, kernel) if x.dtype == self.out_dtype else _convolve_widening(x, kernel)
-        return x + bias.astype(self.out_dtype)
-
-
-def _convolve(x: Array, kernel: Array, out_dtype: DTypeLike) -> Array:
-    axes, pad = ("NHWC", "HWIO", "NHWC"), ((1, 1), (1, 1))
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), pad, dimension_numbers=axes, preferred_element_type=out_dtype
-    )
-
-
-@jax.custom_vjp
-def _convolve_widening(x: Array, kernel: Array) -> Array:
-    """``_convolve`` of bfloat16 to float32. jax 0.7 has no gradient of it; this is the gradient of later versions."""
-    return _convolve(x, kernel, jnp.float32)
-
-
-def _widening_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve_widening(x, kernel), (x, kernel)
-
-
-def _widening_backward(inputs: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    wide = [part.astype(gradient.dtype) for part in inputs]
-    gradients = jax.vjp(partial(_convolve, out_dtype=gradient.dtype), *wide)[1](gradient)
-    return gradients[0].astype(inputs[0].dtype), gradients[1].astype(inputs[1].dtype)
-
-
-_convolve_widening.defvjp(_widening_forward, _widening_backward)
 
 
 class Level(NamedTuple):
@@ -129,11 +85,11 @@ class RetinaNetHead(nn.Module):
 
     def setup(self) -> None:
         self._check()
-        tower = partial(Convolution, self.channels, self.dtype, self.dtype)
+        tower = partial(Convolution, self.channels, normal_001, dtype=self.dtype)
         self.class_convs = [tower(name=f"class_conv{i}") for i in range(self.num_convs)]
         self.box_convs = [tower(name=f"box_conv{i}") for i in range(self.num_convs)]
         anchors = self.scales_per_octave * len(self.ratios)
-        last = partial(Convolution, dtype=self.dtype, out_dtype=jnp.float32)
+        last = partial(Convolution, kernel_init=normal_001, dtype=self.dtype, out_dtype=jnp.float32)
         rare = nn.initializers.constant(-math.log((1 - _PRIOR) / _PRIOR))
         self.classifier = last(anchors * self.num_classes, bias_init=rare)
         self.regressor = last(anchors * 4)

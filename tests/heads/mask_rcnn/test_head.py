@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from pvt_jax.errors import UserError
 from pvt_jax.heads.detection_model import DetectionModel
@@ -20,6 +19,7 @@ from pvt_jax.ops import target
 from pvt_jax.ops.matching import sample
 from tests.helpers import reference
 from tests.helpers.dense import random_variables
+from tests.helpers.devices import ONE_DEVICE
 from tests.helpers.running import assert_normal, quick_jit
 from tests.helpers.two_stage import NumpyHead, iou, totals
 
@@ -40,7 +40,6 @@ HEAD = MaskRCNNHead(
     score_threshold=0.2,
     max_detections=12,
 )
-ONE_CPU = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
 LOSSES = ("rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss")
 # The fewer maps, the sooner it is compiled. Regions are read on two; the last one only proposes.
 LEVELS = (4, 5, 6)
@@ -119,8 +118,8 @@ def learner() -> Any:
 
     def run(params: Tree, maps: Tree, targets: Tree, key: Any, weights: Any) -> Any:
         def total(params: Tree, maps: Tree) -> Any:
-            # The form for one CPU, whose mask head computes fewer regions; other tests have that for many devices.
-            with target.compiled_for(ONE_CPU):
+            # The form for one CPU; test_used_slots.py shows that the other computes the same.
+            with target.compiled_for(ONE_DEVICE):
                 losses: Any = HEAD.apply(
                     params, maps, targets, *map(jnp.asarray, (SIZES, REGION)), method="losses", rngs={"sample": key}
                 )
