@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pvt_jax.errors import UserError
-from pvt_jax.sweeps import Arm, Column, Curves, Dots, Sweep, Train, Tuning
+from pvt_jax.sweeps import Arm, Column, Curves, Dots, Measure, Sweep, Train, Tuning
 
 # The scale "cifar10": the config, its words in titles, and how its arms find their learning rates.
 CIFAR10 = "../cifar10.py"
@@ -23,6 +23,12 @@ SCENES_LEARNING_RATES = Tuning((5e-4, 1e-3, 2e-3), (400,))
 TOY: dict[str, Any] = {"steps": 2, "batch_size": 8, "log_every_steps": 1}
 TOY_PVT: dict[str, Any] = {"model.depths": (1, 1, 1, 1), "model.dims": (8, 16, 40, 32)}
 ON_TOYS = "Two steps on handwritten digits, to see that it runs"
+# A step that compiles in seconds, for the devices of this machine.
+_TOY_STEP = {
+    **{"model.depth": 1, "model.dim": 16, "model.num_heads": 2, "model.image_size": 32, "model.dtype": "float32"},
+    **{"batch_size": 8, "data.source": "digits", "model.num_classes": 10},
+    **{"batch_transform.mixup_alpha": 0, "batch_transform.cutmix_alpha": 0, "batch_transform.erase_probability": 0},
+}
 # What most tables of trained models show.
 SIZE = (
     Column("parameters, M", "values.parameters", ".3f", 1e-6),
@@ -78,3 +84,17 @@ def pvt_v2_with(scale: str, compared: str, variants: Mapping[str, Mapping[str, A
     names = toys if scale == "toy" else variants
     arms = [Train(name, config, {**keys, **variants[name]}) for name in names]
     return classifiers(scale, titles[scale], compared, arms)
+
+
+def compiled_step(
+    name: str, config: str, keys: Mapping[str, Any], facts: Mapping[str, Any], topology: str = ""
+) -> Measure:
+    """The training step of a config, compiled for the devices of ``topology`` and read, not run."""
+    chosen = (f"--config.{key}={value}" for key, value in keys.items())
+    words = ("--config", config, *chosen, "--dry_run", "--json", *(("--topology", topology) if topology else ()))
+    return Measure(name, "pvt_jax.main", words, facts=facts)
+
+
+def toy_step(facts: Mapping[str, Any]) -> Measure:
+    """One that compiles in seconds, for the devices of this machine."""
+    return compiled_step("vit", "vit:tiny_patch16", _TOY_STEP, facts)

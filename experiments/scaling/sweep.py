@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from experiments.common import one_of
+from experiments.common import compiled_step, one_of, toy_step
 from pvt_jax.sweeps import Column, Lines, Measure, Sweep
 
 _MODELS = {
@@ -17,12 +17,6 @@ _BATCH, _PART = 1024, 128
 # Devices, over how many of which parameters are sharded at most: those of a host of GPUs.
 _COUNTS = {"v5e": (1, 4, 16, 64, 256), "h200": (8, 16, 32, 64)}
 _SHARDS = 8
-# Seconds to compile, for the devices of this machine.
-_TOY = {
-    **{"model.depth": 1, "model.dim": 16, "model.num_heads": 2, "model.image_size": 32, "model.dtype": "float32"},
-    **{"batch_size": 8, "data.source": "digits", "model.num_classes": 10},
-    **{"batch_transform.mixup_alpha": 0, "batch_transform.cutmix_alpha": 0, "batch_transform.erase_probability": 0},
-}
 _TITLES = {
     "v5e": "ImageNet recipe on slices of TPU v5e: compiled for them, times modelled",
     "h200": "ImageNet recipe on hosts of eight H200: compiled for them, times modelled",
@@ -32,7 +26,8 @@ _TITLES = {
 
 def get_sweep(scale: str = "v5e") -> Sweep:
     """Scales: v5e; h200; toy."""
-    arms = list(_toys() if one_of(scale, _TITLES) == "toy" else _arms(scale))
+    toy = one_of(scale, _TITLES) == "toy"
+    arms = [toy_step({"model": "ViT, replicated", "devices": 1})] if toy else list(_arms(scale))
     count, devices = "facts.devices", "devices"
     return Sweep(
         title=_TITLES[scale],
@@ -84,15 +79,5 @@ def _arms(kind: str) -> Iterator[Measure]:
                 keys = {"model.name": model, "model.scan": True, "accumulation_steps": parts, "mesh.fsdp": fsdp}
                 sharding = f"fsdp {fsdp}" if fsdp > 1 else "replicated"
                 facts = {"model": f"{shown}, {sharding.partition(' ')[0]}", "devices": count, "sharding": sharding}
-                words = (*_flags("pvt_large", keys), "--topology", f"{kind}:{count}")
-                yield Measure(f"{model}_{count}_{sharding.replace(' ', '')}", "pvt_jax.main", words, facts=facts)
-
-
-def _toys() -> Iterator[Measure]:
-    words = _flags("vit:tiny_patch16", _TOY)
-    yield Measure("vit", "pvt_jax.main", words, facts={"model": "ViT, replicated", "devices": 1})
-
-
-def _flags(config: str, keys: dict) -> tuple[str, ...]:
-    chosen = (f"--config.{key}={value}" for key, value in keys.items())
-    return ("--config", config, *chosen, "--dry_run", "--json")
+                name = f"{model}_{count}_{sharding.replace(' ', '')}"
+                yield compiled_step(name, "pvt_large", keys, facts, f"{kind}:{count}")
