@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from pvt_jax.errors import UserError
+from pvt_jax.ops.pooling import spans
 
 # Elements that ``pyramid_match_kernel`` compares at a time.
 _BLOCK_SIZE = 2**24
@@ -33,10 +34,7 @@ def spatial_pyramid_pooling(
     """
     _check_levels(levels)
     reduction = {"max": jnp.max, "mean": jnp.mean}[reduce]
-    cells = [
-        _over_cells(maps, _overlapping(maps.shape[1], level), _overlapping(maps.shape[2], level), reduction)
-        for level in levels
-    ]
+    cells = [_over_cells(maps, spans(maps.shape[1], level), spans(maps.shape[2], level), reduction) for level in levels]
     return jnp.concatenate(cells, axis=1)
 
 
@@ -114,10 +112,6 @@ def _over_cells(
     bands = jnp.stack([reduction(maps[:, start:stop], axis=1) for start, stop in rows], axis=1)
     cells = jnp.stack([reduction(bands[:, :, start:stop], axis=2) for start, stop in columns], axis=2)
     return cells.reshape(maps.shape[0], -1)
-
-
-def _overlapping(size: int, level: int) -> list[tuple[int, int]]:
-    return [(i * size // level, -(-(i + 1) * size // level)) for i in range(level)]
 
 
 def _disjoint(size: int, level: int) -> list[tuple[int, int]]:

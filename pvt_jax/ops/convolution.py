@@ -1,15 +1,15 @@
 """Convolutions whose gradients stay fast on one CPU, also in loops and branches."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from pvt_jax.ops import target
+from pvt_jax.ops.bilinear import with_gradients
 
 # The dimension order that XLA's convolutions for CPU are fast in.
 _AXES = ("NHWC", "HWIO", "NHWC")
@@ -70,30 +70,6 @@ def _widened_backward(
 _widened.defvjp(_widened_forward, _widened_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _ordered(x: Array, kernel: Array, geometry: _Geometry) -> Array:
-    return _convolve(x, kernel, geometry.stride)
-
-
-def _forward(x: Any, kernel: Any, geometry: _Geometry) -> tuple[Array, tuple[Array | None, Array | None]]:
-    # Images and frozen kernels have no gradient, and none is computed.
-    kept = x.value if kernel.perturbed else None, kernel.value if x.perturbed else None
-    return _convolve(x.value, kernel.value, geometry.stride), kept
-
-
-def _backward(
-    geometry: _Geometry, kept: tuple[Array | None, Array | None], gradient: Any
-) -> tuple[Array | None, Array | None]:
-    x, kernel = kept
-    if isinstance(gradient, SymbolicZero):
-        return None, None
-    of_x = None if kernel is None else _gradient_of_map(kernel, gradient, geometry)
-    return of_x, None if x is None else _gradient_of_kernel(x, gradient, geometry)
-
-
-_ordered.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
 def _gradient_of_map(kernel: Array, gradient: Array, geometry: _Geometry) -> Array:
     stride, sides, side = geometry
     before = side - 1 - side // 2
@@ -142,3 +118,8 @@ def _halves(padded: Array, gradient: Array, side: int) -> tuple[Array, Array]:
         jnp.concatenate([padded[:, : rows + side - 1], padded[:, rows:]]),
         jnp.concatenate([gradient[:, :rows], gradient[:, rows:]]),
     )
+
+
+_ordered = with_gradients(
+    lambda x, kernel, geometry: _convolve(x, kernel, geometry.stride), _gradient_of_map, _gradient_of_kernel
+)

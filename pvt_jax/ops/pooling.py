@@ -29,11 +29,15 @@ def adaptive_average_pool(
         return pooled.astype(x.dtype)
 
 
+def spans(size: int, bins: int) -> list[tuple[int, int]]:
+    """(start, stop) of each bin of PyTorch's adaptive pooling over ``size`` positions; none is empty."""
+    return [(i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins)]
+
+
 def averaging_matrix(size: int, bins: int) -> Float[np.ndarray, "bins size"]:
     """Row i holds 1 / (length of bin i) over the positions of bin i; float64."""
     matrix = np.zeros((bins, size))
-    for i in range(bins):
-        start, stop = i * size // bins, -(-(i + 1) * size // bins)
+    for i, (start, stop) in enumerate(spans(size, bins)):
         matrix[i, start:stop] = 1.0 / (stop - start)
     return matrix
 
