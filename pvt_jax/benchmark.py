@@ -102,7 +102,8 @@ def measure(flags: argparse.Namespace, clock: Callable[[], float] = time.perf_co
     with waiting("loading JAX", commands.say):
         import jax
 
-        from pvt_jax import environment, programs
+        from pvt_jax import compilation, environment, programs
+    compilation.trim_after_compiling()
     with waiting("looking for devices", commands.say):
         device = jax.devices()[0]
     if flags.dtype == "bfloat16" and environment.lacks_bfloat16(device):
@@ -117,7 +118,7 @@ def measure(flags: argparse.Namespace, clock: Callable[[], float] = time.perf_co
     with waiting("counting multiply-accumulates", commands.say):
         macs = _multiply_accumulates(program)
     with _memory_needed(flags, device.device_kind):
-        compiled, compilation = _compile(program, flags.mode, clock)
+        compiled, facts = _compile(program, flags.mode, clock)
         allocated = programs.allocated(compiled)
         _check_fits(flags, device, jax.device_count(), allocated)
         with waiting("drawing weights and images", commands.say):
@@ -137,7 +138,7 @@ def measure(flags: argparse.Namespace, clock: Callable[[], float] = time.perf_co
         "images_per_second": flags.batch_size / median,
         "images_per_second_all": [flags.batch_size / one for one in seconds],
         "seconds_per_step": median,
-        **compilation,
+        **facts,
         "memory": {**(allocated or {}), "peak_bytes_in_use": _peak_in_use(jax), "peak_rss": _peak_rss()},
         "parameters": program.parameters,
         "macs_per_image": macs / flags.batch_size,

@@ -126,7 +126,9 @@ def _dry_run(flags: argparse.Namespace) -> int:
         topologies.check_plugin(topology.platform)
         topologies.prepare(topology.platform, os.environ)
     with waiting("loading JAX", commands.say):
+        from pvt_jax.compilation import trim_after_compiling
         from pvt_jax.planning import plan, text
+    trim_after_compiling()
     report = plan.plan(config, topology, compare=flags.compare, train_images=flags.train_images, say=commands.say)
     print(json.dumps(report) if flags.json else text.describe(report), flush=True)
     return 0

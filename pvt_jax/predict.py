@@ -81,9 +81,11 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("pvt_jax").addHandler(logging.StreamHandler(sys.stderr))
     with waiting("loading JAX", commands.say):
+        from pvt_jax.compilation import trim_after_compiling
         from pvt_jax.prediction import output
         from pvt_jax.prediction.predictor import Predictor
 
+    trim_after_compiling()
     with waiting(f"loading {flags.source}", commands.say):
         predictor = Predictor(
             **commands.source_choices(flags),

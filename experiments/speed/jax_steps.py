@@ -19,6 +19,7 @@ from experiments.speed.cases import (
 )
 from experiments.speed.turns import resident_peak
 from pvt_jax import devices, programs, trace
+from pvt_jax.compilation import trim_after_compiling
 from pvt_jax.planning.traffic import traffic
 
 # Multiply-accumulates of a step over those of a forward pass: a backward pass has twice as many.
@@ -29,6 +30,7 @@ class JaxSteps:
     """The jitted program of ``python -m pvt_jax.benchmark``, compiled."""
 
     def __init__(self, case: Case, side: Side):
+        trim_after_compiling()
         program = programs.program(subject(case, side), case.mode, case.batch_size)  # pyright: ignore[reportArgumentType]
         start = time.perf_counter()
         compiled = program.function.lower(*program.abstract).compile()

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from pvt_jax import environment
-from pvt_jax.compilation import compiler_options
+from pvt_jax.compilation import compiler_options, trim_after_compiling
 from pvt_jax.data.description import DataDescription, difference_of_classes
 from pvt_jax.data.formats import check_root
 from pvt_jax.errors import UserError
@@ -134,6 +134,7 @@ def build(
       training: whether batches have to be shared equally by the devices.
       say: takes lines on the progress of checking the data.
     """
+    trim_after_compiling()
     check_root(config.data.source, config.data.root)
     notes = plausible.check_config(config, refuse=not resumes)
     task = TASKS[config.task].make(config)
