@@ -112,7 +112,7 @@ def _statistics(values: Mapping[int, float]) -> list[str]:
 def _compared(found: Comparison | None) -> list[str]:
     if found is None:
         return ["–"] * 3
-    p = "–" if found.p is None or math.isnan(found.p) else f"{found.p:.3f}"
+    p = "–" if found.p is None or math.isnan(found.p) else "<0.001" if found.p < 0.0005 else f"{found.p:.3f}"
     return [f"{found.difference:+.2f}", p, found.verdict]
 
 
@@ -132,7 +132,7 @@ def _rate(key: str, records: Sequence[Record]) -> str:
 
 
 def _is_word(cell: str) -> bool:
-    return cell != "–" and not cell.lstrip("+-").replace(",", "").replace(".", "").replace(" ", "").isdigit()
+    return cell != "–" and not cell.lstrip("+-<").replace(",", "").replace(".", "").replace(" ", "").isdigit()
 
 
 def _origin(records: Sequence[Record]) -> str:
