@@ -51,8 +51,8 @@ def trim_after_compiling() -> None:
     if trim is None:
         return
 
-    def note(event: str, seconds: float, **_: Any) -> None:
-        if event == _COMPILED and seconds >= _LONG:
+    def note(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == _COMPILED and duration_secs >= _LONG:
             trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(note)

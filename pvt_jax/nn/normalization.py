@@ -4,18 +4,16 @@ and layer normalisation, "Layer Normalization" (arXiv 1607.06450).
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from pvt_jax.errors import UserError
-from pvt_jax.ops import target
+from pvt_jax.ops import batch_norm, target
 
 # PyTorch's defaults, which every reference keeps. Its momentum weighs the new value, Flax's the old one.
 MOMENTUM = 0.1
-EPSILON = 1e-5
 
 
 class BatchNorm(nn.Module):
@@ -44,30 +42,24 @@ class BatchNorm(nn.Module):
           UserError: batch_stats are not mutable in training, or a channel has a single value, hence no variance.
         """
         dim = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (dim,))
-        bias = self.param("bias", nn.initializers.zeros, (dim,))
+        scale = jnp.asarray(self.param("scale", nn.initializers.ones, (dim,)))
+        bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (dim,)))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (dim,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (dim,), jnp.float32)
         count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
 
         x = x.astype(jnp.float32)
         if use_running_average:
-            centred, var = x - running_mean.value, running_var.value
+            mean, var = map(jnp.asarray, (running_mean.value, running_var.value))
+            y = batch_norm.by_statistics(x, mean, var, scale, bias)
         else:
-            # Two passes, as E[x²] - mean² would cancel far from 0. The second removes what rounding left of the mean,
-            # and gradients flow through it alone, which saves a pass over the map.
-            axes = tuple(range(x.ndim - 1))
-            rough_mean = jax.lax.stop_gradient(x.mean(axes))
-            centred = x - rough_mean
-            rest = centred.mean(axes)
-            var = jnp.maximum(jnp.square(centred).mean(axes) - jnp.square(rest), 0.0)
-            centred = centred - rest
+            y, mean, var = batch_norm.by_batch(x, scale, bias)
             if not self.is_initializing():
                 values = self._values_of_a_channel(x.shape)
-                running_mean.value += MOMENTUM * (rough_mean + rest - running_mean.value)
+                running_mean.value += MOMENTUM * (mean - running_mean.value)
                 running_var.value += MOMENTUM * (var * (values / (values - 1)) - running_var.value)
                 count.value += 1
-        return (centred * (scale * jax.lax.rsqrt(var + EPSILON)) + bias).astype(self.dtype)
+        return y.astype(self.dtype)
 
     def _values_of_a_channel(self, shape: tuple[int, ...]) -> int:
         if not self.is_mutable_collection("batch_stats"):

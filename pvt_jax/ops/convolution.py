@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from pvt_jax.ops import target
 from pvt_jax.ops.bilinear import with_gradients
+from pvt_jax.ops.order import once
 
 # The dimension order that XLA's convolutions for CPU are fast in.
 _AXES = ("NHWC", "HWIO", "NHWC")
@@ -85,6 +86,7 @@ def _gradient_of_map(kernel: Array, gradient: Array, geometry: _Geometry) -> Arr
 
 def _gradient_of_kernel(x: Array, gradient: Array, geometry: _Geometry) -> Array:
     stride, sides, side = geometry
+    x = once(gradient, x)
     padding = [
         (side // 2, side - 1 + span - length - side // 2)
         for length, span in zip(sides, _spans(gradient, stride), strict=True)

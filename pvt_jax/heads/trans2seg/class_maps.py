@@ -17,8 +17,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pvt_jax.nn.layers import uniform_fan_in
-from pvt_jax.nn.normalization import EPSILON, MOMENTUM, BatchNorm
+from pvt_jax.nn.normalization import MOMENTUM, BatchNorm
 from pvt_jax.nn.pixels import resampled
+from pvt_jax.ops.batch_norm import EPSILON
 from pvt_jax.ops.depthwise import depthwise_conv3x3
 from pvt_jax.ops.linear import matmul
 from pvt_jax.ops.padding import shrunk, zero_outside
