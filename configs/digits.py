@@ -2,7 +2,7 @@
 
 python -m pvt_jax.main --config configs/digits.py --workdir runs/digits
 
-Metric: top1 on the 359 held-out digits, 98.6 % (354 right). Time: under 2 minutes on two CPU cores.
+Metric: top1 on the 359 held-out digits, 98.3 % (353 right). Time: under 2 minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict
