@@ -91,7 +91,8 @@ def run_blocks(
         return x
 
     stored = [parent.variables["params"][f"block{i}"] for i in range(depth)]
-    applied = [partial(_applied, make(parent=None), grid, target.current()) for make in turns]
+    jitted = _applied_inline if target.is_tpu() else _applied
+    applied = [partial(jitted, make(parent=None), grid, target.current()) for make in turns]
     if not scan or depth % len(turns):
         if remat:
             applied = [jax.checkpoint(one) for one in applied]
@@ -114,8 +115,7 @@ def run_blocks(
     return jax.lax.scan(jax.checkpoint(step) if remat else step, x, (stacked, branch_scales))[0]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _applied(
+def _apply(
     block: nn.Module,
     grid: tuple[int, int],
     compiled_for: target.Target | None,
@@ -124,13 +124,19 @@ def _applied(
     branch_scales: Float[Array, "2 b"] | None,
     sizes: Int[Array, "b 2"] | None,
 ) -> Float[Array, "b n c"]:
-    """``block`` with its ``parameters``. Equal blocks share one trace, its derivatives and their lowering.
+    """``block`` with its ``parameters``.
 
     ``compiled_for`` is what is set while it is traced: another one makes another trace.
     """
     # Left to itself a compiler divides the channels of a map as the weights in a scan are divided, and moves maps.
     x = target.of_each_device(x)
     return block.apply({"params": parameters}, x, grid, branch_scales, sizes)  # type: ignore[return-value]
+
+
+# Equal blocks share one trace and its derivatives, and where they are called also their lowering. XLA for TPU lays out
+# the arrays of a call row by row, as if they were of the whole program: it would copy the hidden maps of every block.
+_applied = jax.jit(_apply, static_argnums=(0, 1, 2))
+_applied_inline = jax.jit(_apply, static_argnums=(0, 1, 2), inline=True)
 
 
 def stochastic_depth_of_stages(

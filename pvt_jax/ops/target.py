@@ -91,6 +91,12 @@ def is_one_cpu() -> bool:
     return target is not None and target.mesh.size == 1 and target.mesh.devices.flat[0].platform == "cpu"
 
 
+def is_tpu() -> bool:
+    """Whether the program is for TPUs."""
+    target = current()
+    return target is not None and target.mesh.devices.flat[0].platform == "tpu"
+
+
 def on_each_device(function: Callable[..., Any], batched: Sequence[bool], summed: Sequence[bool]) -> Callable[..., Any]:
     """``function`` of the images that each device holds: what a compiler cannot divide is divided here.
 

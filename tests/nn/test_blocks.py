@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pvt_jax.models import create_model
 from pvt_jax.nn.blocks import run_blocks
@@ -100,6 +101,29 @@ def test_equal_blocks_are_traced_once_for_each_target(remat):
     with target.compiled_for(mesh):
         jax.jit(lambda params: loss(params) * 2).lower(params)
     assert seen == [None, target.Target(mesh)]
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_blocks_for_a_tpu_are_traced_once_and_inlined(remat):
+    """XLA for TPU would copy the maps at each call."""
+    x = jnp.ones((2, 3, 4))
+    stack = Stack(5, partial(Counted, number=20.0 + remat), remat)
+    params = stack.init(jax.random.key(0), x)
+    seen.clear()
+
+    def text() -> str:
+        # jit keeps what it has traced of one function.
+        return jax.jit(jax.grad(lambda params: stack.apply(params, x).sum())).lower(params).as_text()  # pyright: ignore
+
+    on_tpu = target.Target(Mesh(np.array([Tpu()]), ("data",)))
+    with target.compiled_for(on_tpu.mesh):
+        assert not re.findall(r"call @.*_apply", text())
+    assert seen == [on_tpu]
+    assert re.findall(r"call @.*_apply", text())
+
+
+class Tpu:
+    platform = "tpu"
 
 
 def moved() -> tuple[int, int]:
