@@ -18,7 +18,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from pvt_jax.nn.normalization import LayerNorm
-from pvt_jax.ops import target
+from pvt_jax.ops import feed_forward as feed_forward_in_parts
+from pvt_jax.ops import target, tpu_feed_forward
 from pvt_jax.ops.convolution import convolve
 from pvt_jax.ops.depthwise import depthwise_conv3x3
 from pvt_jax.ops.gelu import gelu
@@ -336,9 +337,9 @@ class FeedForward(nn.Module):
     def __call__(
         self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b n c"]:
-        by_kernels = target.has_kernels(self.dtype, x.shape[-1], self.dim) and self.hidden_dim % 32 == 0
-        if by_kernels or (target.is_one_cpu() and jnp.dtype(self.dtype) == jnp.float32):
-            return self._as_one(x, grid, sizes, by_kernels)
+        as_one = self._as_one(x.shape[-1])
+        if as_one is not None:
+            return self._of_parameters(x, grid, sizes, *as_one)
         first = (jax.nn.relu if self.rectified else None) if self.depthwise else gelu
         hidden = Dense(self.hidden_dim, self.dtype, activation=first, name="fc1")(x)
         if self.depthwise:
@@ -346,16 +347,31 @@ class FeedForward(nn.Module):
             hidden = DepthwiseConvolution(self.dtype, name="dwconv")(maps, sizes).reshape(hidden.shape)
         return Dense(self.dim, self.dtype, name="fc2")(hidden)
 
-    def _as_one(
-        self, x: Float[Array, "b n c"], grid: tuple[int, int], sizes: Int[Array, "b 2"] | None, by_kernels: bool
-    ) -> Float[Array, "b n c"]:
-        """The same as one function, which moves fewer hidden maps; same parameters."""
-        if by_kernels:
+    def _as_one(self, dim: int) -> tuple[Callable[..., Array], Callable[..., Array]] | None:
+        """Functions of the whole network, without and with the convolution, that move fewer hidden maps.
+
+        None: where it runs there are none for inputs of ``dim`` channels in this ``dtype``.
+        """
+        if target.has_kernels(self.dtype, dim, self.dim) and self.hidden_dim % 32 == 0:
             from pvt_jax.ops.kernels.depthwise_feed_forward import depthwise_feed_forward  # imports Pallas
             from pvt_jax.ops.kernels.feed_forward import feed_forward
-        else:
-            from pvt_jax.ops.feed_forward import depthwise_feed_forward, feed_forward
 
+            return feed_forward, depthwise_feed_forward
+        if target.is_tpu():
+            return tpu_feed_forward.feed_forward, tpu_feed_forward.depthwise_feed_forward
+        if target.is_one_cpu() and jnp.dtype(self.dtype) == jnp.float32:
+            return feed_forward_in_parts.feed_forward, feed_forward_in_parts.depthwise_feed_forward
+        return None
+
+    def _of_parameters(
+        self,
+        x: Float[Array, "b n c"],
+        grid: tuple[int, int],
+        sizes: Int[Array, "b 2"] | None,
+        feed_forward: Callable[..., Array],
+        depthwise_feed_forward: Callable[..., Array],
+    ) -> Float[Array, "b n c"]:
+        """One of these functions, of the parameters that the layers have."""
         shapes = ((x.shape[-1], self.hidden_dim), (self.hidden_dim, self.dim))
         first, second = (
             Parameters(shape, normal_002, name=name)() for shape, name in zip(shapes, ("fc1", "fc2"), strict=True)

@@ -1,7 +1,15 @@
-"""A mesh of one device: what is traced for it takes the forms for one CPU."""
+"""Meshes of one device: what is traced for them takes the forms for one CPU, or those for TPUs."""
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 ONE_DEVICE = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
+
+
+class _Tpu:
+    platform = "tpu"
+
+
+# Its forms are what XLA computes on any device.
+ONE_TPU = Mesh(np.array([_Tpu()]).reshape(1, 1), ("data", "fsdp"))

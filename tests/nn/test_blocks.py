@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pvt_jax.models import create_model
 from pvt_jax.nn.blocks import run_blocks
 from pvt_jax.ops import target
 from pvt_jax.planning.traffic import traffic
 from pvt_jax.training.sharding import placed, state_sharding
+from tests.helpers.devices import ONE_TPU
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,15 +116,10 @@ def test_blocks_for_a_tpu_are_traced_once_and_inlined(remat):
         # jit keeps what it has traced of one function.
         return jax.jit(jax.grad(lambda params: stack.apply(params, x).sum())).lower(params).as_text()  # pyright: ignore
 
-    on_tpu = target.Target(Mesh(np.array([Tpu()]), ("data",)))
-    with target.compiled_for(on_tpu.mesh):
+    with target.compiled_for(ONE_TPU):
         assert not re.findall(r"call @.*_apply", text())
-    assert seen == [on_tpu]
+    assert seen == [target.Target(ONE_TPU)]
     assert re.findall(r"call @.*_apply", text())
-
-
-class Tpu:
-    platform = "tpu"
 
 
 def moved() -> tuple[int, int]:
