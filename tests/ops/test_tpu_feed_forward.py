@@ -11,7 +11,7 @@ from flax import linen as nn
 from pvt_jax.nn.blocks import Block, run_blocks
 from pvt_jax.ops import target
 from tests.helpers.devices import ONE_TPU
-from tests.ops.test_feed_forward import GRID, LINEAR, SIZES, V1, V2, layer_and_inputs, with_gradients
+from tests.helpers.feed_forward import GRID, LINEAR, SIZES, V1, V2, layer_and_inputs, with_gradients
 
 
 def compared(layer, sizes, variables, x, plain=None):

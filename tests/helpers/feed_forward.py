@@ -1,0 +1,30 @@
+"""Feed-forward networks of each kind, and their gradients as computed for a mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pvt_jax.nn.layers import FeedForward
+from pvt_jax.ops import target
+
+GRID = (5, 3)
+SIZES = jnp.array([[5, 3], [4, 2], [1, 3], [5, 1], [2, 2], [3, 3]])
+V1, V2, LINEAR = {}, {"depthwise": True}, {"depthwise": True, "rectified": True}
+
+
+def layer_and_inputs(settings, dtype=jnp.float32, batch=6):
+    layer = FeedForward(8, 32, dtype, **settings)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((batch, 15, 8)), jnp.float32)
+    variables = layer.init(jax.random.key(0), x, GRID)
+    # No parameter is 0 or 1, where a mistake might not show.
+    variables = jax.tree.map(lambda p: p + 0.3 * jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), variables)
+    return layer, x, variables
+
+
+def with_gradients(layer, mesh, sizes, variables, x):
+    def of(variables, x):
+        return layer.apply(variables, x, GRID, sizes)
+
+    with target.compiled_for(mesh):
+        result, back = jax.vjp(of, variables, x)
+        return result, back(jnp.cos(result))
