@@ -1,9 +1,14 @@
-"""Feed-forward networks of each kind, and their gradients as computed for a mesh."""
+"""Feed-forward networks of each kind, blocks of them, and their gradients as computed for a mesh."""
+
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
+from pvt_jax.nn.blocks import Block, run_blocks
 from pvt_jax.nn.layers import FeedForward
 from pvt_jax.ops import target
 
@@ -28,3 +33,19 @@ def with_gradients(layer, mesh, sizes, variables, x):
     with target.compiled_for(mesh):
         result, back = jax.vjp(of, variables, x)
         return result, back(jnp.cos(result))
+
+
+class Stack(nn.Module):
+    """Two blocks of PVT v2, run as ``how`` says: by scan, remat or both."""
+
+    how: dict[str, bool]
+
+    @nn.compact
+    def __call__(self, x: Any, grid: Any, sizes: Any) -> Any:
+        block = partial(Block, 8, 1, 4, 1, jnp.float32, depthwise=True, fan_out_init=True)
+        return run_blocks(self, block, 2, x, grid, None, sizes, **{"scan": False, "remat": False, **self.how})
+
+
+def inputs_of_stack():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 15, 8)), jnp.float32)
+    return x, Stack({}).init(jax.random.key(0), x, GRID, SIZES)

@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import Mesh
 
-from pvt_jax.nn.blocks import Block, run_blocks
 from pvt_jax.ops import feed_forward, target
 from tests.helpers.devices import ONE_DEVICE
-from tests.helpers.feed_forward import GRID, LINEAR, SIZES, V1, V2, layer_and_inputs, with_gradients
+from tests.helpers.feed_forward import LINEAR, SIZES, V1, V2, Stack, inputs_of_stack, layer_and_inputs, with_gradients
 
 
 @pytest.mark.parametrize("cached", [32, 3 * 480, 10**6], ids=["one", "some", "all"])
@@ -49,16 +47,7 @@ def test_blocks_that_are_scanned_and_computed_again(how, monkeypatch):
     monkeypatch.setattr(feed_forward, "_CACHED_VALUES", 480)
     monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
 
-    class Stack(nn.Module):
-        how: dict
-
-        @nn.compact
-        def __call__(self, x, grid, sizes):
-            block = partial(Block, 8, 1, 4, 1, jnp.float32, depthwise=True, fan_out_init=True)
-            return run_blocks(self, block, 2, x, grid, None, sizes, **{"scan": False, "remat": False, **self.how})
-
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 15, 8)), jnp.float32)
-    variables = Stack({}).init(jax.random.key(0), x, GRID, SIZES)
+    x, variables = inputs_of_stack()
     found, expected = (
         jax.jit(partial(with_gradients, Stack(settings), mesh, SIZES))(variables, x)
         for mesh, settings in ((ONE_DEVICE, how), (None, {}))

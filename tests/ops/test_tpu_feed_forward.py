@@ -6,12 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
-from pvt_jax.nn.blocks import Block, run_blocks
 from pvt_jax.ops import target
 from tests.helpers.devices import ONE_TPU
-from tests.helpers.feed_forward import GRID, LINEAR, SIZES, V1, V2, layer_and_inputs, with_gradients
+from tests.helpers.feed_forward import (
+    GRID,
+    LINEAR,
+    SIZES,
+    V1,
+    V2,
+    Stack,
+    inputs_of_stack,
+    layer_and_inputs,
+    with_gradients,
+)
 
 
 def compared(layer, sizes, variables, x, plain=None):
@@ -43,16 +51,7 @@ def test_bfloat16(settings):
 
 @pytest.mark.parametrize("how", [{"scan": True}, {"remat": True}, {"scan": True, "remat": True}], ids=str)
 def test_blocks_that_are_scanned_and_computed_again(how):
-    class Stack(nn.Module):
-        how: dict
-
-        @nn.compact
-        def __call__(self, x, grid, sizes):
-            block = partial(Block, 8, 1, 4, 1, jnp.float32, depthwise=True, fan_out_init=True)
-            return run_blocks(self, block, 2, x, grid, None, sizes, **{"scan": False, "remat": False, **self.how})
-
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 15, 8)), jnp.float32)
-    variables = Stack({}).init(jax.random.key(0), x, GRID, SIZES)
+    x, variables = inputs_of_stack()
     for one, other in compared(Stack(how), SIZES, variables, x, Stack({})):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max()))
 
