@@ -133,8 +133,8 @@ def _apply(
     return block.apply({"params": parameters}, x, grid, branch_scales, sizes)  # type: ignore[return-value]
 
 
-# Equal blocks share one trace and its derivatives, and where they are called also their lowering. XLA for TPU lays out
-# the arrays of a call row by row, as if they were of the whole program: it would copy the hidden maps of every block.
+# Equal blocks share one trace and its derivatives and, unless inlined, one lowering. XLA for TPU lays out the arguments
+# and results of a call row by row, like those of a whole program, and so would copy the hidden maps of every block.
 _applied = jax.jit(_apply, static_argnums=(0, 1, 2))
 _applied_inline = jax.jit(_apply, static_argnums=(0, 1, 2), inline=True)
 

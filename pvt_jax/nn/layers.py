@@ -350,7 +350,7 @@ class FeedForward(nn.Module):
     def _as_one(self, dim: int) -> tuple[Callable[..., Array], Callable[..., Array]] | None:
         """Functions of the whole network, without and with the convolution, that move fewer hidden maps.
 
-        None: where it runs there are none for inputs of ``dim`` channels in this ``dtype``.
+        None if the target has no such functions for ``dim`` channels in this ``dtype``.
         """
         if target.has_kernels(self.dtype, dim, self.dim) and self.hidden_dim % 32 == 0:
             from pvt_jax.ops.kernels.depthwise_feed_forward import depthwise_feed_forward  # imports Pallas
@@ -371,7 +371,7 @@ class FeedForward(nn.Module):
         feed_forward: Callable[..., Array],
         depthwise_feed_forward: Callable[..., Array],
     ) -> Float[Array, "b n c"]:
-        """One of these functions, of the parameters that the layers have."""
+        """Applies one of the functions of ``_as_one`` to the parameters of fc1, fc2 and dwconv."""
         shapes = ((x.shape[-1], self.hidden_dim), (self.hidden_dim, self.dim))
         first, second = (
             Parameters(shape, normal_002, name=name)() for shape, name in zip(shapes, ("fc1", "fc2"), strict=True)

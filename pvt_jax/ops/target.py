@@ -49,7 +49,7 @@ def compiled_for(mesh: Mesh | None, *, kernels: bool = True, interpret: bool = F
 def for_devices(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """``function``, traced for the devices of ``mesh`` and without ``ops.kernels``: evaluation and prediction.
 
-    Each device keeps the images that it was given, and one CPU takes its own forms of layers.
+    Each device keeps the images that it was given, and one CPU, or TPUs, take their own forms of layers.
     """
 
     def traced(*arguments: Any) -> Any:

@@ -11,5 +11,5 @@ class _Tpu:
     platform = "tpu"
 
 
-# Its forms are what XLA computes on any device.
+# Nothing in the forms for TPUs is specific to them, so tests run them anywhere.
 ONE_TPU = Mesh(np.array([_Tpu()]).reshape(1, 1), ("data", "fsdp"))

@@ -1,5 +1,6 @@
 """Feed-forward networks of each kind, blocks of them, and their gradients as computed for a mesh."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,21 @@ def with_gradients(layer, mesh, sizes, variables, x):
     with target.compiled_for(mesh):
         result, back = jax.vjp(of, variables, x)
         return result, back(jnp.cos(result))
+
+
+def compared(layer, mesh, sizes, variables, x, plain=None) -> Iterator[tuple[Any, Any]]:
+    """Results and gradients of ``layer`` for ``mesh``, with those of ``plain``, or of itself, that run anywhere."""
+    found, expected = (
+        jax.jit(partial(with_gradients, one, place, sizes))(variables, x)
+        for one, place in ((layer, mesh), (plain or layer, None))
+    )
+    return zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+
+
+def assert_close(layer, mesh, sizes, variables, x, plain=None):
+    """All that ``compared`` gives is equal to 1e-5 of the largest value of each array."""
+    for one, other in compared(layer, mesh, sizes, variables, x, plain):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max(initial=0.0)))
 
 
 class Stack(nn.Module):

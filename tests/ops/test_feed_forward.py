@@ -12,7 +12,18 @@ from jax.sharding import Mesh
 
 from pvt_jax.ops import feed_forward, target
 from tests.helpers.devices import ONE_DEVICE
-from tests.helpers.feed_forward import LINEAR, SIZES, V1, V2, Stack, inputs_of_stack, layer_and_inputs, with_gradients
+from tests.helpers.feed_forward import (
+    LINEAR,
+    SIZES,
+    V1,
+    V2,
+    Stack,
+    assert_close,
+    compared,
+    inputs_of_stack,
+    layer_and_inputs,
+    with_gradients,
+)
 
 
 @pytest.mark.parametrize("cached", [32, 3 * 480, 10**6], ids=["one", "some", "all"])
@@ -22,12 +33,7 @@ def test_result_and_gradients(settings, masked, cached, monkeypatch):
     monkeypatch.setattr(feed_forward, "_CACHED_VALUES", cached)
     monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
     layer, x, variables = layer_and_inputs(settings)
-    sizes = SIZES if masked else None
-    found, expected = (
-        jax.jit(partial(with_gradients, layer, mesh, sizes))(variables, x) for mesh in (ONE_DEVICE, None)
-    )
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max()))
+    assert_close(layer, ONE_DEVICE, SIZES if masked else None, variables, x)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
@@ -37,9 +43,7 @@ def test_any_batch(settings, batch, monkeypatch):
     monkeypatch.setattr(feed_forward, "_CACHED_VALUES", 2 * 480)
     monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
     layer, x, variables = layer_and_inputs(settings, batch=batch)
-    found, expected = (jax.jit(partial(with_gradients, layer, mesh, None))(variables, x) for mesh in (ONE_DEVICE, None))
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max(initial=0.0)))
+    assert_close(layer, ONE_DEVICE, None, variables, x)
 
 
 @pytest.mark.parametrize("how", [{"scan": True}, {"remat": True}, {"scan": True, "remat": True}], ids=str)
@@ -48,12 +52,7 @@ def test_blocks_that_are_scanned_and_computed_again(how, monkeypatch):
     monkeypatch.setattr(feed_forward, "_KEPT_VALUES", 0)
 
     x, variables = inputs_of_stack()
-    found, expected = (
-        jax.jit(partial(with_gradients, Stack(settings), mesh, SIZES))(variables, x)
-        for mesh, settings in ((ONE_DEVICE, how), (None, {}))
-    )
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max()))
+    assert_close(Stack(how), ONE_DEVICE, SIZES, variables, x, Stack({}))
 
 
 def test_several_devices_take_the_plain_form():
@@ -97,8 +96,8 @@ def test_what_is_small_is_kept_and_not_computed_again(monkeypatch):
 def test_less_precision_is_summed_once():
     """Sums of bfloat16 over many parts would be rounded as often."""
     layer, x, variables = layer_and_inputs(V2, jnp.bfloat16)
-    found, expected = (jax.jit(partial(with_gradients, layer, mesh, None))(variables, x) for mesh in (ONE_DEVICE, None))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    for one, other in compared(layer, ONE_DEVICE, None, variables, x):
+        np.testing.assert_array_equal(one, other)
 
 
 @given(count=st.integers(1, 3000), most=st.integers(0, 3000))

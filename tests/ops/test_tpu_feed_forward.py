@@ -1,5 +1,6 @@
 """Feed-forward networks for TPUs, run here, equal those of layers and keep no map after GELU."""
 
+import re
 from functools import partial
 
 import jax
@@ -16,18 +17,12 @@ from tests.helpers.feed_forward import (
     V1,
     V2,
     Stack,
+    assert_close,
+    compared,
     inputs_of_stack,
     layer_and_inputs,
     with_gradients,
 )
-
-
-def compared(layer, sizes, variables, x, plain=None):
-    found, expected = (
-        jax.jit(partial(with_gradients, one, mesh, sizes))(variables, x)
-        for one, mesh in ((layer, ONE_TPU), (plain or layer, None))
-    )
-    return zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
 
 
 @pytest.mark.parametrize("batch", [0, 6])
@@ -35,15 +30,14 @@ def compared(layer, sizes, variables, x, plain=None):
 @pytest.mark.parametrize("settings", [V1, V2, LINEAR], ids=["v1", "v2", "linear"])
 def test_result_and_gradients(settings, masked, batch):
     layer, x, variables = layer_and_inputs(settings, batch=batch)
-    for one, other in compared(layer, SIZES[:batch] if masked else None, variables, x):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max(initial=0.0)))
+    assert_close(layer, ONE_TPU, SIZES[:batch] if masked else None, variables, x)
 
 
 @pytest.mark.parametrize("settings", [V1, V2, LINEAR], ids=["v1", "v2", "linear"])
 def test_bfloat16(settings):
     """The same roundings, but for sums that XLA orders otherwise."""
     layer, x, variables = layer_and_inputs(settings, jnp.bfloat16)
-    for one, other in compared(layer, None, variables, x):
+    for one, other in compared(layer, ONE_TPU, None, variables, x):
         assert one.dtype == other.dtype
         one, other = (np.asarray(part, np.float64) for part in (one, other))
         assert np.linalg.norm(one - other) <= 2**-8 * np.linalg.norm(other)
@@ -52,11 +46,10 @@ def test_bfloat16(settings):
 @pytest.mark.parametrize("how", [{"scan": True}, {"remat": True}, {"scan": True, "remat": True}], ids=str)
 def test_blocks_that_are_scanned_and_computed_again(how):
     x, variables = inputs_of_stack()
-    for one, other in compared(Stack(how), SIZES, variables, x, Stack({})):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(jnp.abs(other).max()))
+    assert_close(Stack(how), ONE_TPU, SIZES, variables, x, Stack({}))
 
 
-@pytest.mark.parametrize(("settings", "maps"), [(V1, 1), (V2, 2)], ids=["v1", "v2"])
+@pytest.mark.parametrize(("settings", "maps"), [(V1, 1), (V2, 2), (LINEAR, 2)], ids=["v1", "v2", "linear"])
 def test_hidden_maps_that_are_kept(settings, maps):
     """That before GELU, and before that the one that is convolved."""
     layer, x, variables = layer_and_inputs(settings)
@@ -67,3 +60,38 @@ def test_hidden_maps_that_are_kept(settings, maps):
 
     kept = jax.tree.leaves(jax.eval_shape(back, variables, x))
     assert sum(leaf.size == 6 * 15 * 32 for leaf in kept) == maps
+
+
+@pytest.mark.parametrize("settings", [V1, V2, LINEAR], ids=["v1", "v2", "linear"])
+def test_gradients_start_behind_a_barrier(settings):
+    """Values are the same without it, but XLA would keep the map after GELU."""
+    layer, x, variables = layer_and_inputs(settings)
+    for mesh, barriers in ((ONE_TPU, 1), (None, 0)):
+        # A function of its own, or jax would show the trace that it has.
+        run = partial(with_gradients, layer, mesh, None)
+        text = str(jax.make_jaxpr(lambda *inputs, run=run: run(*inputs))(variables, x))
+        assert text.count("optimization_barrier[") + text.count("optimization_barrier ") == barriers
+
+
+@pytest.mark.parametrize("settings", [V1, V2, LINEAR], ids=["v1", "v2", "linear"])
+def test_no_hidden_map_goes_through_a_call(settings):
+    """XLA for TPU would copy it there."""
+    layer, x, variables = layer_and_inputs(settings)
+    run = partial(with_gradients, layer, ONE_TPU, SIZES)
+    text = jax.jit(run).trace(variables, x).lower(lowering_platforms=("tpu",)).as_text()
+    assert re.search(r"x32xf32>", text)
+    assert not re.findall(r"call @.*<6x[0-9x]+x32x\w+>.*", text)
+
+
+def test_derivative_of_a_gradient():
+    """A Hessian times a vector, as a plain network gives it."""
+    layer, x, variables = layer_and_inputs(V1)
+
+    def product(mesh):
+        def gradient(x):
+            with target.compiled_for(mesh):
+                return jax.grad(lambda x: jnp.sum(layer.apply(variables, x, GRID) ** 2))(x)
+
+        return jax.jvp(gradient, (x,), (jnp.cos(x),))[1]
+
+    np.testing.assert_allclose(product(ONE_TPU), product(None), rtol=1e-4, atol=1e-4)
