@@ -20,8 +20,8 @@ _AREA = "area of the image, pixels"
 def get_sweep(scale: str = "macs") -> Sweep:
     """Scales: macs, counted, with activation memory; time, of inference and of its compiled program; toy."""
     titles = {
-        "macs": "MACs of a forward pass and activations kept for the backward pass, one image, float32, counted",
-        "time": "Inference with one image, float32",
+        "macs": "A forward pass of one image, and what it keeps for the backward pass, float32, counted",
+        "time": "Inference with one image, float32, on two CPU cores",
         "toy": ON_TOYS,
     }
     if one_of(scale, titles) == "time":

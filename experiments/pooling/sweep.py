@@ -15,7 +15,7 @@ _MATCHING = "spatial_pyramid_matching.py"
 def get_sweep(scale: str = "cifar10") -> Sweep:
     """Scales: cifar10; imagenet; toy."""
     titles = {
-        "cifar10": f"PVT on {ON_CIFAR10}",
+        "cifar10": f"PVT on {ON_CIFAR10}; visual words of 5,000 images",
         "imagenet": "PVT-Tiny on ImageNet-1k, 300 epochs at 224²",
         "toy": ON_TOYS,
     }

@@ -17,7 +17,7 @@ def get_sweep(scale: str = "cifar10") -> Sweep:
         "cifar10": f"PVT on {ON_CIFAR10}",
         "imagenet": "PVT-Tiny on ImageNet-1k, 300 epochs at 224²",
         "macs": "MACs of PVT-Tiny, a forward pass of one image, counted",
-        "cost": "PVT-Tiny, a training step with one image, float32",
+        "cost": "PVT-Tiny, a training step with one image, float32, on two CPU cores",
         "toy": ON_TOYS,
     }
     if one_of(scale, titles) == "macs":

@@ -9,7 +9,7 @@ import numpy as np
 
 from pvt_jax.sweeps.results import Record, at, by_arm, number_at
 from pvt_jax.sweeps.spec import Sweep
-from pvt_jax.sweeps.statistics import Power, crossing, fit_power
+from pvt_jax.sweeps.statistics import Power, crossings, fit_power
 from pvt_jax.visualization import plots
 from pvt_jax.visualization.plots import Line
 
@@ -28,7 +28,7 @@ class Lines:
       factor: of y, as 1e-9.
       log: whether both axes are logarithmic.
       fit_from: fits a power to the points with x of at least this; None fits none. The exponents, with their standard
-        errors, and the x at which the lines cross, become a table.
+        errors, and each x at which two lines cross, become a table.
     """
 
     file: str
@@ -69,16 +69,19 @@ class Lines:
             "|---|---:|---:|---:|",
             *rows,
         ]
-        crossings = []
+        crossed = []
         # A logarithm needs more than nothing.
         points = {name: line for name, line in points.items() if all(y > 0 for _, y, *_ in line)}
         for (one, first), (other, second) in combinations(points.items(), 2):
             shared = sorted({x for x, *_ in first} & {x for x, *_ in second})
             ys = [[next(y for at_x, y, *_ in line if at_x == x) for x in shared] for line in (first, second)]
-            place = crossing(shared, *ys) if len(shared) > 1 else None
-            if place is not None:
-                crossings.append(f"- {one} and {other} cross at {place:,.0f} ({self.x_label}).")
-        return [*lines, *(["", *crossings] if crossings else [])]
+            places = [
+                f"{'rises above' if up else 'falls below'} {'it' if again else other} at {x:,.0f}"
+                for again, (x, up) in enumerate(crossings(shared, *ys))
+            ]
+            if places:
+                crossed.append(f"- {one} {' and '.join(places)} ({self.x_label}).")
+        return [*lines, *(["", *crossed] if crossed else [])]
 
     def _points(self, records: Sequence[Record]) -> dict[str, list[tuple[float, float, float, float]]]:
         """(x, mean, lowest, highest) in ascending x, by the name of the line."""

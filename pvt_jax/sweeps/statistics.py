@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import stats
@@ -79,15 +80,20 @@ def fit_power(x: Sequence[float], y: Sequence[float]) -> Power | None:
     return Power(math.exp(factor), exponent, error)
 
 
-def crossing(x: Sequence[float], one: Sequence[float], other: Sequence[float]) -> float | None:
-    """The first x at which two curves cross, between points straight in logarithms; None if they do not.
+def crossings(x: Sequence[float], one: Sequence[float], other: Sequence[float]) -> list[tuple[float, bool]]:
+    """Each x at which two curves cross, in ascending order, and whether ``one`` is above ``other`` from there on.
 
-    All are positive, of the same length, and ``x`` ascends.
+    Between points curves are straight in logarithms. All are positive, of the same length, and ``x`` ascends. Where
+    curves are equal at a point they cross if they are on different sides before and after.
     """
     logs = np.log(np.asarray(one, float)) - np.log(np.asarray(other, float))
-    for i in range(len(logs) - 1):
-        before, after = float(logs[i]), float(logs[i + 1])
+    places = np.log(np.asarray(x, float))
+    apart = np.flatnonzero(logs)
+    found = []
+    for i, j in pairwise(apart):
+        before, after = logs[i], logs[j]
         if before * after < 0:
-            share = before / (before - after)
-            return math.exp((1 - share) * math.log(x[i]) + share * math.log(x[i + 1]))
-    return None
+            # Through the point at which they are equal, if there is one.
+            place = places[i + 1] if j > i + 1 else (before * places[j] - after * places[i]) / (before - after)
+            found.append((math.exp(place), bool(after > 0)))
+    return found

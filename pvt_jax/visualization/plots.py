@@ -5,7 +5,6 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from pvt_jax.visualization.curves import plain
@@ -13,9 +12,9 @@ from pvt_jax.visualization.curves import plain
 _MARKERS = "os^Dv<>PX*"
 _DASHES = ("-", "--", "-.", ":")
 # Characters that a line of the title has room for.
-_TITLE = 78
-# Characters that all names below an axis have room for.
-_NAMES = 68
+_TITLE = 90
+# Labels of a logarithmic axis: the decades of its range up to which 2 and 5 times a power of ten stand there, too.
+_DECADES = 4
 
 
 @dataclass(frozen=True)
@@ -36,26 +35,47 @@ def lines(
     log: bool,
     fits: Sequence[Callable[[float], float] | None] = (),
 ) -> bytes:
-    """Lines with bars from lowest to highest, and dotted behind each the power that ``fits`` it."""
+    """Lines with bars from lowest to highest, and dotted behind each the power that ``fits`` it.
+
+    Logarithmic axes leave out lines that are nowhere above 0.
+    """
     figure, axes = _axes(title, labels)
     if log:
         axes.set(xscale="log", yscale="log")
+        _label_logarithms(axes.yaxis, [y for line in shown for y in (*line.low, *line.high) if y > 0])
         ticks = sorted({x for line in shown for x in line.x})
         # Two labels in less than a fifth of a decade would overlap.
         kept = [x for i, x in enumerate(ticks) if not any(x / other < 1.25 for other in ticks[:i][-1:])]
         axes.set_xticks(kept, [f"{x:,.0f}" if x >= 1000 else f"{x:g}" for x in kept])
         axes.minorticks_off()
     for number, line in enumerate(shown):
+        if log and max(line.high) <= 0:
+            continue
         colour, marker = f"C{number % 10}", _MARKERS[number % len(_MARKERS)]
         below = [mean - low for mean, low in zip(line.mean, line.low, strict=True)]
         above = [high - mean for mean, high in zip(line.mean, line.high, strict=True)]
         fit = fits[number] if number < len(fits) else None
         label = plain([line.name])[0]
-        style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.3, "capsize": 2}
-        axes.errorbar(line.x, line.mean, [below, above], label=label, **style)
+        # Where a line lies on another one, both are seen.
+        dashes = _DASHES[number % 2]
+        style = {"color": colour, "marker": marker, "linestyle": dashes, "markersize": 4, "linewidth": 1.3}
+        axes.errorbar(
+            line.x, line.mean, [below, above] if any(below + above) else None, label=label, capsize=2, **style
+        )
         if fit is not None:
             axes.plot(line.x, [fit(x) for x in line.x], ":", color=colour, linewidth=1)
+    if any(fits):
+        axes.errorbar([], [], fmt=":", color="grey", linewidth=1, label="fitted power")
     return _finished(figure, axes, len(shown))
+
+
+def _label_logarithms(axis: Any, values: Sequence[float]) -> None:
+    """Numbers, not powers of ten, at as many places as a reader needs."""
+    ticker = importlib.import_module("matplotlib.ticker")
+    few = bool(values) and max(values) / min(values) <= 10**_DECADES
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if few else (1,), numticks=20))
+    axis.set_major_formatter(lambda y, _: f"{y:,.0f}" if y >= 1000 else f"{y:g}")
+    axis.set_minor_locator(ticker.NullLocator())
 
 
 def curves(shown: Sequence[Line], title: str, labels: tuple[str, str]) -> bytes:
@@ -70,25 +90,22 @@ def curves(shown: Sequence[Line], title: str, labels: tuple[str, str]) -> bytes:
 
 
 def dots(values: Mapping[str, Sequence[float]], title: str, label: str) -> bytes:
-    """A row of names, above each its values and a bar at their mean."""
-    figure, axes = _axes(title, ("", label))
+    """A row for each name, from above: its values and a bar at their mean."""
+    figure, axes = _axes(title, (label, ""), 1.6 + 0.28 * len(values))
     for number, found in enumerate(values.values()):
-        axes.plot([number] * len(found), found, "o", color="C0", markersize=5, alpha=0.7)
+        axes.plot(found, [number] * len(found), "o", color="C0", markersize=5, alpha=0.7)
         mean = sum(found) / len(found)
-        axes.plot((number - 0.25, number + 0.25), (mean, mean), "-", color="black", linewidth=1.5)
-    axes.set_xlim(-0.6, len(values) - 0.4)
-    lengths = [len(name) for name in values]
-    # Names beside each other have the room of one each.
-    crowded = any(one + other > 2 * _NAMES / len(values) for one, other in pairwise(lengths))
-    axes.set_xticks(range(len(values)), plain([*values]), rotation=30 * crowded, ha="right" if crowded else "center")
+        axes.plot((mean, mean), (number - 0.3, number + 0.3), "-", color="black", linewidth=1.5)
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.set_yticks(range(len(values)), plain([*values]))
     return _finished(figure, axes, 0)
 
 
-def _axes(title: str, labels: tuple[str, str]) -> tuple[Any, Any]:
-    figure = importlib.import_module("matplotlib.figure").Figure((7.2, 4.8), dpi=120, layout="constrained")
+def _axes(title: str, labels: tuple[str, str], height: float = 4.8) -> tuple[Any, Any]:
+    figure = importlib.import_module("matplotlib.figure").Figure((7.2, height), dpi=120, layout="constrained")
     axes = figure.subplots()
     lines = [line for part in title.splitlines() for line in textwrap.wrap(part, _TITLE)]
-    axes.set_title("\n".join(lines), fontsize="medium")
+    figure.suptitle("\n".join(lines), fontsize="medium")
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.grid(alpha=0.3)

@@ -119,7 +119,7 @@ def test_exponents_and_crossings_become_a_table():
         "| square | 2.000 | 0.000 | 3 |",
         "| line | 1.000 | 0.000 | 3 |",
         "",
-        "- square and line cross at 150 (image side).",
+        "- square rises above line at 150 (image side).",
     ]
     assert Image.open(io.BytesIO(lines.draw(sweep, records) or b"")).size[0] > 500
     assert lines.draw(sweep, []) is None

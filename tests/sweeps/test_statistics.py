@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pvt_jax.sweeps.statistics import compare, crossing, fit_power
+from pvt_jax.sweeps.statistics import compare, crossings, fit_power
 
 
 def test_a_difference_is_of_the_seeds_that_both_have():
@@ -66,5 +66,17 @@ def test_two_points_leave_no_error_and_one_no_power():
 def test_curves_cross_where_powers_do():
     x = [10.0, 100.0, 1000.0]
     # x² and 50 x cross at 50, between the first two points.
-    assert crossing(x, [value**2 for value in x], [50 * value for value in x]) == pytest.approx(50.0)
-    assert crossing(x, [value**2 for value in x], [5 * value for value in x]) is None
+    squares = [value**2 for value in x]
+    assert crossings(x, squares, [50 * value for value in x]) == [(pytest.approx(50.0), True)]
+    assert crossings(x, [50 * value for value in x], squares) == [(pytest.approx(50.0), False)]
+    assert crossings(x, squares, [5 * value for value in x]) == []
+
+
+def test_curves_cross_more_than_once_and_where_they_are_equal():
+    x = [1.0, 10.0, 100.0, 1000.0]
+    up_and_down = crossings(x, [1.0, 4.0, 1.0, 1.0], [2.0] * 4)
+    assert up_and_down == [(pytest.approx(math.sqrt(10)), True), (pytest.approx(10 * math.sqrt(10)), False)]
+    assert crossings(x, [1.0, 2.0, 3.0, 3.0], [2.0] * 4) == [(pytest.approx(10.0), True)]
+    # They touch, or are the same.
+    assert crossings(x, [1.0, 2.0, 1.0, 1.0], [2.0] * 4) == []
+    assert crossings(x, [2.0] * 4, [2.0] * 4) == []
