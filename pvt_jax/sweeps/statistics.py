@@ -18,8 +18,8 @@ class Comparison:
     Attributes:
       difference: of the means.
       p: two-sided, of the paired t-test; None for fewer than two seeds, or if all differences are equal.
-      verdict: ``"higher"``, ``"lower"`` or ``"none"``: a difference that is not larger than the larger of the
-        ranges of both sides, from lowest to highest value, is called none. With one seed there is no range, and two are that far
+      verdict: ``"higher"``, ``"lower"`` or ``"none"``: a difference that is not larger than the larger of the ranges of
+        both sides, from lowest to highest value, is called none. With one seed there is no range, and two are that far
         apart by chance in one case of five: ``"too few seeds"``.
     """
 
