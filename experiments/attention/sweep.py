@@ -1,4 +1,4 @@
-"""Spatial-reduction, linear or full attention? PVT v2 paper (arXiv 2106.13797), section 3.1."""
+"""Spatial-reduction, linear or full attention? PVT v2 paper (arXiv 2106.13797), section 3.2."""
 
 from experiments.common import pvt_v2_with
 from pvt_jax.sweeps import Sweep

@@ -16,7 +16,10 @@ _ROWS = (
 
 def get_sweep(scale: str = "retinanet") -> Sweep:
     """Scales: retinanet; toy."""
-    titles = {"retinanet": "RetinaNet, inference with one image, float32, random weights, on two CPU cores", "toy": ON_TOYS}
+    titles = {
+        "retinanet": "RetinaNet, inference with one image, float32, random weights, on two CPU cores",
+        "toy": ON_TOYS,
+    }
     rows = (("pvt_tiny", (64, 96), None),) if one_of(scale, titles) == "toy" else _ROWS
     small = ("--set", "dims=(8,16,40,32)", "--set", "depths=(1,1,1,1)", "--set", "head.channels=8", "--steps", "1")
     arms = []

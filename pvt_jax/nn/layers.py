@@ -145,7 +145,7 @@ class PatchProjection(nn.Module):
 
 
 class OverlappingPatchProjection(nn.Module):
-    """Overlapping patch embedding: a convolution with zero padding of half its kernel (PVT v2, section 3.2).
+    """Overlapping patch embedding: a convolution with zero padding of half its kernel (PVT v2, section 3.3).
 
     [b, h, w, c] → [b, ⌈h / stride⌉, ⌈w / stride⌉, dim] for PVT v2's odd kernels larger than the stride. ``sizes``
     are the input's: see ``padding.py``.
@@ -226,7 +226,7 @@ class SpatialReductionAttention(nn.Module):
     SR(x) = Norm(Reshape(x, sr_ratio) W_S). The cost falls by sr_ratio². Ratio 1 is ordinary self-attention, and then
     ``x`` may hold a class token before the map's tokens.
 
-    ``pooled_side`` makes it PVT v2's linear SRA (section 3.1): average pooling to a fixed side,
+    ``pooled_side`` makes it PVT v2's linear SRA (section 3.2): average pooling to a fixed side,
     SR(x) = GELU(Norm(AveragePool(x) W_S)), so that the cost is linear in the image's area.
 
     With ``sizes`` (see ``padding.py``) padding is masked: no query attends to it.
@@ -323,7 +323,7 @@ def _split_heads(x: Float[Array, "b k c"], head_dim: int) -> Float[Array, "b h k
 class FeedForward(nn.Module):
     """Two linear layers with a GELU between: the position-wise feed-forward network of a transformer block.
 
-    ``depthwise`` adds a 3×3 depthwise convolution before the GELU (PVT v2, section 3.3), and ``rectified`` a ReLU
+    ``depthwise`` adds a 3×3 depthwise convolution before the GELU (PVT v2, section 3.4), and ``rectified`` a ReLU
     before that convolution (PVT v2's linear SRA variants). ``sizes``: see ``padding.py``.
     """
 

@@ -51,7 +51,7 @@ def depthwise_feed_forward(
     sizes: Int[Array, "b 2"] | None = None,
     rectified: bool = False,
 ) -> Float[Array, "b n c"]:
-    """GELU(depthwise 3×3 convolution of (x W₁ + b₁) + b) W₂ + b₂, float32: PVT v2's (arXiv 2106.13797, section 3.3).
+    """GELU(depthwise 3×3 convolution of (x W₁ + b₁) + b) W₂ + b₂, float32: PVT v2's (arXiv 2106.13797, section 3.4).
 
     n are the pixels of ``grid`` (rows, columns). The convolution has stride 1 and zero padding 1; beyond ``sizes``
     (rows, columns) it takes x W₁ + b₁ for 0. ``rectified``: it takes ReLU(x W₁ + b₁).

@@ -91,8 +91,7 @@ class Lines:
             if name is not None and x is not None and y is not None:
                 found.setdefault(str(name), {}).setdefault(x, []).append(y * self.factor)
         return {
-            name: [(x, float(np.mean(ys)), min(ys), max(ys)) for x, ys in sorted(line.items())]
-            for name, line in found.items()
+            name: [(x, _mean(ys), min(ys), max(ys)) for x, ys in sorted(line.items())] for name, line in found.items()
         }
 
     def _fitted(self, points: Sequence[tuple[float, float, float, float]]) -> int:
@@ -164,7 +163,7 @@ class Curves:
                 steps, values = curves.get(self.metric, ([], []))
                 for step, value in zip(steps, _smoothed(values, self.smooth), strict=True):
                     found.setdefault(step, []).append(value)
-            points = [(step, float(np.mean(v)), min(v), max(v)) for step, v in sorted(found.items())]
+            points = [(step, _mean(v), min(v), max(v)) for step, v in sorted(found.items())]
             if points:
                 lines.append(Line(arm, *zip(*points, strict=True)))
         label = f"{self.y_label}, mean of {self.smooth} points" if self.smooth > 1 else self.y_label
@@ -173,6 +172,11 @@ class Curves:
     def table(self, sweep: Sweep, records: Sequence[Record]) -> list[str]:
         """Nothing: curves are for the eye."""
         return []
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Never beyond the values: the mean of equal ones may be rounded to another number."""
+    return min(max(float(np.mean(values)), min(values)), max(values))
 
 
 def _smoothed(values: Sequence[float], width: int) -> list[float]:

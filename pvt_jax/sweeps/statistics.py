@@ -84,7 +84,7 @@ def crossings(x: Sequence[float], one: Sequence[float], other: Sequence[float]) 
     """Each x at which two curves cross, in ascending order, and whether ``one`` is above ``other`` from there on.
 
     Between points curves are straight in logarithms. All are positive, of the same length, and ``x`` ascends. Where
-    curves are equal at a point they cross if they are on different sides before and after.
+    curves are equal they cross at the first of these points, if they are on different sides before and after.
     """
     logs = np.log(np.asarray(one, float)) - np.log(np.asarray(other, float))
     places = np.log(np.asarray(x, float))

@@ -56,9 +56,16 @@ def lines(
         above = [high - mean for mean, high in zip(line.mean, line.high, strict=True)]
         fit = fits[number] if number < len(fits) else None
         label = plain([line.name])[0]
-        # Where a line lies on another one, both are seen.
+        # Where a solid and a dashed line lie on each other, both are seen.
         dashes = _DASHES[number % 2]
-        style = {"color": colour, "marker": marker, "linestyle": dashes, "markersize": 4, "linewidth": 1.3}
+        style = {
+            "color": colour,
+            "marker": marker,
+            "linestyle": dashes,
+            "markersize": 4,
+            "linewidth": 1.3,
+            "zorder": 2 + number % 2,
+        }
         axes.errorbar(
             line.x, line.mean, [below, above] if any(below + above) else None, label=label, capsize=2, **style
         )
@@ -75,7 +82,6 @@ def _label_logarithms(axis: Any, values: Sequence[float]) -> None:
     few = bool(values) and max(values) / min(values) <= 10**_DECADES
     axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if few else (1,), numticks=20))
     axis.set_major_formatter(lambda y, _: f"{y:,.0f}" if y >= 1000 else f"{y:g}")
-    axis.set_minor_locator(ticker.NullLocator())
 
 
 def curves(shown: Sequence[Line], title: str, labels: tuple[str, str]) -> bytes:
@@ -113,7 +119,7 @@ def _axes(title: str, labels: tuple[str, str], height: float = 4.8) -> tuple[Any
 
 
 def _finished(figure: Any, axes: Any, names: int) -> bytes:
-    if names:
+    if names and axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small", ncols=1 + (names > 8))
     file = io.BytesIO()
     # Without a date and a version, the same numbers give the same file.

@@ -107,6 +107,7 @@ def test_exponents_and_crossings_become_a_table():
     points = [("square", side, side**2) for side in sides] + [("line", side, 150 * side) for side in sides]
     arms = [Measure(f"{name}{side}", "x.py") for name, side, _ in points]
     points += [("nothing", side, 0) for side in sides]
+    points += [("bump", side, macs) for side, macs in zip(sides, (1, 100, 10**5, 10), strict=True)]
     records = [
         record(f"{name}{side}", None, {"macs": macs}, {"side": side, "model": name}) for name, side, macs in points
     ]
@@ -118,11 +119,26 @@ def test_exponents_and_crossings_become_a_table():
         "|---|---:|---:|---:|",
         "| square | 2.000 | 0.000 | 3 |",
         "| line | 1.000 | 0.000 | 3 |",
+        "| bump | -1.661 | 6.713 | 3 |",
         "",
         "- square rises above line at 150 (image side).",
+        "- square falls below bump at 178 and rises above it at 212 (image side).",
+        "- line falls below bump at 175 and rises above it at 218 (image side).",
     ]
     assert Image.open(io.BytesIO(lines.draw(sweep, records) or b"")).size[0] > 500
     assert lines.draw(sweep, []) is None
+    # A picture of nothing that logarithms can show.
+    nothing = [one for one in records if one["facts"]["model"] == "nothing"]
+    assert lines.draw(sweep, nothing)
+
+
+def test_equal_seeds_have_no_range():
+    """numpy's mean of three times 44.7 is above it."""
+    records = [record("base", seed, {"top1": 44.7}, {"side": 1, "model": "a"}) for seed in range(3)]
+    assert float(np.mean([44.7] * 3)) > 44.7
+    lines = Lines("x.png", "t", "facts.side", "values.top1", "x", "y", "facts.model")
+    assert lines._points(records) == {"a": [(1, 44.7, 44.7, 44.7)]}
+    assert lines.draw(TRAINED, records)
 
 
 def test_smooth_curves_are_means_of_neighbours_seed_by_seed(monkeypatch):

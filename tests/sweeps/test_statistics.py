@@ -77,6 +77,9 @@ def test_curves_cross_more_than_once_and_where_they_are_equal():
     up_and_down = crossings(x, [1.0, 4.0, 1.0, 1.0], [2.0] * 4)
     assert up_and_down == [(pytest.approx(math.sqrt(10)), True), (pytest.approx(10 * math.sqrt(10)), False)]
     assert crossings(x, [1.0, 2.0, 3.0, 3.0], [2.0] * 4) == [(pytest.approx(10.0), True)]
+    # Equal at two points, they cross at the first.
+    assert crossings(x, [1.0, 2.0, 2.0, 3.0], [2.0] * 4) == [(pytest.approx(10.0), True)]
+    assert crossings([], [], []) == []
     # They touch, or are the same.
     assert crossings(x, [1.0, 2.0, 1.0, 1.0], [2.0] * 4) == []
     assert crossings(x, [2.0] * 4, [2.0] * 4) == []

@@ -4,8 +4,8 @@ from pvt_jax.backbones.formulas import Cost, attention, attention_weights, class
 from pvt_jax.backbones.pvt_v2.model import PyramidVisionTransformerV2
 
 # From the paper, not from the model's module: what is wrong in either makes the two counts differ.
-_KERNELS = {4: 7, 2: 3, 1: 3}  # section 3.2: stride and side of a patch embedding; for other strides 2 stride - 1
-_POOLED_SIDE = 7  # section 3.1
+_KERNELS = {4: 7, 2: 3, 1: 3}  # section 3.3: stride and side of a patch embedding; for other strides 2 stride - 1
+_POOLED_SIDE = 7  # section 3.2
 
 
 def cost(model: PyramidVisionTransformerV2, rows: int, columns: int) -> dict[str, Cost]:

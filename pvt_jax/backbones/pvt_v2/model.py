@@ -1,7 +1,7 @@
 """PVT v2, "Improved Baselines with Pyramid Vision Transformer" (arXiv 2106.13797), and SegFormer's MiT encoders.
 
-Three changes to PVT v1: patches overlap (section 3.2), a depthwise convolution in the feed-forward replaces v1's
-position tables (3.3), and, in the variant ``_li``, attention pools its keys and values to 7×7 (3.1).
+Three changes to PVT v1: patches overlap (section 3.3), a depthwise convolution in the feed-forward replaces v1's
+position tables (3.4), and, in the variant ``_li``, attention pools its keys and values to 7×7 (3.2).
 Mix Transformers (arXiv 2105.15203, section 3.1) are the same network with an MLP ratio of 4 in every stage.
 """
 
@@ -76,7 +76,7 @@ class Stage(nn.Module):
     ) -> Float[Array, "b h2 w2 d"]:
         """``sizes`` are the input's: see ``padding.py``."""
         if self.overlapping:
-            # 7 for stride 4 and 3 for stride 2 (section 3.2); 3 is also the least that overlaps.
+            # 7 for stride 4 and 3 for stride 2 (section 3.3); 3 is also the least that overlaps.
             side = max(2 * self.patch - 1, 3)
             embed = OverlappingPatchProjection(self.dim, side, self.patch, self.dtype, name="patch_embed")
             embedded = embed(maps, sizes)
