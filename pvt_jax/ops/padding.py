@@ -6,7 +6,6 @@ Pointwise operations may leave any values in the padding; operations with a neig
 region as the border of an unpadded map.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -30,6 +29,5 @@ def zero_outside(maps: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None)
     if sizes is None:
         return maps
     _, rows, columns, _ = maps.shape
-    mask = jnp.broadcast_to(inside(sizes, (rows, columns))[..., None], maps.shape)
-    # Not a product with the mask: 0 · NaN is not 0. Not jnp.where, which is a call (see _padded in depthwise.py).
-    return jax.lax.select(mask, maps, jnp.zeros_like(maps))
+    # Not a product with the mask: 0 · NaN is not 0.
+    return jnp.where(inside(sizes, (rows, columns))[..., None], maps, jnp.zeros((), maps.dtype))

@@ -7,7 +7,6 @@ matmul's operand, and would move more. Reverse mode only. All arrays of a networ
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pvt_jax.ops.depthwise import depthwise_conv3x3
@@ -46,23 +45,10 @@ def depthwise_feed_forward(
     (rows, columns) it takes x W₁ + b₁ for 0. ``rectified``: it takes ReLU(x W₁ + b₁).
     """
     hidden = matmul(x, kernel1) + bias1
-    maps = hidden.reshape(len(x), *grid, kernel1.shape[1])
     if rectified:
-        maps = _rectified(maps)
-    maps = depthwise_conv3x3(zero_outside(maps, sizes), kernel)
-    return _activated_matmul(maps.reshape(hidden.shape), bias, kernel2) + bias2
-
-
-@jax.custom_vjp
-def _rectified(x: Array) -> Array:
-    """ReLU whose gradient needs nothing but its result, which the convolution keeps anyway, and which is no call."""
-    return jax.lax.max(x, jnp.zeros((), x.dtype))
-
-
-_rectified.defvjp(
-    lambda x: (jax.lax.max(x, jnp.zeros((), x.dtype)),) * 2,
-    lambda result, gradient: (jax.lax.select(result > 0, gradient, jnp.zeros_like(gradient)),),
-)
+        hidden = jax.nn.relu(hidden)
+    maps = zero_outside(hidden.reshape(len(x), *grid, kernel1.shape[1]), sizes)
+    return _activated_matmul(depthwise_conv3x3(maps, kernel).reshape(hidden.shape), bias, kernel2) + bias2
 
 
 @jax.custom_vjp
